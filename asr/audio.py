@@ -1,0 +1,169 @@
+"""Reading audio: soundfile first (WAV, FLAC, OGG, Opus, MP3), PyAV for every other container.
+
+Everything that enters the project's ears comes through ``read``: mono, float32, finite, at the rate asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from asr.errors import AudioError
+from asr.records import Waveform
+
+Recording = Path | bytes
+MAX_SECONDS = 24 * 3600
+"""A header that claims more than a day is taken for damage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioInfo:
+    """What a recording's header says: ``samples`` per channel, ``sample_rate`` in Hz, ``channels``."""
+
+    samples: int
+    sample_rate: int
+    channels: int
+
+    @property
+    def duration(self) -> float:
+        return self.samples / self.sample_rate
+
+
+def describe(recording: Recording) -> str:
+    return str(recording) if isinstance(recording, Path) else f"{len(recording)} bytes of audio"
+
+
+def probe(recording: Recording) -> AudioInfo:
+    """The header of a recording. Raises AudioError."""
+    import soundfile
+
+    _check_bytes(recording)
+    try:
+        info = soundfile.info(_open(recording))
+        if 0 < info.frames < MAX_SECONDS * info.samplerate:
+            return AudioInfo(samples=info.frames, sample_rate=info.samplerate, channels=info.channels)
+    except (soundfile.SoundFileError, OSError):
+        pass
+    samples, rate = _read_av(recording, None, 0.0, None)  # containers' own durations are estimates: decode and count
+    return AudioInfo(samples=samples.shape[1], sample_rate=rate, channels=samples.shape[0])
+
+
+def read(
+    recording: Recording,
+    *,
+    sample_rate: int | None = None,
+    offset: float = 0.0,
+    duration: float | None = None,
+) -> Waveform:
+    """A recording, or ``duration`` seconds of it from ``offset``, mixed to mono and resampled to ``sample_rate`` Hz.
+
+    Raises AudioError for what is missing, empty, truncated or no audio at all.
+    """
+    channels, rate = read_channels(recording, offset=offset, duration=duration)
+    waveform = Waveform(samples=channels.mean(axis=0), sample_rate=rate)
+    return prepare(waveform, sample_rate or rate, describe(recording))
+
+
+def read_channels(
+    recording: Recording, *, offset: float = 0.0, duration: float | None = None
+) -> tuple[np.ndarray, int]:
+    """As ``read``, but every channel as it is: (channels, S) float32, and the sample rate in Hz."""
+    import soundfile
+
+    _check_bytes(recording)
+    try:
+        with soundfile.SoundFile(_open(recording)) as file:
+            rate = file.samplerate
+            start = min(round(offset * rate), file.frames)
+            wanted = file.frames - start
+            if duration is not None:
+                wanted = min(wanted, round(duration * rate))
+            if file.frames >= MAX_SECONDS * rate:
+                wanted = -1  # a stream without a length in its header
+            file.seek(start)
+            samples = file.read(wanted, dtype="float32", always_2d=True).T
+            if samples.shape[1] < wanted:
+                raise AudioError(
+                    f"{describe(recording)} is truncated: its header promises {wanted} samples more, "
+                    f"and {samples.shape[1]} are there"
+                )
+    except (soundfile.SoundFileError, OSError) as error:
+        samples, rate = _read_av(recording, error, offset, duration)
+    if samples.shape[1] == 0:
+        raise AudioError(f"{describe(recording)} holds no audio samples")
+    return samples, rate
+
+
+def prepare(waveform: Waveform, sample_rate: int, name: str = "the audio") -> Waveform:
+    """``waveform`` checked to be finite and resampled to ``sample_rate`` Hz. Raises AudioError for NaN or infinity."""
+    if not np.isfinite(waveform.samples).all():
+        raise AudioError(f"{name} holds samples that are not numbers (NaN or infinity)")
+    if waveform.sample_rate == sample_rate:
+        return waveform
+    import torch
+    import torchaudio
+
+    ratio = Fraction(sample_rate, waveform.sample_rate).limit_denominator(1000)  # keeps odd rates' kernels small
+    resampled = torchaudio.functional.resample(
+        torch.from_numpy(waveform.samples), ratio.denominator, ratio.numerator, lowpass_filter_width=16
+    )
+    return Waveform(samples=resampled.numpy(), sample_rate=sample_rate)
+
+
+def _open(recording: Recording) -> str | BinaryIO:
+    return str(recording) if isinstance(recording, Path) else io.BytesIO(recording)
+
+
+def _check_bytes(recording: Recording) -> None:
+    try:
+        if isinstance(recording, bytes):
+            size = len(recording)
+        elif recording.is_dir():
+            raise AudioError(f"{recording} is a folder, not a recording")
+        else:
+            size = recording.stat().st_size
+    except OSError as error:
+        raise AudioError(f"{recording} cannot be read: {error.strerror}") from error
+    if size == 0:
+        raise AudioError(f"{describe(recording)} is empty (0 bytes)")
+
+
+def _read_av(
+    recording: Recording, cause: Exception | None, offset: float, duration: float | None
+) -> tuple[np.ndarray, int]:
+    import av
+
+    try:
+        with av.open(_open(recording)) as container:
+            if not container.streams.audio:
+                raise AudioError(f"{describe(recording)} holds no audio stream")
+            rate = container.streams.audio[0].rate
+            blocks = list(_decode(container, rate, math.inf if duration is None else offset + duration))
+    except (av.error.FFmpegError, ValueError, OSError) as error:
+        reason = cause or getattr(error, "strerror", None) or error
+        raise AudioError(f"{describe(recording)} is not audio that can be read: {reason}") from error
+    samples = np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0), np.float32)
+    end = None if duration is None else round((offset + duration) * rate)
+    return samples[:, round(offset * rate) : end], rate
+
+
+def _decode(container: object, rate: int, until: float) -> Iterator[np.ndarray]:
+    """(channels, S) float32 blocks of a PyAV container's first audio stream, up to ``until`` seconds."""
+    import av
+
+    resampler = av.AudioResampler(format="fltp", rate=rate)
+    read = 0
+    for frame in container.decode(audio=0):  # type: ignore[attr-defined]
+        for block in resampler.resample(frame):
+            samples = block.to_ndarray()
+            read += samples.shape[1]
+            yield samples
+        if read >= until * rate:
+            return

@@ -1,0 +1,1 @@
+"""Data: corpora as lazy cuts, augmentation, and batches of padded waveforms."""

@@ -1,0 +1,61 @@
+"""Waveform augmentation in the loader, by lhotse: speed, noise at a random SNR, reverberation.
+
+Every draw comes from a generator seeded with the run's seed, the epoch and the utterance's id, so that what is heard
+does not depend on the number of workers or on where a run was resumed.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from asr import audio, recipe
+from asr.data.corpora import AUDIO_SUFFIXES
+from asr.errors import CorpusError
+
+
+class Augmenter:
+    """Applies a recipe's waveform augmentation to cuts."""
+
+    def __init__(self, settings: recipe.Augment, root: Path, *, seed: int) -> None:
+        self._settings = settings
+        self._seed = seed
+        self._noises = _find_noises(root / settings.noise.path) if settings.noise else []
+
+    def __call__(self, cut: Any, epoch: int) -> Any:
+        draw = random.Random(f"{self._seed}/{epoch}/{cut.id}")
+        speed = draw.choice(self._settings.speed)
+        if speed != 1.0:
+            cut = cut.perturb_speed(speed)
+        reverb = self._settings.reverb
+        if reverb and draw.random() < reverb.probability:
+            seed = draw.getrandbits(31)
+            cut = cut.reverb_rir(room_rng_seed=seed, source_rng_seed=seed)
+        noise = self._settings.noise
+        if noise and draw.random() < noise.probability:
+            cut = cut.mix(self._noise_for(cut, draw), snr=draw.uniform(*noise.snr), preserve_id="left")
+        return cut
+
+    def _noise_for(self, cut: Any, draw: random.Random) -> Any:
+        """A stretch of a random noise recording as long as ``cut``, looped where the recording is shorter."""
+        noise = draw.choice(self._noises)
+        if noise.sampling_rate != cut.sampling_rate:
+            noise = noise.resample(cut.sampling_rate)
+        if noise.duration <= cut.duration:
+            noise = noise.repeat(int(cut.duration / noise.duration) + 2)
+        return noise.truncate(offset=draw.uniform(0, noise.duration - cut.duration), duration=cut.duration)
+
+
+def _find_noises(folder: Path) -> list[Any]:
+    from lhotse import AudioSource, Recording
+
+    cuts = []
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES):
+        header = audio.probe(path)
+        source = AudioSource(type="file", channels=list(range(header.channels)), source=str(path))
+        recording = Recording(path.stem, [source], header.sample_rate, header.samples, header.duration)
+        cuts.append(recording.to_cut())
+    if not cuts:
+        raise CorpusError(f"augment.noise.path: {folder} holds no audio files")
+    return cuts

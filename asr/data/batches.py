@@ -1,0 +1,218 @@
+"""From cuts to padded batches: buckets by duration, worker processes that decode and augment, and what was left out.
+
+An utterance that cannot be trained on (unreadable, empty text, a character outside the alphabet, too short for its
+labels, outside the duration limits) is named in ``Batch.rejected`` and never hidden in the loss.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from lhotse.audio.backend import AudioBackend, audio_backend
+
+from asr import audio
+from asr.data.augment import Augmenter
+from asr.errors import AsrError, AudioError, CorpusError
+from asr.records import Batch, Features, Rejection
+from asr.text.normalise import normalise
+from asr.text.tokenise import Tokeniser
+
+
+class _ProjectReader(AudioBackend):  # type: ignore[misc]
+    """Lets lhotse read audio the way the rest of the project does."""
+
+    def read_audio(
+        self, path_or_fd: Any, offset: float = 0.0, duration: float | None = None, force_opus_sampling_rate: Any = None
+    ) -> tuple[np.ndarray, int]:
+        recording = path_or_fd.read() if hasattr(path_or_fd, "read") else audio.Path(path_or_fd)
+        return audio.read_channels(recording, offset=offset, duration=duration)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Utterances(torch.utils.data.Dataset[Batch]):
+    """Loads the cuts of one batch. Without ``tokeniser`` the batch carries no labels, and no text is refused.
+
+    ``emission_frames`` maps samples to the model's emission frames; ``featurise`` computes features in the loader.
+    ``seconds`` are the shortest and the longest utterance taken.
+    """
+
+    sample_rate: int
+    normalisation: str
+    tokeniser: Tokeniser | None = None
+    augmenter: Augmenter | None = None
+    epoch: int = 0
+    emission_frames: Callable[[int], int] | None = None
+    featurise: Callable[[np.ndarray], np.ndarray] | None = None
+    seconds: tuple[float, float] = (0.0, float("inf"))
+
+    def __getitem__(self, cuts: Any) -> Batch:
+        loaded: list[_Loaded] = []
+        rejected: list[Rejection] = []
+        with audio_backend(_ProjectReader()):
+            for cut in cuts:
+                try:
+                    loaded.append(self._load(cut))
+                except _Refused as refusal:
+                    rejected.append(Rejection(id=cut.id, reason=str(refusal)))
+        return _collate(loaded, tuple(rejected))
+
+    def _load(self, cut: Any) -> _Loaded:
+        text = text_of(cut, self.normalisation)
+        tokens: list[int] = []
+        if self.tokeniser is not None:
+            if not text:
+                raise _Refused("its text is empty")
+            try:
+                tokens = self.tokeniser.encode(text)
+            except AsrError as error:
+                raise _Refused(str(error)) from error
+        shortest, longest = self.seconds
+        if not shortest <= cut.duration <= longest:
+            raise _Refused(f"{cut.duration:.2f} s is outside the limits of {shortest:g} to {longest:g} s")
+        samples = load_samples(self.augmenter(cut, self.epoch) if self.augmenter else cut, self.sample_rate)
+        if tokens and self.emission_frames is not None:
+            check_length(self.emission_frames(len(samples)), tokens)
+        features = self.featurise(samples) if self.featurise else None
+        speaker = next((s.speaker for s in cut.supervisions if s.speaker), "")
+        return _Loaded(cut.id, text, speaker, samples, tokens, features)
+
+
+def text_of(cut: Any, normalisation: str) -> str:
+    return normalise(" ".join(s.text for s in cut.supervisions if s.text), normalisation)
+
+
+def load_samples(cut: Any, sample_rate: int) -> np.ndarray:
+    """A cut's audio (S,), mono at ``sample_rate``. Raises _Refused where it cannot be read."""
+    from lhotse.audio.utils import AudioLoadingError, DurationMismatchError
+
+    try:
+        if cut.sampling_rate != sample_rate:
+            cut = cut.resample(sample_rate)
+        samples = cut.load_audio().mean(axis=0, dtype=np.float32)
+    except (AudioError, AudioLoadingError, DurationMismatchError, OSError, ValueError, AssertionError) as error:
+        raise _Refused(_first_line(error)) from error
+    if not np.isfinite(samples).all():
+        raise _Refused("its audio holds samples that are not numbers")
+    return samples
+
+
+def check_length(frames: int, tokens: Sequence[int]) -> None:
+    """CTC needs a frame for each label and one more between equal neighbours. Raises _Refused."""
+    needed = len(tokens) + sum(a == b for a, b in itertools.pairwise(tokens))
+    if frames < needed:
+        raise _Refused(f"too short for its labels: {frames} emission frames, {needed} needed")
+
+
+def load_batches(
+    cuts: Any,
+    dataset: Utterances,
+    *,
+    max_batch_seconds: float,
+    buckets: int = 10,
+    shuffle: bool = False,
+    seed: int = 0,
+    workers: int = 0,
+    skip: int = 0,
+) -> Iterator[Batch]:
+    """Batches of one epoch of ``cuts``, each of at most ``max_batch_seconds`` of similar durations.
+
+    ``dataset.epoch`` seeds the order together with ``seed``; ``skip`` leaves out the first batches without reading
+    their audio, which is how a run is resumed. Raises CorpusError where the cuts are none.
+    """
+    sampler = itertools.islice(_bucketed(cuts, max_batch_seconds, buckets, shuffle, seed, dataset.epoch), skip, None)
+    loader: Iterator[Batch] = iter(
+        torch.utils.data.DataLoader(
+            dataset,
+            sampler=sampler,  # type: ignore[arg-type]
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=_leave_signals_to_the_parent,
+        )
+    )
+    return loader
+
+
+def plan_batches(cuts: Any, *, max_batch_seconds: float, buckets: int, seed: int) -> tuple[int, float]:
+    """How many batches an epoch has, and its seconds of audio; reads no more than the files' headers."""
+    batches, seconds = 0, 0.0
+    for batch in _bucketed(cuts, max_batch_seconds, buckets, True, seed, 0):
+        batches += 1
+        seconds += sum(cut.duration for cut in batch)
+    return batches, seconds
+
+
+def _bucketed(cuts: Any, max_batch_seconds: float, buckets: int, shuffle: bool, seed: int, epoch: int) -> Iterator[Any]:
+    from lhotse.dataset import DynamicBucketingSampler, DynamicCutSampler
+
+    some = list(itertools.islice(iter(cuts), buckets * 2))
+    if not some:
+        raise CorpusError("the corpus holds no utterances")
+    options = {"max_duration": max_batch_seconds, "shuffle": shuffle, "seed": seed, "rank": 0, "world_size": 1}
+    if len(some) < buckets * 2 or buckets == 1:  # too few to part by duration
+        sampler = DynamicCutSampler(cuts, **options)
+    else:
+        sampler = DynamicBucketingSampler(cuts, num_buckets=buckets, **options)
+    sampler.set_epoch(epoch)
+    return iter(sampler)
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    """Ctrl-C reaches the whole process group; the training loop ends its workers itself, by SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class _Refused(Exception):
+    """One utterance cannot be used; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    id: str
+    text: str
+    speaker: str
+    samples: np.ndarray
+    tokens: list[int]
+    features: np.ndarray | None
+
+
+def _first_line(error: Exception) -> str:
+    """The cause at the root of lhotse's wrapped errors, in one line."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _collate(loaded: list[_Loaded], rejected: tuple[Rejection, ...]) -> Batch:
+    waveforms, waveform_lengths = _pad([torch.from_numpy(u.samples) for u in loaded])
+    tokens, token_lengths = _pad([torch.tensor(u.tokens, dtype=torch.int64) for u in loaded])
+    features = None
+    if loaded and loaded[0].features is not None:
+        values, lengths = _pad([torch.from_numpy(u.features) for u in loaded])
+        features = Features(values=values, lengths=lengths)
+    return Batch(
+        ids=tuple(u.id for u in loaded),
+        texts=tuple(u.text for u in loaded),
+        speakers=tuple(u.speaker for u in loaded),
+        waveforms=waveforms,
+        waveform_lengths=waveform_lengths,
+        tokens=tokens,
+        token_lengths=token_lengths,
+        features=features,
+        rejected=rejected,
+    )
+
+
+def _pad(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows padded with zeros to the longest, and their lengths."""
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+    if not rows:
+        return torch.zeros(0, 0), lengths
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths

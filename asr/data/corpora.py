@@ -1,0 +1,327 @@
+"""Corpora: each kind is a lazy stream of utterances, opened as a lhotse ``CutSet``.
+
+A kind is a generator of ``Utterance`` (where the audio is, what it says, who speaks); one function turns an utterance
+into a cut. Nothing is read before it is asked for, and nothing is skipped in silence: an unreadable file still becomes
+a cut, so that whoever loads it names it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from asr import audio, recipe
+from asr.data import download, espeak
+from asr.errors import AudioError, CorpusError
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".webm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Utterance:
+    """One utterance of a corpus; ``offset`` and ``duration`` in seconds, ``duration`` None for "to the end"."""
+
+    id: str
+    audio: Path
+    text: str
+    speaker: str = ""
+    offset: float = 0.0
+    duration: float | None = None
+
+
+def open_corpora(sources: tuple[recipe.Corpus, ...], root: Path, *, seed: int = 0) -> Any:
+    """The sources as one lazy CutSet, mixed by their weights where there are several. Raises CorpusError."""
+    from lhotse import CutSet
+
+    opened = [open_corpus(source, root) for source in sources]
+    if len(opened) == 1:
+        return opened[0]
+    return CutSet.mux(*opened, weights=[source.weight for source in sources], seed=seed)
+
+
+def open_corpus(source: recipe.Corpus, root: Path) -> Any:
+    """One source as a lazy CutSet. Raises CorpusError where it is missing; malformed lines raise when reached."""
+    from lhotse import CutSet
+
+    if isinstance(source, recipe.LhotseCorpus):
+        return CutSet(_Selected(_open_lhotse(_inside(source.path, root)), source.includes))
+    return CutSet(_Cuts(_utterances(source, root), source.includes))
+
+
+def name_of(source: recipe.Corpus) -> str:
+    """What reports call a source: its ``name``, else its splits or its path without suffix."""
+    if source.name:
+        return source.name
+    match source:
+        case recipe.LibriSpeechCorpus():
+            return "+".join(source.splits)
+        case recipe.EspeakCorpus():
+            return "espeak"
+        case recipe.CommonVoiceCorpus():
+            return f"{source.path}/{source.split}"
+    return str(Path(source.path).with_suffix(""))
+
+
+def _inside(path: str, root: Path) -> Path:
+    return root / Path(path).expanduser()
+
+
+# ------------------------------------------------------------------------------------------ utterances to cuts
+
+
+@dataclass
+class _Cuts:
+    """Cuts of ``utterances()``, made anew at each iteration; file headers are read once and remembered."""
+
+    utterances: Callable[[], Iterator[Utterance]]
+    includes: Callable[[str], bool]
+    headers: dict[Path, audio.AudioInfo | None] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Any]:
+        for utterance in self.utterances():
+            if self.includes(utterance.speaker or utterance.id):
+                yield self._cut(utterance)
+
+    def _cut(self, utterance: Utterance) -> Any:
+        from lhotse import AudioSource, Recording, SupervisionSegment
+
+        header = self._header(utterance.audio)
+        if header is None:  # loading it will say why
+            seconds = utterance.offset + (utterance.duration or 1.0)
+            header = audio.AudioInfo(samples=round(seconds * 16000), sample_rate=16000, channels=1)
+        channels = list(range(header.channels))
+        cut = Recording(
+            id=utterance.id,
+            sources=[AudioSource(type="file", channels=channels, source=str(utterance.audio))],
+            sampling_rate=header.sample_rate,
+            num_samples=header.samples,
+            duration=header.duration,
+        ).to_cut()
+        if utterance.offset or (utterance.duration or header.duration) < header.duration - 0.1:
+            # A manifest's duration is often rounded: it cuts only where it clearly means a part.
+            rest = max(header.duration - utterance.offset, 0.01)
+            cut = cut.truncate(offset=min(utterance.offset, header.duration), duration=min(utterance.duration or rest, rest))
+        cut.id = utterance.id
+        cut.supervisions = [
+            SupervisionSegment(
+                id=utterance.id,
+                recording_id=utterance.id,
+                start=0.0,
+                duration=cut.duration,
+                text=utterance.text,
+                speaker=utterance.speaker,
+                channel=channels if len(channels) > 1 else 0,
+            )
+        ]
+        return cut
+
+    def _header(self, path: Path) -> audio.AudioInfo | None:
+        if path not in self.headers:
+            try:
+                self.headers[path] = audio.probe(path)
+            except AudioError:
+                self.headers[path] = None
+        return self.headers[path]
+
+
+@dataclass
+class _Selected:
+    cuts: Any
+    includes: Callable[[str], bool]
+
+    def __iter__(self) -> Iterator[Any]:
+        for cut in self.cuts:
+            speaker = next((s.speaker for s in cut.supervisions if s.speaker), None)
+            if self.includes(speaker or cut.id):
+                yield cut
+
+
+def _open_lhotse(path: Path) -> Any:
+    from lhotse import CutSet
+
+    if path.is_dir():
+        return CutSet.from_shar(in_dir=path)
+    if not path.is_file():
+        raise CorpusError(f"{path} is neither a lhotse cuts file nor a Shar folder")
+    return CutSet.from_jsonl_lazy(path)
+
+
+# ------------------------------------------------------------------------------------------------------- kinds
+
+
+def _utterances(source: recipe.Corpus, root: Path) -> Callable[[], Iterator[Utterance]]:
+    match source:
+        case recipe.ManifestCorpus():
+            manifest = _existing_file(_inside(source.path, root))
+            return lambda: read_manifest(manifest)
+        case recipe.LibriSpeechCorpus():
+            folder = _inside(source.path, root)
+            if source.download:
+                download.download_librispeech(folder, source.splits, source.mirror)
+            splits = [_existing_folder(folder / split) for split in source.splits]
+            return lambda: (u for split in splits for u in _read_librispeech(split))
+        case recipe.FolderCorpus():
+            folder = _existing_folder(_inside(source.path, root))
+            return lambda: _read_folder(folder)
+        case recipe.CommonVoiceCorpus():
+            table = _existing_file(_inside(source.path, root) / f"{source.split}.tsv")
+            return lambda: _read_common_voice(table)
+        case recipe.KaldiCorpus():
+            folder = _existing_folder(_inside(source.path, root))
+            return lambda: _read_kaldi(folder)
+        case recipe.EspeakCorpus():
+            manifest = espeak.synthesise_corpus(source)
+            return lambda: read_manifest(manifest)
+    raise AssertionError(source)  # a kind in the schema without a reader here
+
+
+def _existing_file(path: Path) -> Path:
+    if not path.is_file():
+        raise CorpusError(f"{path} is not there: give the folder that holds the corpora with --data or ASR_DATA")
+    return path
+
+
+def _existing_folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise CorpusError(f"the folder {path} is not there: give the one that holds the corpora with --data or ASR_DATA")
+    return path
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, line
+    except (UnicodeDecodeError, OSError) as error:
+        raise CorpusError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from error
+
+
+def read_manifest(path: Path) -> Iterator[Utterance]:
+    """Utterances of a JSON-lines, CSV or TSV manifest: ``audio_filepath`` (relative to the manifest), ``text``, and
+    optionally ``duration``, ``offset`` (s), ``speaker``, ``id``. Raises CorpusError with the line number."""
+    if path.suffix.lower() in {".csv", ".tsv"}:
+        rows = _table(path, "\t" if path.suffix.lower() == ".tsv" else ",")
+    else:
+        rows = _json_lines(path)
+    for number, row in rows:
+        try:
+            audio_path = str(row["audio_filepath"])
+            yield Utterance(
+                id=str(row.get("id") or f"{path.stem}-{number:06d}"),
+                audio=path.parent / audio_path,
+                text=str(row["text"] if row["text"] is not None else ""),
+                speaker=str(row.get("speaker") or ""),
+                offset=float(row.get("offset") or 0.0),
+                duration=float(row["duration"]) if row.get("duration") else None,
+            )
+        except KeyError as error:
+            raise CorpusError(f"{path}, line {number}: {error} is missing; found {', '.join(map(str, row))}") from error
+        except (TypeError, ValueError) as error:
+            raise CorpusError(f"{path}, line {number}: {error}") from error
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in _lines(path):
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise CorpusError(f"{path}, line {number}: not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise CorpusError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
+        yield number, row
+
+
+def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    reader = csv.DictReader((line for _, line in _lines(path)), delimiter=delimiter, quoting=quoting)
+    for row in reader:
+        yield reader.line_num, {key: value for key, value in row.items() if key is not None}
+
+
+def _read_librispeech(split: Path) -> Iterator[Utterance]:
+    """The official layout: SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt beside its FLAC files."""
+    found = False
+    for transcript in sorted(split.glob("*/*/*.trans.txt")):
+        for number, line in _lines(transcript):
+            found = True
+            id, _, text = line.strip().partition(" ")
+            if not text:
+                raise CorpusError(f"{transcript}, line {number}: an id without a text")
+            yield Utterance(id=id, audio=transcript.parent / f"{id}.flac", text=text, speaker=id.split("-")[0])
+    if not found:
+        raise CorpusError(f"{split} holds no SPEAKER/CHAPTER/*.trans.txt: it is not laid out as LibriSpeech is")
+
+
+def _read_folder(folder: Path) -> Iterator[Utterance]:
+    """Audio files with a .txt of the same name beside them, at any depth; the enclosing folder is the speaker."""
+    found = False
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES):
+        found = True
+        text = path.with_suffix(".txt")
+        if not text.is_file():
+            raise CorpusError(f"{path} has no {text.name} beside it")
+        speaker = path.parent.name if path.parent != folder else ""
+        words = " ".join(line.strip() for _, line in _lines(text))
+        yield Utterance(id=path.relative_to(folder).with_suffix("").as_posix(), audio=path, text=words, speaker=speaker)
+    if not found:
+        raise CorpusError(f"{folder} holds no audio files ({', '.join(AUDIO_SUFFIXES)})")
+
+
+def _read_common_voice(table: Path) -> Iterator[Utterance]:
+    """A Common Voice table (path, sentence, client_id), clips in ``clips/`` beside it."""
+    for number, row in _table(table, "\t"):
+        if not row.get("path") or row.get("sentence") is None:
+            raise CorpusError(f"{table}, line {number}: path or sentence is missing; found {', '.join(row)}")
+        yield Utterance(
+            id=Path(row["path"]).stem,
+            audio=table.parent / "clips" / row["path"],
+            text=row["sentence"],
+            speaker=row.get("client_id") or "",
+        )
+
+
+def _read_kaldi(folder: Path) -> Iterator[Utterance]:
+    """A Kaldi data directory: wav.scp, text, and where they are there segments and utt2spk. Commands (``... |``) in
+    wav.scp are refused: a corpus is never run."""
+
+    def table(name: str) -> Iterator[tuple[int, str, str]]:
+        for number, line in _lines(_existing_file(folder / name)):
+            key, _, value = line.strip().partition(" ")
+            yield number, key, value.strip()
+
+    wavs = {}
+    for number, key, value in table("wav.scp"):
+        if value.endswith("|"):
+            raise CorpusError(f"{folder / 'wav.scp'}, line {number}: a command, which is not run; write the audio out first")
+        wavs[key] = folder / value
+    texts = {key: value for _, key, value in table("text")}
+    speakers = {key: value for _, key, value in table("utt2spk")} if (folder / "utt2spk").is_file() else {}
+
+    def utterance(id: str, recording: str, offset: float, duration: float | None, where: str) -> Utterance:
+        if recording not in wavs:
+            raise CorpusError(f'{where}: the recording "{recording}" is not in wav.scp')
+        return Utterance(
+            id=id,
+            audio=wavs[recording],
+            text=texts.get(id, ""),
+            speaker=speakers.get(id, ""),
+            offset=offset,
+            duration=duration,
+        )
+
+    if not (folder / "segments").is_file():
+        for id in texts:
+            yield utterance(id, id, 0.0, None, str(folder / "text"))
+        return
+    for number, id, value in table("segments"):
+        where = f"{folder / 'segments'}, line {number}"
+        try:
+            recording, start, end = value.split()
+            yield utterance(id, recording, float(start), float(end) - float(start), where)
+        except ValueError as error:
+            raise CorpusError(f"{where}: expected UTTERANCE RECORDING START END, found {id} {value}") from error

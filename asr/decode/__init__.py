@@ -1,0 +1,1 @@
+"""Decoding: emissions to hypotheses, hypotheses to words."""

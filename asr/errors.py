@@ -1,0 +1,54 @@
+"""What can go wrong, as one tree.
+
+    AsrError                 everything this package raises on purpose
+    ├── RecipeError          a recipe that does not validate, every fault listed
+    ├── CorpusError          a corpus that is missing, malformed or empty
+    │   └── DownloadError    a download that failed, was cut, or does not match its checksum
+    ├── AudioError           a recording that cannot be read
+    ├── TextError            text that the tokeniser cannot spell
+    ├── CheckpointError      a model directory that is missing, incomplete or not ours
+    ├── TrainingError        training that cannot go on (NaN loss, nothing to train on)
+    └── MissingExtraError    an optional package that this feature needs
+
+Each message is a sentence for the person at the terminal: what, where, found, expected, what to do. The command line
+prints it after ``asr: `` and exits with code 1.
+"""
+
+
+class AsrError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class RecipeError(AsrError):
+    """A recipe does not validate. The message lists every fault, one a line."""
+
+
+class CorpusError(AsrError):
+    """A corpus is missing, malformed or empty."""
+
+
+class DownloadError(CorpusError):
+    """A download failed, was cut short, or does not match its checksum."""
+
+
+class AudioError(AsrError):
+    """A recording cannot be read."""
+
+
+class TextError(AsrError):
+    """Text holds characters that the tokeniser cannot spell."""
+
+
+class CheckpointError(AsrError):
+    """A model directory is missing, incomplete, or not one of ours."""
+
+
+class TrainingError(AsrError):
+    """Training cannot go on."""
+
+
+class MissingExtraError(AsrError):
+    """A feature needs an optional package that is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f'{purpose} needs the package "{package}": pip install "asr[{extra}]"')

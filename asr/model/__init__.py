@@ -1,0 +1,1 @@
+"""The model: features, convolution, recurrent stack, CTC head."""

@@ -1,0 +1,75 @@
+"""The acoustic model: waveforms to CTC emissions, and the CTC loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from asr import recipe
+from asr.model.encoder import Encoder
+from asr.model.features import FeatureExtractor, feature_size
+from asr.records import BLANK, Batch, Emissions, Features
+
+
+class AcousticModel(nn.Module):
+    """Features, SpecAugment while training, encoder, and a linear CTC head over ``vocabulary`` tokens."""
+
+    def __init__(self, settings: recipe.Recipe, vocabulary: int) -> None:
+        super().__init__()
+        self.features = FeatureExtractor(settings.features)
+        self.spec_augment = settings.augment.spec_augment
+        self.encoder = Encoder(settings.encoder, feature_size(settings.features))
+        self.head = nn.Linear(self.encoder.size, vocabulary)
+        subsampling = settings.encoder.conv.subsampling if settings.encoder.conv else 1
+        self.frame_shift = self.features.hop / settings.features.sample_rate * subsampling
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
+
+    def forward(self, batch: Batch) -> Emissions:
+        """The batch may lie on another device: it is moved."""
+        if batch.features is not None:
+            features = self.features.normalise(batch.features.to(self.device))
+        else:
+            waveforms = batch.waveforms.to(self.device, non_blocking=True)
+            features = self.features(waveforms, batch.waveform_lengths.to(self.device))
+        return self.emit(features)
+
+    def emit(self, features: Features) -> Emissions:
+        values = features.values
+        if self.training and self.spec_augment is not None:
+            values = mask_randomly(values, self.spec_augment)
+        encodings, lengths = self.encoder(values, features.lengths)
+        log_probs = functional.log_softmax(self.head(encodings).float(), dim=-1)
+        return Emissions(log_probs=log_probs, lengths=lengths, frame_shift=self.frame_shift)
+
+
+def mask_randomly(values: Tensor, settings: recipe.SpecAugment) -> Tensor:
+    """SpecAugment's time and frequency masks (Park et al. 2019, section 2), drawn for each utterance of (B, T, F) apart;
+    masked values become 0, the mean. There is no time warping: speed perturbation does that job."""
+    import torchaudio
+
+    mask = torchaudio.functional.mask_along_axis_iid
+    for _ in range(settings.time_masks):
+        values = mask(values, settings.time_frames, 0.0, axis=1, p=settings.time_fraction)
+    for _ in range(settings.frequency_masks):
+        values = mask(values, settings.frequency_bins, 0.0, axis=2)
+    return values
+
+
+def ctc_loss(emissions: Emissions, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+    """CTC loss (Graves et al. 2006) in nats, summed over the batch, in float32.
+
+    Impossible utterances give infinity: they are refused by the loader, not zeroed here.
+    """
+    device = emissions.log_probs.device
+    return functional.ctc_loss(
+        emissions.log_probs.transpose(0, 1),
+        tokens.to(device),
+        emissions.lengths,
+        token_lengths.to(device),
+        blank=BLANK,
+        reduction="sum",
+    )

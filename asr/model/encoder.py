@@ -1,0 +1,124 @@
+"""The encoder: convolutional front end, then a feed-forward or recurrent stack, as the recipe chooses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from asr import recipe
+from asr.model.features import feature_frames, frame_mask
+from asr.model.recurrent import RecurrentLayer, State
+
+
+def subsampled(frames: int, conv: recipe.Convolution | None) -> int:
+    """Emission frames left of ``frames`` feature frames."""
+    factor = conv.subsampling if conv else 1
+    while factor > 1:
+        frames = (frames - 1) // 2 + 1
+        factor //= 2
+    return frames
+
+
+def emission_frames(samples: int, features: recipe.FeatureSettings, conv: recipe.Convolution | None) -> int:
+    """Emission frames of an utterance of ``samples`` samples: what CTC has to spell its labels in."""
+    return subsampled(feature_frames(samples, features), conv)
+
+
+class ConvolutionFrontEnd(nn.Module):
+    """3x3 convolutions over time and frequency, the first ones strided: (B, T, F) to (B, T', channels * F').
+
+    Padding is set to zero after each layer, so that an utterance's last frames see what they would see alone.
+    """
+
+    def __init__(self, settings: recipe.Convolution, bins: int) -> None:
+        super().__init__()
+        strides = {1: (), 2: (2,), 4: (2, 2)}[settings.subsampling]
+        layers = []
+        inputs = 1
+        for i, channels in enumerate(settings.channels):
+            # Frequency is halved by every layer, time only by the strides asked for.
+            stride = (strides[i] if i < len(strides) else 1, 2)
+            layers.append(nn.Conv2d(inputs, channels, 3, stride=stride, padding=1))
+            inputs, bins = channels, (bins - 1) // 2 + 1
+        # Channels-last is three times faster on a CPU at these channel counts.
+        self.layers = nn.ModuleList(layers).to(memory_format=torch.channels_last)
+        self.size = inputs * bins
+
+    def forward(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        images = values[:, None].contiguous(memory_format=torch.channels_last)
+        for layer in self.layers:
+            images = functional.relu(layer(images))
+            if layer.stride[0] == 2:
+                lengths = (lengths - 1) // 2 + 1
+            images = images * frame_mask(lengths, images.shape[2])[:, None, :, None]
+        return images.permute(0, 2, 1, 3).flatten(2), lengths
+
+
+class FeedForwardStack(nn.Module):
+    """A window of ``context`` frames on either side, then fully connected layers: the recurrent stack's foil."""
+
+    def __init__(self, settings: recipe.FeedForward, inputs: int) -> None:
+        super().__init__()
+        self.window = nn.Conv1d(inputs, settings.hidden, 2 * settings.context + 1, padding=settings.context)
+        layers: list[nn.Module] = []
+        for i in range(settings.layers):
+            if i > 0:
+                layers.append(nn.Linear(settings.hidden, settings.hidden))
+            if settings.layer_norm:
+                layers.append(nn.LayerNorm(settings.hidden))
+            layers += [nn.ReLU(), nn.Dropout(settings.dropout)]
+        self.layers = nn.Sequential(*layers)
+        self.size = settings.hidden
+
+    def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
+        values = values * frame_mask(lengths, values.shape[1])[:, :, None]
+        outputs: Tensor = self.layers(self.window(values.transpose(1, 2)).transpose(1, 2))
+        return outputs
+
+
+class RecurrentStack(nn.Module):
+    """Recurrent layers, dropout between them."""
+
+    def __init__(self, settings: recipe.Recurrent, inputs: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList()
+        for _ in range(settings.layers):
+            layer = RecurrentLayer(settings, inputs)
+            self.layers.append(layer)
+            inputs = layer.size
+        self.dropout = nn.Dropout(settings.dropout)
+        self.size = inputs
+
+    def forward(
+        self, values: Tensor, lengths: Tensor, states: tuple[State, ...] | None = None
+    ) -> tuple[Tensor, tuple[State, ...]]:
+        """``states``, one a layer, carry a one-directional stack on from an earlier chunk."""
+        finals = []
+        for i, layer in enumerate(self.layers):
+            values, final = layer(values, lengths, None if states is None else states[i])
+            values = self.dropout(values)
+            finals.append(final)
+        return values, tuple(finals)
+
+
+class Encoder(nn.Module):
+    """Features (B, T, F) to encodings (B, T', size)."""
+
+    def __init__(self, settings: recipe.Encoder, bins: int) -> None:
+        super().__init__()
+        self.front_end = ConvolutionFrontEnd(settings.conv, bins) if settings.conv else None
+        inputs = self.front_end.size if self.front_end else bins
+        self.stack: FeedForwardStack | RecurrentStack
+        if isinstance(settings, recipe.FeedForward):
+            self.stack = FeedForwardStack(settings, inputs)
+        else:
+            self.stack = RecurrentStack(settings, inputs)
+        self.size = self.stack.size
+
+    def forward(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        if self.front_end is not None:
+            values, lengths = self.front_end(values, lengths)
+        if isinstance(self.stack, RecurrentStack):
+            return self.stack(values, lengths)[0], lengths
+        return self.stack(values, lengths), lengths

@@ -1,0 +1,476 @@
+"""The whole recipe schema, and the only reader of recipes.
+
+A recipe is YAML 1.2 scalars, lists and mappings: no tags, no aliases, so nothing in it can run or explode. It is
+validated whole before anything starts, and every fault is reported at once with its path and, where one is near, the
+key or value that was probably meant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import types
+import typing
+import zlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from asr.errors import RecipeError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+MAX_RECIPE_BYTES = 1_000_000
+
+
+class Section(BaseModel):
+    """A mapping in a recipe: unknown keys are faults, values are strict, results are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+# --------------------------------------------------------------------------------------------------- corpora
+
+
+class Source(Section):
+    """What every corpus kind takes besides its own keys."""
+
+    name: str | None = None
+    weight: PositiveFloat = 1.0
+    speakers: tuple[Fraction, Fraction] = (0.0, 1.0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Source:
+        if self.speakers[0] >= self.speakers[1]:
+            raise ValueError(f"speakers is a slice of [0, 1], low to high; found {list(self.speakers)}")
+        return self
+
+    def includes(self, speaker: str) -> bool:
+        """Whether ``speaker`` hashes into this source's slice of [0, 1). The hash depends on the name alone, so slices
+        that don't overlap share no speaker, whatever the corpus's order."""
+        return self.speakers[0] <= zlib.crc32(f"speaker:{speaker}".encode()) / 2**32 < self.speakers[1]
+
+
+class LibriSpeechCorpus(Source):
+    kind: Literal["librispeech"]
+    path: str = "LibriSpeech"
+    splits: Annotated[tuple[str, ...], Field(min_length=1)]
+    download: bool = False
+    mirror: str = "https://www.openslr.org/resources/12"
+
+
+class ManifestCorpus(Source):
+    kind: Literal["manifest"]
+    path: str
+
+
+class FolderCorpus(Source):
+    kind: Literal["folder"]
+    path: str
+
+
+class CommonVoiceCorpus(Source):
+    kind: Literal["common_voice"]
+    path: str
+    split: str = "train"
+
+
+class KaldiCorpus(Source):
+    kind: Literal["kaldi"]
+    path: str
+
+
+class LhotseCorpus(Source):
+    kind: Literal["lhotse"]
+    path: str
+
+
+class EspeakCorpus(Source):
+    kind: Literal["espeak"]
+    vocabulary: Annotated[tuple[str, ...], Field(min_length=1)]
+    words: tuple[Positive, Positive] = (1, 8)
+    utterances: Positive
+    languages: tuple[str, ...] = ("en-us", "en-gb", "en-gb-scotland", "en-029")
+    rate: tuple[Positive, Positive] = (130, 230)
+    pitch: tuple[Count, Count] = (20, 80)
+    seed: int = 1
+
+
+Corpus = Annotated[
+    LibriSpeechCorpus
+    | ManifestCorpus
+    | FolderCorpus
+    | CommonVoiceCorpus
+    | KaldiCorpus
+    | LhotseCorpus
+    | EspeakCorpus,
+    Field(discriminator="kind"),
+]
+
+
+class Corpora(Section):
+    train: Annotated[tuple[Corpus, ...], Field(min_length=1)]
+    dev: Annotated[tuple[Corpus, ...], Field(min_length=1)]
+    test: tuple[Corpus, ...] = ()
+
+
+# ------------------------------------------------------------------------------------------------------ text
+
+
+class Characters(Section):
+    kind: Literal["characters"] = "characters"
+    alphabet: str | None = None
+
+
+class SentencePiece(Section):
+    kind: Literal["sentencepiece"]
+    vocabulary: Annotated[int, Field(ge=8)] = 500
+
+
+class Text(Section):
+    normalise: Literal["none", "lower", "words"] = "words"
+    tokeniser: Annotated[Characters | SentencePiece, Field(discriminator="kind")] = Characters()
+
+
+# -------------------------------------------------------------------------------------------------- features
+
+
+class FeatureSettings(Section):
+    sample_rate: Annotated[int, Field(ge=4000, le=96000)] = 16000
+    window: PositiveFloat = 0.025
+    shift: PositiveFloat = 0.010
+    mels: Annotated[int, Field(ge=8, le=256)] = 80
+    normalise: Literal["utterance", "global", "none"] = "utterance"
+    backend: Literal["torchaudio", "librosa"] = "torchaudio"
+
+
+class LogMel(FeatureSettings):
+    kind: Literal["log_mel"] = "log_mel"
+
+
+class Mfcc(FeatureSettings):
+    kind: Literal["mfcc"]
+    coefficients: Annotated[int, Field(ge=2, le=256)] = 13
+    deltas: bool = True
+
+    @model_validator(mode="after")
+    def _enough_mels(self) -> Mfcc:
+        if self.coefficients > self.mels:
+            raise ValueError(f"{self.coefficients} coefficients need at least as many mels; found {self.mels}")
+        return self
+
+
+class SpecAugment(Section):
+    time_masks: Count = 2
+    time_frames: Count = 30
+    time_fraction: Fraction = 0.2
+    frequency_masks: Count = 2
+    frequency_bins: Count = 15
+
+
+class Noise(Section):
+    path: str
+    snr: tuple[float, float] = (5.0, 25.0)
+    probability: Fraction = 0.5
+
+
+class Reverb(Section):
+    probability: Fraction = 0.2
+
+
+class Augment(Section):
+    speed: Annotated[tuple[Annotated[float, Field(ge=0.5, le=2.0)], ...], Field(min_length=1)] = (0.9, 1.0, 1.1)
+    noise: Noise | None = None
+    reverb: Reverb | None = None
+    spec_augment: SpecAugment | None = SpecAugment()
+
+
+# ----------------------------------------------------------------------------------------------------- model
+
+
+class Convolution(Section):
+    channels: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=4)] = (32, 32)
+    subsampling: Literal[1, 2, 4] = 4
+
+    @model_validator(mode="after")
+    def _enough_layers(self) -> Convolution:
+        if self.subsampling == 4 and len(self.channels) < 2:
+            raise ValueError("subsampling 4 is two strides of 2, so it needs two channel counts or more")
+        return self
+
+
+class EncoderSettings(Section):
+    conv: Convolution | None = Convolution()
+    layers: Annotated[int, Field(ge=1, le=32)] = 3
+    hidden: Annotated[int, Field(ge=1, le=8192)] = 256
+    layer_norm: bool = True
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+
+
+class FeedForward(EncoderSettings):
+    kind: Literal["feedforward"]
+    context: Annotated[int, Field(ge=0, le=100)] = 5
+
+
+class RecurrentSettings(EncoderSettings):
+    bidirectional: bool = True
+    projection: Annotated[int, Field(ge=1, le=8192)] | None = None
+
+
+class Rnn(RecurrentSettings):
+    kind: Literal["rnn"]
+    nonlinearity: Literal["tanh", "relu"] = "tanh"
+
+
+class Gru(RecurrentSettings):
+    kind: Literal["gru"]
+
+
+class Lstm(RecurrentSettings):
+    kind: Literal["lstm"] = "lstm"
+
+
+Encoder = Annotated[FeedForward | Rnn | Gru | Lstm, Field(discriminator="kind")]
+Recurrent = Rnn | Gru | Lstm
+
+
+# -------------------------------------------------------------------------------------------------- training
+
+
+class Ema(Section):
+    kind: Literal["ema"] = "ema"
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+
+
+class LastK(Section):
+    kind: Literal["last"]
+    epochs: Positive = 5
+
+
+class NoAveraging(Section):
+    kind: Literal["none"]
+
+
+class Training(Section):
+    epochs: Positive = 50
+    max_batch_seconds: PositiveFloat = 64.0
+    utterance_seconds: tuple[Annotated[float, Field(ge=0)], PositiveFloat] = (0.1, 40.0)
+    buckets: Positive = 10
+    workers: Count | None = None
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup_steps: Count = 300
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    clip: PositiveFloat = 1.0
+    accumulate: Positive = 1
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    averaging: Annotated[Ema | LastK | NoAveraging, Field(discriminator="kind")] = Ema()
+    patience: Positive | None = None
+    save_minutes: PositiveFloat = 5.0
+
+
+class Recipe(Section):
+    """A whole recipe; the field names are the keys of the YAML file."""
+
+    seed: int = 1
+    data: str = "data"
+    corpora: Corpora
+    text: Text = Text()
+    features: Annotated[LogMel | Mfcc, Field(discriminator="kind")] = LogMel()
+    augment: Augment = Augment()
+    encoder: Encoder = Lstm()
+    training: Training = Training()
+
+
+# --------------------------------------------------------------------------------------------------- reading
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2 scalars (``1e-3`` is a number, ``no`` is a word), no aliases and no repeated keys."""
+
+    yaml_implicit_resolvers: typing.ClassVar[dict[str, list[Any]]] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise RecipeError(f"line {event.start_mark.line + 1}: a recipe does not use YAML aliases (*name)")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise RecipeError(f'line {key.start_mark.line + 1}: the key "{key.value}" stands here twice')
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$", re.I), list("tTfF"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|)$", re.I), ["~", "n", "N", ""])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$"),
+    list("-+0123456789."),
+)
+
+
+def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _int)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader with fewer powers)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise RecipeError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    except RecipeError as error:
+        raise RecipeError(f"{where}, {error}") from None
+    except (RecursionError, ValueError) as error:
+        raise RecipeError(f"{where}: not valid YAML: {error}") from error
+
+
+def load_recipe(path: Path, overrides: typing.Sequence[str] = ()) -> Recipe:
+    """The recipe in ``path`` with ``overrides`` (``encoder.hidden=256``; list items by number) laid over it.
+
+    Raises RecipeError, listing every fault.
+    """
+    try:
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise RecipeError(f"{path}: larger than {MAX_RECIPE_BYTES} bytes, so it is no recipe")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise RecipeError(f"the recipe {path} cannot be read: {reason}") from error
+    raw = _parse_yaml(text, str(path))
+    for override in overrides:
+        _override(raw, override)
+    return validate_recipe(raw, str(path))
+
+
+def validate_recipe(raw: Any, where: str) -> Recipe:
+    """The recipe that ``raw`` (plain YAML values) spells; ``where`` heads the list of faults."""
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{where}: a recipe is a mapping of keys to values; found {type(raw).__name__}")
+    try:
+        # Through JSON, since there a strict model takes a list for a tuple and nothing else.
+        return Recipe.model_validate_json(json.dumps(raw))
+    except ValidationError as error:
+        found = error.errors()
+        # A list whose items are at fault is also called too short; once is enough.
+        found = [f for f in found if f["type"] != "too_short" or not any(_within(other, f) for other in found)]
+        faults = [_sentence(fault, raw) for fault in found]
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise RecipeError("\n".join([f"{where}: {count}", *(f"  - {fault}" for fault in faults)])) from None
+    except TypeError as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, every default written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _override(raw: Any, override: str) -> None:
+    path, equals, value = override.partition("=")
+    if not equals or not path:
+        raise RecipeError(f'--set takes KEY=VALUE (encoder.hidden=256); found "{override}"')
+    node, keys = raw, path.split(".")
+    for depth, key in enumerate(keys):
+        here = ".".join(keys[:depth]) or "the recipe"
+        index: Any = key
+        if isinstance(node, list):
+            if not key.isdigit() or int(key) >= len(node):
+                raise RecipeError(f'--set {path}: {here} is a list of {len(node)}, and "{key}" is none of its places')
+            index = int(key)
+        elif not isinstance(node, dict):
+            raise RecipeError(f"--set {path}: {here} is {node!r}, which holds no keys")
+        if depth == len(keys) - 1:
+            node[index] = _parse_yaml(value, f"--set {path}")
+        elif isinstance(node, dict):
+            if node.get(index) is None:
+                node[index] = {}
+            node = node[index]
+        else:
+            node = node[index]
+
+
+def _sentence(fault: Any, raw: Any) -> str:
+    """One pydantic error as: path: what was found, what was expected, what was probably meant."""
+    path, sections = _resolve(fault["loc"], raw)
+    where = ".".join(str(part) for part in path)
+    match fault["type"]:
+        case "extra_forbidden":
+            known = sorted({name for section in sections for name in section.model_fields})
+            return f"{where}: unknown key{_did_you_mean(str(path[-1]), known)}"
+        case "missing":
+            return f"{where}: missing"
+        case "union_tag_invalid":
+            tags = re.findall(r"'([^']+)'", fault["ctx"]["expected_tags"])
+            found = str(fault["ctx"]["tag"])
+            return f'{where}.kind: found "{found}", expected one of {", ".join(tags)}{_did_you_mean(found, tags)}'
+        case "union_tag_not_found":
+            return f"{where}.kind: missing"
+        case "literal_error":
+            choices = re.findall(r"'([^']+)'", fault["ctx"]["expected"]) or [fault["ctx"]["expected"]]
+            found = str(fault["input"])
+            return f'{where}: found "{found}", expected {" or ".join(choices)}{_did_you_mean(found, choices)}'
+        case "value_error":
+            return f"{where}: {fault['ctx']['error']}"
+    message = fault["msg"].replace("Input should be ", "expected ").replace("valid tuple", "list")
+    found = repr(fault["input"])
+    return f"{where}: {message}; found {found if len(found) < 60 else found[:57] + '...'}"
+
+
+def _within(fault: Any, outer: Any) -> bool:
+    depth = len(outer["loc"])
+    return len(fault["loc"]) > depth and fault["loc"][:depth] == outer["loc"]
+
+
+def _resolve(loc: tuple[str | int, ...], raw: Any) -> tuple[list[str | int], tuple[type[Section], ...]]:
+    """The user's path for a pydantic location (which also names union tags), and the sections its last key is in."""
+    path: list[str | int] = []
+    sections: tuple[type[Section], ...] = (Recipe,)
+    value = raw
+    for depth, part in enumerate(loc):
+        tagged = tuple(s for s in sections if _kind(s) == part)
+        if tagged and isinstance(value, dict) and value.get("kind", _kind(tagged[0])) == part:
+            sections = tagged
+            continue
+        path.append(part)
+        if isinstance(value, dict) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            value = value[part]
+        else:
+            value = None
+        if isinstance(part, str) and depth < len(loc) - 1:
+            fields = [s.model_fields[part] for s in sections if part in s.model_fields]
+            sections = tuple(section for field in fields for section in _sections_in(field.annotation)) or sections
+    return path, sections
+
+
+def _kind(section: type[Section]) -> str | None:
+    field = section.model_fields.get("kind")
+    return typing.get_args(field.annotation)[0] if field else None
+
+
+def _sections_in(annotation: Any) -> list[type[Section]]:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return [annotation] if issubclass(annotation, Section) else []
+    return [section for argument in typing.get_args(annotation) for section in _sections_in(argument)]
+
+
+def _did_you_mean(found: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(found, known, n=1, cutoff=0.5)
+    return f'; did you mean "{near[0]}"?' if near else ""

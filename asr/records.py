@@ -1,0 +1,176 @@
+"""The nouns that cross rooms. Read this file first.
+
+Shape legend, used everywhere: B batch, S samples, T feature frames, T' emission frames (after subsampling), U labels,
+V tokens (blank is 0), F feature bins, H hidden units. Lengths are integers in the unit of their axis, never fractions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+BLANK = 0
+"""The CTC blank's token id, in every tokeniser and every emission."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waveform:
+    """One channel of audio: ``samples`` (S,) float32 in [-1, 1] at ``sample_rate`` Hz."""
+
+    samples: np.ndarray
+    sample_rate: int
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return len(self.samples) / self.sample_rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """An utterance that was left out of a batch, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """``values`` (B, T, F), log-mel energies or MFCCs; ``lengths`` (B,) in frames."""
+
+    values: Tensor
+    lengths: Tensor
+
+    def to(self, device: torch_device) -> Features:
+        return Features(values=self.values.to(device), lengths=self.lengths.to(device))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Utterances padded with zeros to the longest, as the loader hands them to the model.
+
+    ``waveforms`` (B, S), ``waveform_lengths`` (B,) in samples, ``tokens`` (B, U), ``token_lengths`` (B,). ``features``
+    is filled only where the recipe asks for the librosa backend, which runs in the loader. ``rejected`` names the
+    utterances that should have been here.
+    """
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    speakers: tuple[str, ...]
+    waveforms: Tensor
+    waveform_lengths: Tensor
+    tokens: Tensor
+    token_lengths: Tensor
+    features: Features | None = None
+    rejected: tuple[Rejection, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Emissions:
+    """``log_probs`` (B, T', V), natural log, float32; ``lengths`` (B,) in frames; ``frame_shift`` in seconds."""
+
+    log_probs: Tensor
+    lengths: Tensor
+    frame_shift: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hypothesis:
+    """One reading of one utterance.
+
+    ``frames[i]`` is the emission frame of ``tokens[i]`` and ``probabilities[i]`` its posterior there. Scores are
+    natural logs.
+    """
+
+    tokens: tuple[int, ...]
+    frames: tuple[int, ...]
+    probabilities: tuple[float, ...]
+    text: str
+    acoustic_score: float
+    lm_score: float = 0.0
+
+    @property
+    def score(self) -> float:
+        return self.acoustic_score + self.lm_score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """A word with its ``start`` and ``end`` in seconds and a ``confidence`` in [0, 1]."""
+
+    text: str
+    start: float
+    end: float
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A stretch of speech: its words, and ``start`` and ``end`` in seconds."""
+
+    text: str
+    start: float
+    end: float
+    words: tuple[Word, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """A recording's segments in order; ``duration`` is the recording's, in seconds."""
+
+    segments: tuple[Segment, ...]
+    duration: float
+
+    @property
+    def text(self) -> str:
+        return " ".join(segment.text for segment in self.segments if segment.text)
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        return tuple(word for segment in self.segments for word in segment.words)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorCounts:
+    """Edit operations between references and hypotheses. Add them up, then ask for the rate: pooled, never averaged."""
+
+    hits: int = 0
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+
+    def __add__(self, other: ErrorCounts) -> ErrorCounts:
+        return ErrorCounts(
+            hits=self.hits + other.hits,
+            substitutions=self.substitutions + other.substitutions,
+            deletions=self.deletions + other.deletions,
+            insertions=self.insertions + other.insertions,
+        )
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def reference_length(self) -> int:
+        """Words (or characters) in the references."""
+        return self.hits + self.substitutions + self.deletions
+
+    @property
+    def rate(self) -> float:
+        """Errors per reference unit, as a fraction; can pass 1. With an empty reference: 0 if nothing was inserted,
+        else infinity."""
+        if self.reference_length == 0:
+            return float("inf") if self.insertions else 0.0
+        return self.errors / self.reference_length
+
+
+if TYPE_CHECKING:
+    from torch import device as torch_device

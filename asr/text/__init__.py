@@ -1,0 +1,1 @@
+"""Text: how it is normalised, spelled in tokens, and scored."""

@@ -1,0 +1,127 @@
+"""Tokenisers: text to token ids and back. Id 0 is the CTC blank in each of them and spells nothing."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from asr import recipe
+from asr.errors import CheckpointError, TextError
+from asr.records import BLANK
+
+
+class Tokeniser(Protocol):
+    """Spells text in tokens. ``tokens[i]`` is the text of id ``i``; ``tokens[BLANK]`` is never emitted as text."""
+
+    @property
+    def tokens(self) -> tuple[str, ...]: ...
+
+    @property
+    def space(self) -> str:
+        """What marks a word boundary inside ``tokens``."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``; raises TextError where it holds what no token spells."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def to_json(self) -> str: ...
+
+
+class CharacterTokeniser:
+    """One token a character. ``alphabet`` is in id order, from 1."""
+
+    space = " "
+
+    def __init__(self, alphabet: Sequence[str]) -> None:
+        self.tokens = ("<blank>", *alphabet)
+        self._ids = {character: i for i, character in enumerate(self.tokens) if i != BLANK}
+
+    def encode(self, text: str) -> list[int]:
+        try:
+            return [self._ids[character] for character in text]
+        except KeyError:
+            unknown = "".join(sorted(set(text) - set(self._ids)))
+            raise TextError(f"{unknown!r} is outside the alphabet") from None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join("".join(self.tokens[i] for i in ids if i != BLANK).split())
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "characters", "alphabet": self.tokens[1:]}, ensure_ascii=False, indent=1)
+
+
+class SentencePieceTokeniser:
+    """Sub-words of a sentencepiece unigram model; its piece ``i`` is token ``i + 1``."""
+
+    space = "▁"
+
+    def __init__(self, model: bytes) -> None:
+        import sentencepiece
+
+        self._model = model
+        self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self.tokens = ("<blank>", *(self._pieces.id_to_piece(i) for i in range(self._pieces.get_piece_size())))
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._pieces.encode(text)
+        if self._pieces.unk_id() in ids:
+            unknown = sorted({c for c in text if self._pieces.unk_id() in self._pieces.encode(c)})
+            raise TextError(f"{''.join(unknown)!r} is outside the alphabet")
+        return [i + 1 for i in ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        # By hand, so that a word split by the search at any place still reads as its pieces do.
+        return " ".join("".join(self.tokens[i] for i in ids if i != BLANK).replace(self.space, " ").split())
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "sentencepiece", "model": base64.b64encode(self._model).decode()}, indent=1)
+
+
+def build_tokeniser(settings: recipe.Characters | recipe.SentencePiece, texts: Iterable[str]) -> Tokeniser:
+    """The tokeniser that a recipe asks for, learnt from normalised training ``texts`` where the recipe leaves it open.
+
+    Raises TextError where the texts hold too little to learn from.
+    """
+    if isinstance(settings, recipe.Characters):
+        alphabet = sorted(set(settings.alphabet or {c for text in texts for c in text}))
+        if not alphabet:
+            raise TextError("the training corpora hold no text to take an alphabet from")
+        return CharacterTokeniser(alphabet)
+    import sentencepiece
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            vocab_size=settings.vocabulary,
+            model_type="unigram",
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            bos_id=-1,
+            eos_id=-1,
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as error:
+        reason = str(error).rpartition("]")[2].strip() or str(error)
+        raise TextError(f"a sentencepiece vocabulary of {settings.vocabulary} cannot be learnt: {reason}") from error
+    return SentencePieceTokeniser(model.getvalue())
+
+
+def tokeniser_from_json(text: str) -> Tokeniser:
+    """The tokeniser that ``to_json`` wrote. Raises CheckpointError where the text is something else."""
+    try:
+        match json.loads(text):
+            case {"kind": "characters", "alphabet": [*alphabet]} if all(isinstance(c, str) for c in alphabet):
+                return CharacterTokeniser(alphabet)
+            case {"kind": "sentencepiece", "model": str(model)}:
+                return SentencePieceTokeniser(base64.b64decode(model, validate=True))
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"the tokeniser does not read: {error}") from error
+    raise CheckpointError('the tokeniser does not read: expected kind "characters" or "sentencepiece"')

@@ -1,0 +1,224 @@
+"""Watching a run: a progress line, metrics.jsonl, TensorBoard, training.png, and warnings that name a cause."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from asr import recipe, runtime
+from asr.errors import TrainingError
+from asr.records import ErrorCounts, Rejection
+from asr.train import state
+
+EVERY = 10
+"""Steps between two readings of the device's numbers, each of which waits for the device."""
+PICTURE_SECONDS = 30
+SILENT_EPOCHS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFigures:
+    """One step's numbers, still on the device: ``loss`` summed over ``labels`` labels, ``blank_rate`` a fraction."""
+
+    loss: torch.Tensor
+    labels: int
+    blank_rate: torch.Tensor
+    gradient_norm: torch.Tensor
+    learning_rate: float
+    audio_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevFigures:
+    """The dev set's: pooled counts, and ``loss`` in nats a label."""
+
+    words: ErrorCounts
+    characters: ErrorCounts
+    loss: float
+
+
+class Monitor:
+    """Reports steps and epochs. Use as a context: it owns the progress line and the open files."""
+
+    def __init__(self, directory: Path, progress: state.Progress, training: recipe.Training, *, batches: int) -> None:
+        self.directory = directory
+        self.progress = progress
+        self.epochs = training.epochs
+        self.warmup = training.warmup_steps
+        self.console = Console(stderr=True)
+        self._pending: list[StepFigures] = []
+        self._since = time.monotonic()
+        self._rejected: dict[str, str] = {}
+        self._pictured = 0.0
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self._batches = batches
+        self._task = self._bar.add_task("", total=self.epochs * batches, epoch=progress.epoch + 1, figures="")
+
+    def __enter__(self) -> Monitor:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.history = _history_until(self.directory / "metrics.jsonl", self.progress.step)
+        with runtime.replacing(self.directory / "metrics.jsonl") as file:
+            file.writelines(json.dumps(line) + "\n" for line in self.history)
+        self._metrics = (self.directory / "metrics.jsonl").open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(self.directory / "training" / "tensorboard"), purge_step=self.progress.step)
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+        self._metrics.close()
+        self._board.close()
+        if self.history:
+            self._draw()
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def reject(self, rejected: tuple[Rejection, ...]) -> None:
+        """Names each utterance that was left out, once."""
+        for rejection in rejected:
+            if rejection.id in self._rejected:
+                continue
+            self._rejected[rejection.id] = rejection.reason
+            with (self.directory / "training" / "rejected.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"id": rejection.id, "reason": rejection.reason}, ensure_ascii=False) + "\n")
+            if len(self._rejected) <= 10:
+                self.say(f"left out {rejection.id}: {rejection.reason}")
+            elif len(self._rejected) == 11:
+                self.say("more are left out; training/rejected.jsonl names each")
+
+    def step(self, figures: StepFigures) -> None:
+        self._pending.append(figures)
+        if len(self._pending) >= EVERY:
+            self.read()
+
+    def read(self) -> None:
+        """Waits for the device and takes in what is pending. Raises TrainingError for a loss that is no number."""
+        if not self._pending:
+            return
+        losses = torch.stack([f.loss.detach() for f in self._pending]).tolist()
+        blanks = torch.stack([f.blank_rate for f in self._pending]).tolist()
+        norms = torch.stack([f.gradient_norm for f in self._pending]).tolist()
+        labels = sum(f.labels for f in self._pending)
+        elapsed = time.monotonic() - self._since
+        line = {
+            "kind": "step",
+            "step": self.progress.step,
+            "epoch": self.progress.epoch + 1,
+            "loss": sum(losses) / max(labels, 1),
+            "blank_rate": sum(blanks) / len(blanks),
+            "gradient_norm": norms[-1],
+            "learning_rate": self._pending[-1].learning_rate,
+            "audio_hours_per_hour": sum(f.audio_seconds for f in self._pending) / max(elapsed, 1e-9),
+        }
+        if not math.isfinite(line["loss"]):
+            raise TrainingError(
+                f"the loss is {line['loss']} at step {self.progress.step}: most likely the learning rate "
+                f"({line['learning_rate']:.2g}) is too high for this corpus; lower training.learning_rate or "
+                "training.clip, or lengthen training.warmup_steps, and go on from the last saved state with --resume"
+            )
+        self.progress.epoch_loss += sum(losses)
+        self.progress.epoch_labels += labels
+        self.progress.epoch_blank += sum(blanks)
+        self.progress.epoch_steps += len(blanks)
+        self.progress.seconds += elapsed
+        self._since = time.monotonic()
+        self._pending.clear()
+        self._write(line)
+        self._bar.update(
+            self._task,
+            completed=self.progress.epoch * self._batches + self.progress.batch,
+            epoch=f"{self.progress.epoch + 1}/{self.epochs}",
+            figures=f"loss {line['loss']:.3f}  blank {line['blank_rate']:.0%}  grad {line['gradient_norm']:.2f}  "
+            f"{line['audio_hours_per_hour']:.0f} h/h",
+        )
+
+    def epoch(self, dev: DevFigures, best: bool) -> None:
+        """Closes an epoch's books; called after ``read``."""
+        progress = self.progress
+        now = time.monotonic()
+        progress.seconds += now - self._since
+        self._since = now
+        line = {
+            "kind": "epoch",
+            "step": progress.step,
+            "epoch": progress.epoch + 1,
+            "train_loss": progress.epoch_loss / max(progress.epoch_labels, 1),
+            "dev_loss": dev.loss,
+            "dev_wer": dev.words.rate,
+            "dev_cer": dev.characters.rate,
+            "blank_rate": progress.epoch_blank / max(progress.epoch_steps, 1),
+            "rejected": len(self._rejected),
+            "minutes": progress.seconds / 60,
+        }
+        self._write(line)
+        self.say(
+            f"epoch {line['epoch']:>3}/{self.epochs}  loss {line['train_loss']:.3f}  dev loss {dev.loss:.3f}  "
+            f"WER {dev.words.rate:.2%}  CER {dev.characters.rate:.2%}  blank {line['blank_rate']:.0%}  "
+            f"{line['minutes']:.1f} min{'  best' if best else ''}"
+        )
+        self._warn_if_silent(line, dev)
+        progress.epoch_loss = progress.epoch_blank = 0.0
+        progress.epoch_labels = progress.epoch_steps = 0
+        if now - self._pictured > PICTURE_SECONDS:
+            self._draw()
+            self._pictured = now
+
+    def _warn_if_silent(self, line: dict[str, Any], dev: DevFigures) -> None:
+        """Every CTC model begins by emitting blanks alone; one that still does long after the warm-up has collapsed."""
+        collapsed = self.progress.step > self.warmup and line["blank_rate"] > 0.99 and dev.characters.hits == 0
+        self.progress.silent_epochs = self.progress.silent_epochs + 1 if collapsed else 0
+        if self.progress.silent_epochs == SILENT_EPOCHS:
+            self.say(
+                f"warning: for {SILENT_EPOCHS} epochs after the warm-up the model has emitted blanks alone. Likely "
+                "causes: texts that do not belong to their audio (listen to a few), a learning rate that is too high or "
+                "too low, too few steps an epoch (lower training.max_batch_seconds), or augmentation that is too strong."
+            )
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self.history.append(line)
+        try:
+            self._metrics.write(json.dumps(line) + "\n")
+            self._metrics.flush()
+        except OSError as error:
+            raise TrainingError(f"{self.directory / 'metrics.jsonl'} cannot be written: {error.strerror}") from error
+        for name, value in line.items():
+            if isinstance(value, float):
+                self._board.add_scalar(f"{line['kind']}/{name}", value, line["step"])
+
+    def _draw(self) -> None:
+        from asr.train.picture import draw_training
+
+        draw_training(self.history, self.directory / "training.png")
+
+
+def _history_until(path: Path, step: int) -> list[dict[str, Any]]:
+    """The lines of an earlier part of this run; those past ``step`` will be trained again, a torn one is dropped."""
+    history = []
+    if path.is_file():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if line["step"] <= step:
+                history.append(line)
+    return history

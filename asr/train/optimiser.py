@@ -1,0 +1,113 @@
+"""The learning rate as a function of the step, and averages of the weights for evaluation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from asr import recipe
+
+
+def build_optimiser(model: nn.Module, settings: recipe.Training) -> torch.optim.AdamW:
+    """AdamW; biases and norms (one-dimensional parameters) are not decayed."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
+
+
+def learning_rate(step: int, total: int, settings: recipe.Training) -> float:
+    """The rate of step ``step`` of ``total``, counted from 0: a linear warm-up, then the decay to nearly nothing."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    left = 1 - (step - settings.warmup_steps) / max(total - settings.warmup_steps, 1)
+    left = min(max(left, 0.0), 1.0)
+    match settings.decay:
+        case "cosine":
+            return settings.learning_rate * max(0.5 * (1 + math.cos(math.pi * (1 - left))), 0.005)
+        case "linear":
+            return settings.learning_rate * max(left, 0.005)
+    return settings.learning_rate
+
+
+class Average(Protocol):
+    """An average of the weights along training, which generalises better than the last step's."""
+
+    def after_step(self, model: nn.Module) -> None: ...
+
+    def after_epoch(self, model: nn.Module) -> None: ...
+
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """The averaged state_dict, to be loaded into a copy of ``model``."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def build_average(settings: recipe.Ema | recipe.LastK | recipe.NoAveraging, model: nn.Module) -> Average:
+    if isinstance(settings, recipe.Ema):
+        return _Ema(settings.decay, model)
+    return _LastK(settings.epochs if isinstance(settings, recipe.LastK) else 1)
+
+
+class _Ema:
+    """Exponential moving average; young averages forget faster, so the random start does not linger."""
+
+    def __init__(self, decay: float, model: nn.Module) -> None:
+        self.decay = decay
+        self.steps = 0
+        self.shadow = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module) -> None:
+        self.steps += 1
+        weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(list(self.shadow.values()), list(model.state_dict().values()), weight)
+
+    def after_epoch(self, model: nn.Module) -> None:
+        pass
+
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:  # noqa: ARG002
+        return self.shadow
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "shadow": self.shadow}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
+        for name, tensor in state["shadow"].items():
+            self.shadow[name].copy_(tensor)
+
+
+class _LastK:
+    """The mean of the weights at the end of the last ``epochs`` epochs; with one, no averaging."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        self.kept: list[dict[str, Tensor]] = []
+
+    def after_step(self, model: nn.Module) -> None:
+        pass
+
+    def after_epoch(self, model: nn.Module) -> None:
+        snapshot = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        self.kept = [*self.kept, snapshot][-self.epochs :]
+
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        if not self.kept:
+            return model.state_dict()
+        return {name: torch.stack([w[name] for w in self.kept]).mean(0) for name in self.kept[0]}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kept": self.kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.kept = state["kept"]

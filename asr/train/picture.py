@@ -1,0 +1,46 @@
+"""training.png: the curves of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from asr import runtime
+
+
+def draw_training(history: list[dict[str, Any]], path: Path) -> None:
+    """Draws loss, error rates, blank rate and gradient norm from the lines of metrics.jsonl."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    steps = [line for line in history if line["kind"] == "step"]
+    epochs = [line for line in history if line["kind"] == "epoch"]
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    (loss, errors), (blank, gradient) = figure.subplots(2, 2)
+
+    def curve(axes: Any, lines: list[dict[str, Any]], key: str, label: str, **style: Any) -> None:
+        axes.plot([line["step"] for line in lines], [line[key] for line in lines], label=label, **style)
+
+    marker = {"marker": "."} if len(epochs) < 30 else {}
+    curve(loss, steps, "loss", "train, each 10 steps", alpha=0.3, color="tab:blue")
+    curve(loss, epochs, "train_loss", "train, epoch", color="tab:blue", **marker)
+    curve(loss, epochs, "dev_loss", "dev", color="tab:orange", **marker)
+    loss.set(title="CTC loss", ylabel="nats per label", yscale="log")
+    curve(errors, epochs, "dev_wer", "WER", color="tab:red", **marker)
+    curve(errors, epochs, "dev_cer", "CER", color="tab:purple", **marker)
+    errors.set(title="dev error rate", ylim=(0, None))
+    errors.yaxis.set_major_formatter(PercentFormatter(1.0))
+    curve(blank, steps, "blank_rate", "frames that are blank", color="tab:gray")
+    blank.set(title="blank rate", xlabel="step", ylim=(0, 1.02))
+    blank.yaxis.set_major_formatter(PercentFormatter(1.0))
+    curve(gradient, steps, "gradient_norm", "before clipping", color="tab:green", alpha=0.6)
+    gradient.set(title="gradient norm", xlabel="step", yscale="log")
+    for axes in (loss, errors, blank, gradient):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False)
+    with runtime.replacing(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=110)

@@ -1,0 +1,152 @@
+"""What is settled before the first step: the model directory, the alphabet, the batches of an epoch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asr import checkpoint, recipe, runtime
+from asr.data.augment import Augmenter
+from asr.data.batches import Utterances, load_batches, plan_batches, text_of
+from asr.data.corpora import open_corpora
+from asr.errors import RecipeError
+from asr.model.acoustic import AcousticModel
+from asr.model.encoder import emission_frames
+from asr.model.features import ReferenceFeatures
+from asr.records import Batch
+from asr.text.tokenise import Tokeniser, build_tokeniser
+
+FREE_TO_CHANGE = {"data", "training.workers", "training.save_minutes"}
+"""Recipe keys that may differ when a run is resumed: they move no weight."""
+STATISTICS_BATCHES = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingCorpora:
+    """The recipe's train and dev corpora with its tokeniser; ``batches`` and ``seconds`` are one epoch's."""
+
+    recipe: recipe.Recipe
+    root: Path
+    tokeniser: Tokeniser
+    cuts: Any
+    dev_cuts: Any
+    batches: int
+    seconds: float
+
+    def train(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        """Augmented batches of one epoch, the first ``skip`` left out."""
+        settings = self.recipe
+        return load_batches(
+            self.cuts,
+            utterances(
+                settings,
+                tokeniser=self.tokeniser,
+                augmenter=Augmenter(settings.augment, self.root, seed=settings.seed),
+                epoch=epoch,
+                seconds=settings.training.utterance_seconds,
+            ),
+            max_batch_seconds=settings.training.max_batch_seconds,
+            buckets=settings.training.buckets,
+            shuffle=True,
+            seed=settings.seed,
+            workers=_workers(settings),
+            skip=skip,
+        )
+
+    def dev(self) -> Iterator[Batch]:
+        """The dev set as it is: nothing augmented, nothing refused but what cannot be read."""
+        return load_batches(
+            self.dev_cuts,
+            utterances(self.recipe),
+            max_batch_seconds=self.recipe.training.max_batch_seconds,
+            workers=_workers(self.recipe),
+        )
+
+
+def utterances(settings: recipe.Recipe, **options: Any) -> Utterances:
+    """The loader's dataset for a recipe; ``options`` as Utterances takes them."""
+    features = settings.features
+    return Utterances(
+        sample_rate=features.sample_rate,
+        normalisation=settings.text.normalise,
+        emission_frames=functools.partial(emission_frames, features=features, conv=settings.encoder.conv),
+        featurise=ReferenceFeatures(features) if features.backend == "librosa" else None,
+        **options,
+    )
+
+
+def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: bool) -> TrainingCorpora:
+    """Opens the corpora and takes ``directory`` for this run. Raises AsrError where either cannot be had."""
+    cuts = open_corpora(settings.corpora.train, root, seed=settings.seed)
+    dev_cuts = open_corpora(settings.corpora.dev, root)
+    fresh = checkpoint.is_empty(directory)
+    if not fresh and not resume:
+        raise RecipeError(f"{directory} is not empty: go on with --resume, or train elsewhere with --out")
+    if fresh:
+        texts = (text_of(cut, settings.text.normalise) for cut in cuts)
+        tokeniser = build_tokeniser(settings.text.tokeniser, texts)
+        checkpoint.save_description(directory, settings, tokeniser)
+    else:
+        stored, tokeniser = checkpoint.load_description(directory)
+        _check_same(stored, settings, directory)
+    training = settings.training
+    batches, seconds = plan_batches(
+        cuts, max_batch_seconds=training.max_batch_seconds, buckets=training.buckets, seed=settings.seed
+    )
+    return TrainingCorpora(
+        recipe=settings,
+        root=root,
+        tokeniser=tokeniser,
+        cuts=cuts,
+        dev_cuts=dev_cuts,
+        batches=batches,
+        seconds=seconds,
+    )
+
+
+@torch.no_grad()
+def measure_statistics(model: AcousticModel, corpora: TrainingCorpora) -> None:
+    """Sets the model's global mean and deviation from the first batches of the training corpus."""
+    count, total, squares = 0, torch.zeros(1), torch.zeros(1)
+    for _, batch in zip(range(STATISTICS_BATCHES), corpora.train(epoch=0), strict=False):
+        if len(batch) == 0:
+            continue
+        features = batch.features or model.features.extract(
+            batch.waveforms.to(model.device), batch.waveform_lengths.to(model.device)
+        )
+        for values, length in zip(features.values.cpu().double(), features.lengths.tolist(), strict=True):
+            count += length
+            total = total + values[:length].sum(0)
+            squares = squares + values[:length].square().sum(0)
+    mean = total / max(count, 1)
+    model.features.mean.copy_(mean)
+    model.features.deviation.copy_((squares / max(count, 1) - mean.square()).clamp(min=1e-6).sqrt())
+
+
+def _workers(settings: recipe.Recipe) -> int:
+    return runtime.default_workers() if settings.training.workers is None else settings.training.workers
+
+
+def _check_same(stored: recipe.Recipe, given: recipe.Recipe, directory: Path) -> None:
+    """Raises RecipeError naming each key in which a resumed recipe differs from the one it was started with."""
+    differing = [
+        f"{key}: was {before!r}, is {after!r}"
+        for key, before, after in _differences("", stored.model_dump(), given.model_dump())
+        if key not in FREE_TO_CHANGE
+    ]
+    if differing:
+        lines = "\n".join(f"  - {line}" for line in differing)
+        raise RecipeError(f"{directory} was started with another recipe, so it cannot be resumed with this one:\n{lines}")
+
+
+def _differences(path: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in before | after:
+            yield from _differences(f"{path}.{key}".lstrip("."), before.get(key), after.get(key))
+    elif before != after:
+        yield path, before, after

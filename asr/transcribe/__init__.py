@@ -1,0 +1,1 @@
+"""Transcription: audio to transcripts, transcripts to files."""
