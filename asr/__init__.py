@@ -15,7 +15,7 @@ from asr.records import ErrorCounts, Segment, Transcript, Waveform, Word
 if TYPE_CHECKING:
     from os import PathLike
 
-    from asr.transcribe import Recogniser
+    from asr.transcribe.recogniser import Recogniser
 
 __version__ = "0.1.0"
 __all__ = ["AsrError", "ErrorCounts", "Segment", "Transcript", "Waveform", "Word", "load"]
@@ -28,6 +28,6 @@ def load(directory: str | PathLike[str], *, device: str = "auto") -> Recogniser:
     """
     from pathlib import Path
 
-    from asr.transcribe import Recogniser
+    from asr.transcribe.recogniser import Recogniser
 
     return Recogniser.load(Path(directory), device=device)

@@ -37,7 +37,7 @@ class AudioInfo:
 
 
 def describe(recording: Recording) -> str:
-    return str(recording) if isinstance(recording, Path) else f"{len(recording)} bytes of audio"
+    return f"{len(recording)} bytes of audio" if isinstance(recording, bytes) else str(recording)
 
 
 def probe(recording: Recording) -> AudioInfo:
@@ -130,7 +130,7 @@ def _check_bytes(recording: Recording) -> None:
         else:
             size = recording.stat().st_size
     except OSError as error:
-        raise AudioError(f"{recording} cannot be read: {error.strerror}") from error
+        raise AudioError(f"{describe(recording)} cannot be read: {error.strerror}") from error
     if size == 0:
         raise AudioError(f"{describe(recording)} is empty (0 bytes)")
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from asr import recipe, runtime
-from asr.errors import CheckpointError, RecipeError
+from asr.errors import CheckpointError, RecipeError, TextError
 from asr.model.acoustic import AcousticModel
 from asr.text.tokenise import Tokeniser, tokeniser_from_json
 
@@ -62,7 +62,7 @@ def load_description(directory: Path) -> tuple[recipe.Recipe, Tokeniser]:
     try:
         settings = recipe.load_recipe(directory / "recipe.yaml")
         return settings, tokeniser_from_json((directory / "tokenizer.json").read_text(encoding="utf-8"))
-    except (RecipeError, OSError, UnicodeDecodeError) as error:
+    except (RecipeError, TextError, OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{directory} is not a whole model directory: {error}") from error
 
 
@@ -87,7 +87,9 @@ def newest(folder: Path) -> Path:
     """The model directory under ``folder`` whose weights were written last. Raises CheckpointError where none is."""
     found = sorted(folder.glob(f"*/{WEIGHTS}"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise CheckpointError(f"there is no model under {folder}/: train one (asr train RECIPE) or name one (--model DIR)")
+        raise CheckpointError(
+            f"there is no model under {folder}/: train one (asr train RECIPE) or name one (--model DIR)"
+        )
     return found[-1].parent
 
 
@@ -97,4 +99,3 @@ def is_empty(directory: Path) -> bool:
         return not directory.exists() or not any(directory.iterdir())
     except OSError as error:
         raise CheckpointError(f"{directory} cannot be a model directory: {error.strerror}") from error
-

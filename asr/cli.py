@@ -22,27 +22,20 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except AsrError as error:
             click.echo(f"asr: {error}", err=True)
-        except (KeyboardInterrupt, click.Abort):
+        except KeyboardInterrupt:
             click.echo("asr: stopped", err=True)
         except BrokenPipeError:
             sys.stderr.close()
-        ctx.exit(1)
+        return ctx.exit(1)
 
 
-def data_option(function: Any) -> Any:
-    return click.option(
-        "--data", metavar="DIR", help="Folder in which relative corpus paths start; else $ASR_DATA, else the recipe's."
-    )(function)
-
-
-def device_option(function: Any) -> Any:
-    return click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")(function)
-
-
-def set_option(function: Any) -> Any:
-    return click.option(
-        "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a recipe key: encoder.hidden=256."
-    )(function)
+data_option = click.option(
+    "--data", metavar="DIR", help="Folder in which relative corpus paths start; else $ASR_DATA, else the recipe's."
+)
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+set_option = click.option(
+    "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a recipe key: encoder.hidden=256."
+)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,7 +51,9 @@ def main() -> None:
 @data_option
 @set_option
 @device_option
-def train(recipe: Path, out: Path | None, resume: bool, data: str | None, overrides: tuple[str, ...], device: str) -> None:
+def train(
+    recipe: Path, out: Path | None, resume: bool, data: str | None, overrides: tuple[str, ...], device: str
+) -> None:
     """Train the model that RECIPE describes."""
     from asr.recipe import load_recipe
     from asr.runtime import data_root
@@ -68,10 +63,11 @@ def train(recipe: Path, out: Path | None, resume: bool, data: str | None, overri
     root = data_root(data, settings.data)
     directory = out or Path("models") / recipe.stem
     meta = train(settings.model_copy(update={"data": str(root)}), directory, root=root, device=device, resume=resume)
-    dev = meta["results"]["dev"]
+    results, spent = meta["results"], meta["training"]
     click.echo(
-        f"{directory}: dev WER {dev['wer']:.2%}, CER {dev['cer']:.2%} at epoch {meta['results']['best_epoch']} of "
-        f"{meta['training']['epochs']}, {meta['parameters'] / 1e6:.2f} M parameters, {meta['training']['minutes']:.1f} min"
+        f"{directory}: dev WER {results['dev']['wer']:.2%}, CER {results['dev']['cer']:.2%} at epoch "
+        f"{results['best_epoch']} of {spent['epochs']}, {meta['parameters'] / 1e6:.2f} M parameters, "
+        f"{spent['minutes']:.1f} min"
     )
 
 
@@ -93,7 +89,7 @@ def transcribe(files: tuple[str, ...], model: Path | None, form: str, device: st
     failures = 0
     for file in files:
         try:
-            recording = click.get_binary_stream("stdin").read() if file == "-" else Path(file)
+            recording = sys.stdin.buffer.read() if file == "-" else Path(file)
             transcript = recogniser.transcribe(recording)
         except AsrError as error:
             click.echo(f"asr: {error}", err=True)
@@ -105,3 +101,105 @@ def transcribe(files: tuple[str, ...], model: Path | None, form: str, device: st
             click.echo(as_text(transcript) if len(files) == 1 else f"{file}\t{as_text(transcript)}")
     if failures:
         raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("model", type=FOLDER)
+@click.argument("sets", nargs=-1, type=FOLDER, metavar="[MANIFEST|RECIPE]...")
+@click.option(
+    "--split", type=click.Choice(["train", "dev", "test"]), default="test", show_default=True, help="Of the recipe."
+)
+@click.option("--json", "scores_file", type=FOLDER, metavar="FILE", help="Write the scores as JSON.")
+@click.option("--hypotheses", type=FOLDER, metavar="FILE", help="Write id, reference, hypothesis as JSON lines.")
+@click.option("--worst", default=5, show_default=True, help="How many of the worst utterances to show.")
+@click.option("--weights", type=click.Choice(["best", "last"]), default="best", show_default=True)
+@data_option
+@device_option
+def evaluate(
+    model: Path,
+    sets: tuple[Path, ...],
+    split: str,
+    scores_file: Path | None,
+    hypotheses: Path | None,
+    worst: int,
+    weights: str,
+    data: str | None,
+    device: str,
+) -> None:
+    """Word and character error rates of MODEL on manifests, on another recipe's split, or on its own recipe's."""
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+    from asr import checkpoint
+    from asr import evaluate as scoring
+    from asr.recipe import Recipe, load_recipe
+    from asr.runtime import data_root
+    from asr.transcribe.recogniser import Recogniser
+
+    chosen = {"best": checkpoint.WEIGHTS, "last": checkpoint.LAST_WEIGHTS}[weights]
+    recogniser = Recogniser.load(model, device=device, weights=chosen)
+
+    def sources(settings: Recipe) -> Any:
+        return scoring.sources_of(settings, split), data_root(data, settings.data)
+
+    wanted = [
+        sources(load_recipe(path)) if path.suffix in {".yaml", ".yml"} else ((scoring.manifest_source(path),), Path())
+        for path in sets
+    ] or [sources(recogniser.recipe)]
+    columns = (TextColumn("evaluating, {task.completed:.0f} s of audio"), TimeElapsedColumn())
+    scores = []
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None)
+        for members, root in wanted:
+            scores += scoring.evaluate(
+                recogniser, members, root=root, advance=lambda seconds: progress.advance(task, seconds)
+            )
+    for score in scores:
+        words, (low, high) = score.words, score.interval()
+        click.echo(
+            f"{score.name}: WER {words.rate:.2%} [{low:.2%}, {high:.2%}]  CER {score.characters.rate:.2%}  "
+            f"{words.reference_length} words in {len(score.utterances)} utterances: {words.substitutions} substituted, "
+            f"{words.deletions} deleted, {words.insertions} inserted"
+        )
+        for utterance in score.worst(worst):
+            click.echo(f"  {utterance.id} ({utterance.words.errors} errors)")
+            click.echo(f"    ref: {utterance.reference}")
+            click.echo(f"    hyp: {utterance.hypothesis}")
+        for rejection in score.unreadable:
+            click.echo(f"  not scored: {rejection.id}: {rejection.reason}", err=True)
+    click.echo(f"real-time factor {scoring.real_time_factor(scores):.4f}")
+    if scores_file:
+        scoring.write_scores(scores_file, scores)
+    if hypotheses:
+        scoring.write_hypotheses(hypotheses, scores)
+    if any(score.unreadable for score in scores):
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("recipe", type=FOLDER)
+@data_option
+@set_option
+@device_option
+def check(recipe: Path, data: str | None, overrides: tuple[str, ...], device: str) -> None:
+    """Read every corpus of RECIPE once and report what training on it would meet and cost."""
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+    from asr.recipe import load_recipe
+    from asr.runtime import data_root
+    from asr.train import preflight
+
+    settings = load_recipe(recipe, overrides)
+    columns = (TextColumn("{task.description}: {task.completed} utterances"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        tasks = {name: progress.add_task(name, total=None, visible=False) for name in preflight.SPLITS}
+        report = preflight.check(
+            settings,
+            root=data_root(data, settings.data),
+            device=device,
+            advance=lambda split, count: progress.update(tasks[split], advance=count, visible=True),
+        )
+    console = Console(soft_wrap=True, highlight=False)
+    for part in preflight.render(report):
+        console.print(part)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import types
 import typing
 import zlib
 from pathlib import Path
@@ -95,20 +94,14 @@ class EspeakCorpus(Source):
     vocabulary: Annotated[tuple[str, ...], Field(min_length=1)]
     words: tuple[Positive, Positive] = (1, 8)
     utterances: Positive
-    languages: tuple[str, ...] = ("en-us", "en-gb", "en-gb-scotland", "en-029")
+    languages: tuple[str, ...] = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-029")
     rate: tuple[Positive, Positive] = (130, 230)
     pitch: tuple[Count, Count] = (20, 80)
     seed: int = 1
 
 
 Corpus = Annotated[
-    LibriSpeechCorpus
-    | ManifestCorpus
-    | FolderCorpus
-    | CommonVoiceCorpus
-    | KaldiCorpus
-    | LhotseCorpus
-    | EspeakCorpus,
+    LibriSpeechCorpus | ManifestCorpus | FolderCorpus | CommonVoiceCorpus | KaldiCorpus | LhotseCorpus | EspeakCorpus,
     Field(discriminator="kind"),
 ]
 
@@ -293,11 +286,11 @@ class Recipe(Section):
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2 scalars (``1e-3`` is a number, ``no`` is a word), no aliases and no repeated keys."""
 
-    yaml_implicit_resolvers: typing.ClassVar[dict[str, list[Any]]] = {}
+    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 (as PyYAML declares it)
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
             raise RecipeError(f"line {event.start_mark.line + 1}: a recipe does not use YAML aliases (*name)")
         return super().compose_node(parent, index)
 
@@ -329,7 +322,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _int)
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader with fewer powers)
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -448,12 +441,13 @@ def _resolve(loc: tuple[str | int, ...], raw: Any) -> tuple[list[str | int], tup
             sections = tagged
             continue
         path.append(part)
-        if isinstance(value, dict) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
-        else:
-            value = None
+        match value:
+            case dict():
+                value = value.get(part)
+            case list() if isinstance(part, int) and part < len(value):
+                value = value[part]
+            case _:
+                value = None
         if isinstance(part, str) and depth < len(loc) - 1:
             fields = [s.model_fields[part] for s in sections if part in s.model_fields]
             sections = tuple(section for field in fields for section in _sections_in(field.annotation)) or sections
@@ -466,7 +460,7 @@ def _kind(section: type[Section]) -> str | None:
 
 
 def _sections_in(annotation: Any) -> list[type[Section]]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+    if isinstance(annotation, type) and not typing.get_args(annotation):
         return [annotation] if issubclass(annotation, Section) else []
     return [section for argument in typing.get_args(annotation) for section in _sections_in(argument)]
 

@@ -7,11 +7,14 @@ V tokens (blank is 0), F feature bins, H hidden units. Lengths are integers in t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
+    from torch import Tensor, device
+
+Fault = Literal["unreadable", "empty text", "outside the alphabet", "too short for its labels", "outside the limits"]
+"""The kinds of reason for leaving an utterance out of training."""
 
 BLANK = 0
 """The CTC blank's token id, in every tokeniser and every emission."""
@@ -32,9 +35,10 @@ class Waveform:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """An utterance that was left out of a batch, and why."""
+    """An utterance that was left out of a batch: ``fault`` is its kind, ``reason`` says it in full."""
 
     id: str
+    fault: Fault
     reason: str
 
 
@@ -45,7 +49,7 @@ class Features:
     values: Tensor
     lengths: Tensor
 
-    def to(self, device: torch_device) -> Features:
+    def to(self, device: device) -> Features:
         return Features(values=self.values.to(device), lengths=self.lengths.to(device))
 
 
@@ -170,7 +174,3 @@ class ErrorCounts:
         if self.reference_length == 0:
             return float("inf") if self.insertions else 0.0
         return self.errors / self.reference_length
-
-
-if TYPE_CHECKING:
-    from torch import device as torch_device

@@ -31,7 +31,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """The autocast context for ``float32``, ``bfloat16`` or ``float16``; ``auto`` is bfloat16 on a GPU, else float32."""
+    """The autocast context for ``float32``, ``bfloat16`` or ``float16``; ``auto``: bfloat16 on a GPU, else float32."""
     import torch
 
     if precision == "auto":

@@ -42,8 +42,9 @@ class Augmenter:
         noise = draw.choice(self._noises)
         if noise.sampling_rate != cut.sampling_rate:
             noise = noise.resample(cut.sampling_rate)
-        if noise.duration <= cut.duration:
-            noise = noise.repeat(int(cut.duration / noise.duration) + 2)
+        loop = noise
+        while noise.duration <= cut.duration:
+            noise = noise.append(loop)
         return noise.truncate(offset=draw.uniform(0, noise.duration - cut.duration), duration=cut.duration)
 
 

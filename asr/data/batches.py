@@ -10,6 +10,7 @@ import itertools
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from lhotse.audio.backend import AudioBackend, audio_backend
 
 from asr import audio
 from asr.data.augment import Augmenter
-from asr.errors import AsrError, AudioError, CorpusError
-from asr.records import Batch, Features, Rejection
+from asr.errors import AudioError, CorpusError, TextError
+from asr.records import Batch, Fault, Features, Rejection
 from asr.text.normalise import normalise
 from asr.text.tokenise import Tokeniser
 
@@ -28,9 +29,13 @@ class _ProjectReader(AudioBackend):  # type: ignore[misc]
     """Lets lhotse read audio the way the rest of the project does."""
 
     def read_audio(
-        self, path_or_fd: Any, offset: float = 0.0, duration: float | None = None, force_opus_sampling_rate: Any = None
+        self,
+        path_or_fd: Any,
+        offset: float = 0.0,
+        duration: float | None = None,
+        force_opus_sampling_rate: int | None = None,  # noqa: ARG002 (named by lhotse; soundfile decodes Opus as it is)
     ) -> tuple[np.ndarray, int]:
-        recording = path_or_fd.read() if hasattr(path_or_fd, "read") else audio.Path(path_or_fd)
+        recording = path_or_fd.read() if hasattr(path_or_fd, "read") else Path(path_or_fd)
         return audio.read_channels(recording, offset=offset, duration=duration)
 
 
@@ -59,7 +64,7 @@ class Utterances(torch.utils.data.Dataset[Batch]):
                 try:
                     loaded.append(self._load(cut))
                 except _Refused as refusal:
-                    rejected.append(Rejection(id=cut.id, reason=str(refusal)))
+                    rejected.append(Rejection(id=cut.id, fault=refusal.fault, reason=refusal.reason))
         return _collate(loaded, tuple(rejected))
 
     def _load(self, cut: Any) -> _Loaded:
@@ -67,14 +72,16 @@ class Utterances(torch.utils.data.Dataset[Batch]):
         tokens: list[int] = []
         if self.tokeniser is not None:
             if not text:
-                raise _Refused("its text is empty")
+                raise _Refused("empty text", "its text is empty")
             try:
                 tokens = self.tokeniser.encode(text)
-            except AsrError as error:
-                raise _Refused(str(error)) from error
+            except TextError as error:
+                raise _Refused("outside the alphabet", str(error)) from error
         shortest, longest = self.seconds
         if not shortest <= cut.duration <= longest:
-            raise _Refused(f"{cut.duration:.2f} s is outside the limits of {shortest:g} to {longest:g} s")
+            raise _Refused(
+                "outside the limits", f"{cut.duration:.2f} s is outside the limits of {shortest:g} to {longest:g} s"
+            )
         samples = load_samples(self.augmenter(cut, self.epoch) if self.augmenter else cut, self.sample_rate)
         if tokens and self.emission_frames is not None:
             check_length(self.emission_frames(len(samples)), tokens)
@@ -94,11 +101,11 @@ def load_samples(cut: Any, sample_rate: int) -> np.ndarray:
     try:
         if cut.sampling_rate != sample_rate:
             cut = cut.resample(sample_rate)
-        samples = cut.load_audio().mean(axis=0, dtype=np.float32)
+        samples: np.ndarray = cut.load_audio().mean(axis=0, dtype=np.float32)
     except (AudioError, AudioLoadingError, DurationMismatchError, OSError, ValueError, AssertionError) as error:
-        raise _Refused(_first_line(error)) from error
+        raise _Refused("unreadable", _first_line(error)) from error
     if not np.isfinite(samples).all():
-        raise _Refused("its audio holds samples that are not numbers")
+        raise _Refused("unreadable", "its audio holds samples that are not numbers")
     return samples
 
 
@@ -106,7 +113,9 @@ def check_length(frames: int, tokens: Sequence[int]) -> None:
     """CTC needs a frame for each label and one more between equal neighbours. Raises _Refused."""
     needed = len(tokens) + sum(a == b for a, b in itertools.pairwise(tokens))
     if frames < needed:
-        raise _Refused(f"too short for its labels: {frames} emission frames, {needed} needed")
+        raise _Refused(
+            "too short for its labels", f"too short for its labels: {frames} emission frames, {needed} needed"
+        )
 
 
 def load_batches(
@@ -129,7 +138,7 @@ def load_batches(
     loader: Iterator[Batch] = iter(
         torch.utils.data.DataLoader(
             dataset,
-            sampler=sampler,  # type: ignore[arg-type]
+            sampler=sampler,
             batch_size=None,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
@@ -170,7 +179,12 @@ def _leave_signals_to_the_parent(_worker: int) -> None:
 
 
 class _Refused(Exception):
-    """One utterance cannot be used; the message says why."""
+    """One utterance cannot be used."""
+
+    def __init__(self, fault: Fault, reason: str) -> None:
+        super().__init__(reason)
+        self.fault: Fault = fault
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,14 +34,31 @@ class Utterance:
     duration: float | None = None
 
 
-def open_corpora(sources: tuple[recipe.Corpus, ...], root: Path, *, seed: int = 0) -> Any:
-    """The sources as one lazy CutSet, mixed by their weights where there are several. Raises CorpusError."""
-    from lhotse import CutSet
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Several sources, each passed over ``weight`` times an epoch: 2 is twice, 0.25 a quarter of it, another each
+    epoch."""
 
-    opened = [open_corpus(source, root) for source in sources]
-    if len(opened) == 1:
-        return opened[0]
-    return CutSet.mux(*opened, weights=[source.weight for source in sources], seed=seed)
+    parts: tuple[tuple[Any, float], ...]
+    seed: int = 0
+
+    def epoch(self, number: int) -> Any:
+        """The cuts of one epoch as a lazy CutSet, the sources interleaved at random."""
+        from lhotse import CutSet
+
+        weighted = [CutSet(_Weighted(cuts, weight, f"{self.seed}/{number}")) for cuts, weight in self.parts]
+        if len(weighted) == 1:
+            return weighted[0]
+        return CutSet.mux(*weighted, weights=[weight for _, weight in self.parts], seed=self.seed)
+
+    def whole(self) -> Any:
+        """Every utterance once, whatever the weights."""
+        return Mixture(tuple((cuts, 1.0) for cuts, _ in self.parts), self.seed).epoch(0)
+
+
+def open_corpora(sources: tuple[recipe.Corpus, ...], root: Path, *, seed: int = 0) -> Mixture:
+    """The sources, opened and ready to be mixed by their weights. Raises CorpusError."""
+    return Mixture(tuple((open_corpus(source, root), source.weight) for source in sources), seed)
 
 
 def open_corpus(source: recipe.Corpus, root: Path) -> Any:
@@ -104,7 +122,9 @@ class _Cuts:
         if utterance.offset or (utterance.duration or header.duration) < header.duration - 0.1:
             # A manifest's duration is often rounded: it cuts only where it clearly means a part.
             rest = max(header.duration - utterance.offset, 0.01)
-            cut = cut.truncate(offset=min(utterance.offset, header.duration), duration=min(utterance.duration or rest, rest))
+            cut = cut.truncate(
+                offset=min(utterance.offset, header.duration), duration=min(utterance.duration or rest, rest)
+            )
         cut.id = utterance.id
         cut.supervisions = [
             SupervisionSegment(
@@ -126,6 +146,23 @@ class _Cuts:
             except AudioError:
                 self.headers[path] = None
         return self.headers[path]
+
+
+@dataclass
+class _Weighted:
+    cuts: Any
+    weight: float
+    salt: str
+
+    def __iter__(self) -> Iterator[Any]:
+        whole, fraction = divmod(self.weight, 1)
+        for turn in range(int(whole)):
+            for cut in self.cuts:
+                yield cut if turn == 0 else cut.with_id(f"{cut.id}#{turn + 1}")
+        if fraction:
+            for cut in self.cuts:
+                if random.Random(f"{self.salt}/{cut.id}").random() < fraction:
+                    yield cut if whole == 0 else cut.with_id(f"{cut.id}#{int(whole) + 1}")
 
 
 @dataclass
@@ -187,7 +224,9 @@ def _existing_file(path: Path) -> Path:
 
 def _existing_folder(path: Path) -> Path:
     if not path.is_dir():
-        raise CorpusError(f"the folder {path} is not there: give the one that holds the corpora with --data or ASR_DATA")
+        raise CorpusError(
+            f"the folder {path} is not there: give the one that holds the corpora with --data or ASR_DATA"
+        )
     return path
 
 
@@ -198,7 +237,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 if line.strip():
                     yield number, line
     except (UnicodeDecodeError, OSError) as error:
-        raise CorpusError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from error
+        raise CorpusError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}"
+        ) from error
 
 
 def read_manifest(path: Path) -> Iterator[Utterance]:
@@ -237,8 +278,11 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    reader = csv.DictReader((line for _, line in _lines(path)), delimiter=delimiter, quoting=quoting)
+    lines = (line for _, line in _lines(path))
+    if delimiter == "\t":  # tables of sentences: a quotation mark is a quotation mark
+        reader = csv.DictReader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.DictReader(lines, delimiter=delimiter)
     for row in reader:
         yield reader.line_num, {key: value for key, value in row.items() if key is not None}
 
@@ -297,7 +341,9 @@ def _read_kaldi(folder: Path) -> Iterator[Utterance]:
     wavs = {}
     for number, key, value in table("wav.scp"):
         if value.endswith("|"):
-            raise CorpusError(f"{folder / 'wav.scp'}, line {number}: a command, which is not run; write the audio out first")
+            raise CorpusError(
+                f"{folder / 'wav.scp'}, line {number}: a command, which is not run; write the audio out first"
+            )
         wavs[key] = folder / value
     texts = {key: value for _, key, value in table("text")}
     speakers = {key: value for _, key, value in table("utt2spk")} if (folder / "utt2spk").is_file() else {}

@@ -120,5 +120,3 @@ class _Engine:
         if samples and count > 0:
             self._blocks.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
-
-

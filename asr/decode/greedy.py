@@ -1,4 +1,4 @@
-"""Best-path decoding (Graves et al. 2006, section 3.2): the likeliest token of each frame, repeats merged, blanks dropped."""
+"""Best-path decoding (Graves et al. 2006, section 3.2): each frame's likeliest token, repeats merged, no blanks."""
 
 from __future__ import annotations
 

@@ -47,8 +47,8 @@ class AcousticModel(nn.Module):
 
 
 def mask_randomly(values: Tensor, settings: recipe.SpecAugment) -> Tensor:
-    """SpecAugment's time and frequency masks (Park et al. 2019, section 2), drawn for each utterance of (B, T, F) apart;
-    masked values become 0, the mean. There is no time warping: speed perturbation does that job."""
+    """SpecAugment's time and frequency masks (Park et al. 2019, section 2), drawn for each utterance of (B, T, F)
+    apart; masked values become 0, the mean. There is no time warping: speed perturbation does that job."""
     import torchaudio
 
     mask = torchaudio.functional.mask_along_axis_iid

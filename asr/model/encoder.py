@@ -13,7 +13,7 @@ from asr.model.recurrent import RecurrentLayer, State
 
 def subsampled(frames: int, conv: recipe.Convolution | None) -> int:
     """Emission frames left of ``frames`` feature frames."""
-    factor = conv.subsampling if conv else 1
+    factor: int = conv.subsampling if conv else 1
     while factor > 1:
         frames = (frames - 1) // 2 + 1
         factor //= 2
@@ -34,12 +34,14 @@ class ConvolutionFrontEnd(nn.Module):
     def __init__(self, settings: recipe.Convolution, bins: int) -> None:
         super().__init__()
         strides = {1: (), 2: (2,), 4: (2, 2)}[settings.subsampling]
+        self.time_strides: list[int] = []
         layers = []
         inputs = 1
         for i, channels in enumerate(settings.channels):
             # Frequency is halved by every layer, time only by the strides asked for.
             stride = (strides[i] if i < len(strides) else 1, 2)
             layers.append(nn.Conv2d(inputs, channels, 3, stride=stride, padding=1))
+            self.time_strides.append(stride[0])
             inputs, bins = channels, (bins - 1) // 2 + 1
         # Channels-last is three times faster on a CPU at these channel counts.
         self.layers = nn.ModuleList(layers).to(memory_format=torch.channels_last)
@@ -47,10 +49,9 @@ class ConvolutionFrontEnd(nn.Module):
 
     def forward(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         images = values[:, None].contiguous(memory_format=torch.channels_last)
-        for layer in self.layers:
+        for layer, stride in zip(self.layers, self.time_strides, strict=True):
             images = functional.relu(layer(images))
-            if layer.stride[0] == 2:
-                lengths = (lengths - 1) // 2 + 1
+            lengths = (lengths - 1) // stride + 1
             images = images * frame_mask(lengths, images.shape[2])[:, None, :, None]
         return images.permute(0, 2, 1, 3).flatten(2), lengths
 
@@ -92,14 +93,18 @@ class RecurrentStack(nn.Module):
 
     def forward(
         self, values: Tensor, lengths: Tensor, states: tuple[State, ...] | None = None
-    ) -> tuple[Tensor, tuple[State, ...]]:
-        """``states``, one a layer, carry a one-directional stack on from an earlier chunk."""
-        finals = []
+    ) -> tuple[Tensor, tuple[State, ...] | None]:
+        """``states``, one a layer, carry a one-directional stack on from an earlier chunk; the new ones come back."""
+        carried = []
         for i, layer in enumerate(self.layers):
-            values, final = layer(values, lengths, None if states is None else states[i])
+            values, state = layer(values, lengths, None if states is None else states[i])
             values = self.dropout(values)
-            finals.append(final)
-        return values, tuple(finals)
+            carried.append(state)
+        return values, None if states is None else tuple(carried)
+
+    def initial_states(self, batch: int) -> tuple[State, ...]:
+        """The zero states of ``batch`` streams, for the first chunk."""
+        return tuple(layer.initial_state(batch) for layer in self.layers if isinstance(layer, RecurrentLayer))
 
 
 class Encoder(nn.Module):

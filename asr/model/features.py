@@ -160,4 +160,5 @@ def _delta(values: Tensor, lengths: Tensor) -> Tensor:
     last = (lengths - 1)[:, None].clamp(min=0)
     frame = torch.arange(values.shape[1], device=values.device)[None, :].minimum(last)
     held = values.gather(1, frame[:, :, None].expand(-1, -1, values.shape[2]))
-    return torchaudio.functional.compute_deltas(held.transpose(1, 2), win_length=5, mode="replicate").transpose(1, 2)
+    deltas: Tensor = torchaudio.functional.compute_deltas(held.transpose(1, 2), win_length=5, mode="replicate")
+    return deltas.transpose(1, 2)

@@ -48,35 +48,39 @@ class RecurrentLayer(nn.Module):
             if isinstance(cell, nn.LSTM):
                 _open_forget_gate(cell)
 
-    def forward(self, values: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """``state`` carries a one-directional layer on from an earlier chunk. The state returned is the one after each
-        utterance's last real frame; with both directions it is the forward one's and only good for inspection."""
-        outputs, state = self._run(self.forwards, values, state, lengths)
+    def forward(self, values: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
+        """``state`` carries a one-directional layer on from an earlier chunk; the state after each utterance's last
+        real frame comes back. Without one (whole utterances, or both directions) none comes back."""
         if self.backwards is not None:
-            reversed_outputs, _ = self._run(self.backwards, flip_within(values, lengths), None, None)
-            outputs = torch.cat([outputs, flip_within(reversed_outputs, lengths)], dim=2)
+            if state is not None:
+                raise ValueError("a bidirectional layer reads whole utterances: it has no state to carry on")
+            backwards = flip_within(self.backwards(flip_within(values, lengths))[0], lengths)
+            outputs = torch.cat([self.forwards(values)[0], backwards], dim=2)
+        elif state is None:
+            outputs = self.forwards(values)[0]
+        else:
+            outputs, state = _carry_on(self.forwards, values, lengths, state)
         return self.norm(self.projection(outputs)), state
 
-    @staticmethod
-    def _run(cell: nn.RNNBase, values: Tensor, state: State | None, lengths: Tensor | None) -> tuple[Tensor, State]:
-        initial = None if state is None else (state if isinstance(cell, nn.LSTM) else state[0])
-        ragged = lengths is not None and state is not None and bool((lengths != values.shape[1]).any())
-        if ragged:  # only packing reports the state at each utterance's own end
-            packed = nn.utils.rnn.pack_padded_sequence(
-                values, lengths.cpu(), batch_first=True, enforce_sorted=False  # type: ignore[union-attr]
-            )
-            packed_outputs, final = cell(packed, initial)
-            outputs, _ = nn.utils.rnn.pad_packed_sequence(
-                packed_outputs, batch_first=True, total_length=values.shape[1]
-            )
-        else:
-            outputs, final = cell(values, initial)
-        return outputs, final if isinstance(final, tuple) else (final,)
+    def initial_state(self, batch: int) -> State:
+        """The zero state of ``batch`` streams."""
+        zeros = torch.zeros(
+            1, batch, self.forwards.hidden_size, device=self.forwards.get_parameter("weight_hh_l0").device
+        )
+        return (zeros, zeros.clone()) if isinstance(self.forwards, nn.LSTM) else (zeros,)
+
+
+def _carry_on(cell: nn.RNNBase, values: Tensor, lengths: Tensor, state: State) -> tuple[Tensor, State]:
+    """Packed, since that alone reports the state at each utterance's own end."""
+    packed = nn.utils.rnn.pack_padded_sequence(values, lengths.cpu(), batch_first=True, enforce_sorted=False)
+    outputs, final = cell(packed, state if isinstance(cell, nn.LSTM) else state[0])
+    padded, _ = nn.utils.rnn.pad_packed_sequence(outputs, batch_first=True, total_length=values.shape[1])
+    return padded, final if isinstance(final, tuple) else (final,)
 
 
 def _open_forget_gate(cell: nn.LSTM) -> None:
     """Forget-gate bias 1 (Jozefowicz et al. 2015, section 2.2). PyTorch adds two biases, its gates are i, f, g, o."""
     hidden = cell.hidden_size
     with torch.no_grad():
-        cell.bias_ih_l0[hidden : 2 * hidden].fill_(1.0)
-        cell.bias_hh_l0[hidden : 2 * hidden].zero_()
+        for name, value in (("bias_ih_l0", 1.0), ("bias_hh_l0", 0.0)):
+            cell.get_parameter(name)[hidden : 2 * hidden].fill_(value)

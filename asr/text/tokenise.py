@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from asr import recipe
-from asr.errors import CheckpointError, TextError
+from asr.errors import TextError
 from asr.records import BLANK
 
 
@@ -115,7 +115,7 @@ def build_tokeniser(settings: recipe.Characters | recipe.SentencePiece, texts: I
 
 
 def tokeniser_from_json(text: str) -> Tokeniser:
-    """The tokeniser that ``to_json`` wrote. Raises CheckpointError where the text is something else."""
+    """The tokeniser that ``to_json`` wrote. Raises TextError where the text is something else."""
     try:
         match json.loads(text):
             case {"kind": "characters", "alphabet": [*alphabet]} if all(isinstance(c, str) for c in alphabet):
@@ -123,5 +123,5 @@ def tokeniser_from_json(text: str) -> Tokeniser:
             case {"kind": "sentencepiece", "model": str(model)}:
                 return SentencePieceTokeniser(base64.b64decode(model, validate=True))
     except (ValueError, RuntimeError) as error:
-        raise CheckpointError(f"the tokeniser does not read: {error}") from error
-    raise CheckpointError('the tokeniser does not read: expected kind "characters" or "sentencepiece"')
+        raise TextError(f"not a tokeniser: {error}") from error
+    raise TextError('not a tokeniser: expected kind "characters" or "sentencepiece"')

@@ -21,7 +21,7 @@ from asr.text.tokenise import Tokeniser
 from asr.train.monitor import DevFigures, Monitor, StepFigures
 from asr.train.optimiser import build_average, build_optimiser, learning_rate
 from asr.train.prepare import TrainingCorpora, measure_statistics, prepare
-from asr.train.state import Progress, load_state, save_state, stop_on_signals
+from asr.train.state import Progress, Stateful, load_state, save_state, stop_on_signals
 from asr.transcribe.recogniser import recognise
 
 
@@ -42,7 +42,7 @@ def train(
     optimiser = build_optimiser(model, training)
     scaler = torch.amp.GradScaler(on.type, enabled=training.precision == "float16")
     average = build_average(training.averaging, model)
-    parts = {"model": model, "optimiser": optimiser, "scaler": scaler, "average": average}
+    parts: dict[str, Stateful] = {"model": model, "optimiser": optimiser, "scaler": scaler, "average": average}
     progress = load_state(directory, parts)
     if progress is None:
         progress = Progress()
@@ -67,7 +67,7 @@ def train(
                     emissions = model(batch)
                 loss = ctc_loss(emissions, batch.tokens, batch.token_lengths)
                 labels = int(batch.token_lengths.sum())
-                scaler.scale(loss / (labels * training.accumulate)).backward()
+                scaler.scale(loss / (labels * training.accumulate)).backward()  # type: ignore[no-untyped-call]
                 if progress.batch % training.accumulate:
                     continue
 

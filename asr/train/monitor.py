@@ -82,7 +82,9 @@ class Monitor:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
         self._metrics.close()
         self._board.close()
@@ -189,8 +191,8 @@ class Monitor:
         if self.progress.silent_epochs == SILENT_EPOCHS:
             self.say(
                 f"warning: for {SILENT_EPOCHS} epochs after the warm-up the model has emitted blanks alone. Likely "
-                "causes: texts that do not belong to their audio (listen to a few), a learning rate that is too high or "
-                "too low, too few steps an epoch (lower training.max_batch_seconds), or augmentation that is too strong."
+                "causes: texts that do not belong to their audio (listen to a few), a learning rate that is too high "
+                "or too low, too few steps an epoch (lower training.max_batch_seconds), or too strong augmentation."
             )
 
     def _write(self, line: dict[str, Any]) -> None:

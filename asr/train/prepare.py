@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +9,15 @@ from typing import Any
 
 import torch
 
-from asr import checkpoint, recipe, runtime
+from asr import checkpoint, recipe
 from asr.data.augment import Augmenter
-from asr.data.batches import Utterances, load_batches, plan_batches, text_of
-from asr.data.corpora import open_corpora
+from asr.data.batches import load_batches, plan_batches, text_of
+from asr.data.corpora import Mixture, open_corpora
 from asr.errors import RecipeError
 from asr.model.acoustic import AcousticModel
-from asr.model.encoder import emission_frames
-from asr.model.features import ReferenceFeatures
 from asr.records import Batch
 from asr.text.tokenise import Tokeniser, build_tokeniser
+from asr.transcribe.loading import plain_batches, utterances, workers
 
 FREE_TO_CHANGE = {"data", "training.workers", "training.save_minutes"}
 """Recipe keys that may differ when a run is resumed: they move no weight."""
@@ -33,8 +31,8 @@ class TrainingCorpora:
     recipe: recipe.Recipe
     root: Path
     tokeniser: Tokeniser
-    cuts: Any
-    dev_cuts: Any
+    mixture: Mixture
+    dev_mixture: Mixture
     batches: int
     seconds: float
 
@@ -42,7 +40,7 @@ class TrainingCorpora:
         """Augmented batches of one epoch, the first ``skip`` left out."""
         settings = self.recipe
         return load_batches(
-            self.cuts,
+            self.mixture.epoch(epoch),
             utterances(
                 settings,
                 tokeniser=self.tokeniser,
@@ -54,41 +52,24 @@ class TrainingCorpora:
             buckets=settings.training.buckets,
             shuffle=True,
             seed=settings.seed,
-            workers=_workers(settings),
+            workers=workers(settings),
             skip=skip,
         )
 
     def dev(self) -> Iterator[Batch]:
         """The dev set as it is: nothing augmented, nothing refused but what cannot be read."""
-        return load_batches(
-            self.dev_cuts,
-            utterances(self.recipe),
-            max_batch_seconds=self.recipe.training.max_batch_seconds,
-            workers=_workers(self.recipe),
-        )
-
-
-def utterances(settings: recipe.Recipe, **options: Any) -> Utterances:
-    """The loader's dataset for a recipe; ``options`` as Utterances takes them."""
-    features = settings.features
-    return Utterances(
-        sample_rate=features.sample_rate,
-        normalisation=settings.text.normalise,
-        emission_frames=functools.partial(emission_frames, features=features, conv=settings.encoder.conv),
-        featurise=ReferenceFeatures(features) if features.backend == "librosa" else None,
-        **options,
-    )
+        return plain_batches(self.recipe, self.dev_mixture.whole())
 
 
 def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: bool) -> TrainingCorpora:
     """Opens the corpora and takes ``directory`` for this run. Raises AsrError where either cannot be had."""
-    cuts = open_corpora(settings.corpora.train, root, seed=settings.seed)
-    dev_cuts = open_corpora(settings.corpora.dev, root)
+    mixture = open_corpora(settings.corpora.train, root, seed=settings.seed)
+    dev_mixture = open_corpora(settings.corpora.dev, root)
     fresh = checkpoint.is_empty(directory)
     if not fresh and not resume:
         raise RecipeError(f"{directory} is not empty: go on with --resume, or train elsewhere with --out")
     if fresh:
-        texts = (text_of(cut, settings.text.normalise) for cut in cuts)
+        texts = (text_of(cut, settings.text.normalise) for cut in mixture.whole())
         tokeniser = build_tokeniser(settings.text.tokeniser, texts)
         checkpoint.save_description(directory, settings, tokeniser)
     else:
@@ -96,14 +77,14 @@ def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: boo
         _check_same(stored, settings, directory)
     training = settings.training
     batches, seconds = plan_batches(
-        cuts, max_batch_seconds=training.max_batch_seconds, buckets=training.buckets, seed=settings.seed
+        mixture.epoch(0), max_batch_seconds=training.max_batch_seconds, buckets=training.buckets, seed=settings.seed
     )
     return TrainingCorpora(
         recipe=settings,
         root=root,
         tokeniser=tokeniser,
-        cuts=cuts,
-        dev_cuts=dev_cuts,
+        mixture=mixture,
+        dev_mixture=dev_mixture,
         batches=batches,
         seconds=seconds,
     )
@@ -128,10 +109,6 @@ def measure_statistics(model: AcousticModel, corpora: TrainingCorpora) -> None:
     model.features.deviation.copy_((squares / max(count, 1) - mean.square()).clamp(min=1e-6).sqrt())
 
 
-def _workers(settings: recipe.Recipe) -> int:
-    return runtime.default_workers() if settings.training.workers is None else settings.training.workers
-
-
 def _check_same(stored: recipe.Recipe, given: recipe.Recipe, directory: Path) -> None:
     """Raises RecipeError naming each key in which a resumed recipe differs from the one it was started with."""
     differing = [
@@ -141,7 +118,9 @@ def _check_same(stored: recipe.Recipe, given: recipe.Recipe, directory: Path) ->
     ]
     if differing:
         lines = "\n".join(f"  - {line}" for line in differing)
-        raise RecipeError(f"{directory} was started with another recipe, so it cannot be resumed with this one:\n{lines}")
+        raise RecipeError(
+            f"{directory} was started with another recipe, so it cannot be resumed with this one:\n{lines}"
+        )
 
 
 def _differences(path: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -42,7 +42,7 @@ class Progress:
 class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+    def load_state_dict(self, state: Any, /) -> Any: ...
 
 
 def save_state(directory: Path, progress: Progress, parts: dict[str, Stateful]) -> None:
@@ -77,7 +77,7 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
     def handle(number: int, _frame: FrameType | None) -> None:
         stop.set()
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     for number in before:
         signal.signal(number, handle)

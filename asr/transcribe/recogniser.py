@@ -37,7 +37,9 @@ def recognise(
 class Recogniser:
     """A trained model, ready to transcribe. ``asr.load`` makes one."""
 
-    def __init__(self, model: AcousticModel, tokeniser: Tokeniser, settings: recipe.Recipe, meta: dict[str, Any]) -> None:
+    def __init__(
+        self, model: AcousticModel, tokeniser: Tokeniser, settings: recipe.Recipe, meta: dict[str, Any]
+    ) -> None:
         self.model = model.eval()
         self.tokeniser = tokeniser
         self.recipe = settings

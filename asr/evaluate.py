@@ -1,0 +1,167 @@
+"""Evaluation: transcription plus score, corpus-level and per utterance."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asr import recipe, runtime
+from asr.data.corpora import name_of, open_corpus
+from asr.errors import CorpusError
+from asr.records import ErrorCounts, Rejection
+from asr.text.score import character_errors, word_errors
+from asr.transcribe.loading import plain_batches
+from asr.transcribe.recogniser import Recogniser, recognise
+
+BOOTSTRAP_SAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredUtterance:
+    """One utterance's reference and hypothesis, both normalised, with its word and character counts."""
+
+    id: str
+    reference: str
+    hypothesis: str
+    words: ErrorCounts
+    characters: ErrorCounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetScore:
+    """A set's utterances and what could not be read of it; ``audio`` and ``processing`` are seconds."""
+
+    name: str
+    utterances: tuple[ScoredUtterance, ...]
+    unreadable: tuple[Rejection, ...]
+    audio: float
+    processing: float
+
+    @property
+    def words(self) -> ErrorCounts:
+        return sum((u.words for u in self.utterances), ErrorCounts())
+
+    @property
+    def characters(self) -> ErrorCounts:
+        return sum((u.characters for u in self.utterances), ErrorCounts())
+
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the WER by bootstrap over utterances (Bisani & Ney 2004), as fractions."""
+        errors = np.array([u.words.errors for u in self.utterances], dtype=float)
+        lengths = np.array([u.words.reference_length for u in self.utterances], dtype=float)
+        drawn = np.random.default_rng(0).integers(0, len(errors), size=(BOOTSTRAP_SAMPLES, len(errors)))
+        rates = errors[drawn].sum(1) / np.maximum(lengths[drawn].sum(1), 1)
+        low, high = np.quantile(rates, [0.025, 0.975])
+        return float(low), float(high)
+
+    def worst(self, count: int) -> list[ScoredUtterance]:
+        """The utterances with the most word errors, those without any left out."""
+        ordered = sorted(self.utterances, key=lambda u: (-u.words.errors, -u.words.rate, u.id))
+        return [u for u in ordered[:count] if u.words.errors]
+
+
+def sources_of(settings: recipe.Recipe, split: str) -> tuple[recipe.Corpus, ...]:
+    """The recipe's sources for ``train``, ``dev`` or ``test``. Raises CorpusError where it names none."""
+    sources: tuple[recipe.Corpus, ...] = getattr(settings.corpora, split)
+    if not sources:
+        raise CorpusError(f"the recipe names no {split} corpus; give manifests to evaluate on, or --split dev")
+    return sources
+
+
+def manifest_source(path: Path) -> recipe.ManifestCorpus:
+    """A manifest on disk as a source; its name is the path without suffix."""
+    return recipe.ManifestCorpus(kind="manifest", path=str(path.absolute()), name=str(path.with_suffix("")))
+
+
+def evaluate(
+    recogniser: Recogniser,
+    sources: Iterable[recipe.Corpus],
+    *,
+    root: Path,
+    advance: Callable[[float], None] = lambda _seconds: None,
+) -> list[SetScore]:
+    """Scores greedy transcripts of each source, sources of one name pooled.
+
+    ``advance`` hears of each batch's seconds of audio. Raises CorpusError for a source that is missing or empty.
+    """
+    named: dict[str, list[recipe.Corpus]] = {}
+    for source in sources:
+        named.setdefault(name_of(source), []).append(source)
+    return [_evaluate_set(recogniser, name, members, root, advance) for name, members in named.items()]
+
+
+def _evaluate_set(
+    recogniser: Recogniser, name: str, sources: Sequence[recipe.Corpus], root: Path, advance: Callable[[float], None]
+) -> SetScore:
+    settings = recogniser.recipe
+    scored: list[ScoredUtterance] = []
+    unreadable: list[Rejection] = []
+    audio = processing = 0.0
+    for source in sources:
+        started = time.perf_counter()
+        batches = plain_batches(settings, open_corpus(source, root))
+        for batch, _, hypotheses in recognise(recogniser.model, recogniser.tokeniser, batches):
+            processing += time.perf_counter() - started
+            unreadable += batch.rejected
+            for id, reference, hypothesis in zip(batch.ids, batch.texts, hypotheses, strict=True):
+                scored.append(
+                    ScoredUtterance(
+                        id=id,
+                        reference=reference,
+                        hypothesis=hypothesis.text,
+                        words=word_errors([reference], [hypothesis.text]),
+                        characters=character_errors([reference], [hypothesis.text]),
+                    )
+                )
+            seconds = int(batch.waveform_lengths.sum()) / settings.features.sample_rate
+            audio += seconds
+            advance(seconds)
+            started = time.perf_counter()
+    if not scored:
+        raise CorpusError(f"{name}: no utterance could be read; the first: {unreadable[0].id}: {unreadable[0].reason}")
+    return SetScore(
+        name=name, utterances=tuple(scored), unreadable=tuple(unreadable), audio=audio, processing=processing
+    )
+
+
+def write_scores(path: Path, scores: Sequence[SetScore]) -> None:
+    """``{"sets": {NAME: {"wer", "cer", "words", "utterances", "hits", "substitutions", "deletions", "insertions",
+    "wer_interval", "unreadable"}}, "rtf"}``, rates as fractions."""
+    sets: dict[str, Any] = {}
+    for score in scores:
+        words = score.words
+        sets[score.name] = {
+            "wer": words.rate,
+            "cer": score.characters.rate,
+            "words": words.reference_length,
+            "utterances": len(score.utterances),
+            "hits": words.hits,
+            "substitutions": words.substitutions,
+            "deletions": words.deletions,
+            "insertions": words.insertions,
+            "wer_interval": score.interval(),
+            "unreadable": [rejection.id for rejection in score.unreadable],
+        }
+    with runtime.replacing(path) as file:
+        json.dump({"sets": sets, "rtf": real_time_factor(scores)}, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+
+
+def write_hypotheses(path: Path, scores: Sequence[SetScore]) -> None:
+    """JSON lines of ``{"id", "ref", "hyp"}``."""
+    with runtime.replacing(path) as file:
+        for score in scores:
+            for u in score.utterances:
+                line = {"id": u.id, "ref": u.reference, "hyp": u.hypothesis}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def real_time_factor(scores: Sequence[SetScore]) -> float:
+    """Seconds of processing (reading, features, model, decoding) a second of audio."""
+    return sum(score.processing for score in scores) / max(sum(score.audio for score in scores), 1e-9)

@@ -1,0 +1,199 @@
+"""``asr check``: every corpus of a recipe read once, and what training on it would meet and cost."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asr import recipe, runtime
+from asr.data.batches import load_batches, text_of
+from asr.data.corpora import open_corpora
+from asr.model.acoustic import AcousticModel, ctc_loss
+from asr.records import Batch, Rejection
+from asr.text.tokenise import build_tokeniser
+from asr.transcribe.loading import utterances, workers
+
+SPLITS = ("train", "dev", "test")
+HISTOGRAM_BINS = 8
+FORECAST_STEPS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitReport:
+    """One split: ``durations`` (s) and speakers of its good utterances, and each bad one."""
+
+    name: str
+    durations: tuple[float, ...]
+    speakers: frozenset[str]
+    rejected: tuple[Rejection, ...]
+
+    @property
+    def hours(self) -> float:
+        return sum(self.durations) / 3600
+
+    def faults(self) -> dict[str, list[Rejection]]:
+        """The bad utterances by kind of fault."""
+        kinds: dict[str, list[Rejection]] = {}
+        for rejection in self.rejected:
+            kinds.setdefault(rejection.fault, []).append(rejection)
+        return kinds
+
+    def histogram(self) -> list[tuple[float, float, int]]:
+        """(from s, to s, utterances) over equal bins of duration."""
+        if not self.durations:
+            return []
+        low, high = min(self.durations), max(self.durations)
+        width = max((high - low) / HISTOGRAM_BINS, 0.01)
+        counts = Counter(min(int((d - low) / width), HISTOGRAM_BINS - 1) for d in self.durations)
+        return [(low + i * width, low + (i + 1) * width, counts[i]) for i in range(HISTOGRAM_BINS)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """Measured on the largest batch: training time of one epoch in seconds, and the process's peak memory in bytes
+    (the GPU's, on a GPU)."""
+
+    device: str
+    parameters: int
+    epoch_seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preflight:
+    """All that ``asr check`` found. ``shared`` maps pairs of splits to the speakers they have in common."""
+
+    alphabet: tuple[str, ...]
+    splits: tuple[SplitReport, ...]
+    shared: dict[tuple[str, str], frozenset[str]]
+    forecast: Forecast | None
+
+
+def check(
+    settings: recipe.Recipe,
+    *,
+    root: Path,
+    device: str = "auto",
+    advance: Callable[[str, int], None] = lambda _split, _count: None,
+) -> Preflight:
+    """Reads every corpus once. ``advance`` hears of each batch's split and size. Raises AsrError where a corpus cannot
+    be opened at all; single bad utterances are findings."""
+    train_cuts = open_corpora(settings.corpora.train, root, seed=settings.seed).whole()
+    texts = (text_of(cut, settings.text.normalise) for cut in train_cuts)
+    tokeniser = build_tokeniser(settings.text.tokeniser, texts)
+    reports, largest = [], None
+    for name in SPLITS:
+        if not getattr(settings.corpora, name):
+            continue
+        cuts = train_cuts if name == "train" else open_corpora(getattr(settings.corpora, name), root).whole()
+        limits = settings.training.utterance_seconds if name == "train" else (0.0, float("inf"))
+        batches = load_batches(
+            cuts,
+            utterances(settings, tokeniser=tokeniser, seconds=limits),
+            max_batch_seconds=settings.training.max_batch_seconds,
+            buckets=settings.training.buckets,
+            workers=workers(settings),
+        )
+        durations: list[float] = []
+        speakers: set[str] = set()
+        rejected: list[Rejection] = []
+        for batch in batches:
+            durations += [n / settings.features.sample_rate for n in batch.waveform_lengths.tolist()]
+            speakers |= {speaker for speaker in batch.speakers if speaker}
+            rejected += batch.rejected
+            advance(name, len(batch) + len(batch.rejected))
+            if name == "train" and (largest is None or batch.waveforms.numel() > largest.waveforms.numel()):
+                largest = batch
+        reports.append(
+            SplitReport(name=name, durations=tuple(durations), speakers=frozenset(speakers), rejected=tuple(rejected))
+        )
+    shared = {
+        (a.name, b.name): a.speakers & b.speakers
+        for i, a in enumerate(reports)
+        for b in reports[i + 1 :]
+        if a.speakers & b.speakers
+    }
+    forecast = None
+    if largest is not None and len(largest):
+        forecast = _forecast(settings, len(tokeniser.tokens), largest, sum(reports[0].durations), device)
+    return Preflight(alphabet=tokeniser.tokens[1:], splits=tuple(reports), shared=shared, forecast=forecast)
+
+
+def _forecast(settings: recipe.Recipe, vocabulary: int, batch: Batch, seconds: float, device: str) -> Forecast:
+    """Trains a few steps on ``batch`` and scales their time to ``seconds`` of audio."""
+    on = runtime.pick_device(device)
+    model = AcousticModel(settings, vocabulary).to(on).train()
+
+    def step() -> None:
+        with runtime.autocast(on, settings.training.precision):
+            emissions = model(batch)
+        ctc_loss(emissions, batch.tokens, batch.token_lengths).backward()  # type: ignore[no-untyped-call]
+        model.zero_grad(set_to_none=True)
+        if on.type == "cuda":
+            torch.cuda.synchronize(on)
+
+    step()
+    started = time.perf_counter()
+    for _ in range(FORECAST_STEPS):
+        step()
+    spent = (time.perf_counter() - started) / FORECAST_STEPS
+    audio = int(batch.waveform_lengths.sum()) / settings.features.sample_rate
+    parameters = sum(p.numel() for p in model.parameters())
+    if on.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(on)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    optimiser_bytes = 3 * 4 * parameters  # Adam's two moments and the average, which these steps did not allocate
+    return Forecast(
+        device=str(on),
+        parameters=parameters,
+        epoch_seconds=spent * seconds / audio,
+        peak_bytes=peak + optimiser_bytes,
+    )
+
+
+def render(report: Preflight) -> list[Any]:
+    """The report as rich renderables, top to bottom."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("split", "utterances", "hours", "speakers", "shortest", "median", "longest", "left out", box=None)
+    for split in report.splits:
+        ordered = sorted(split.durations) or [0.0]
+        seconds = (f"{d:.1f} s" for d in (ordered[0], ordered[len(ordered) // 2], ordered[-1]))
+        row = (split.name, str(len(split.durations)), f"{split.hours:.2f}", str(len(split.speakers)), *seconds)
+        table.add_row(*row, str(len(split.rejected)))
+    parts: list[Any] = [table]
+
+    def line(text: str = "") -> None:
+        parts.append(Text(text))
+
+    for split in report.splits:
+        line(f"\n{split.name}, durations")
+        most = max((count for _, _, count in split.histogram()), default=1)
+        for low, high, count in split.histogram():
+            line(f"  {low:6.1f} to {high:5.1f} s  {'█' * round(40 * count / most):40}  {count}")
+        for fault, rejections in split.faults().items():
+            line(f"{split.name}: {len(rejections)} {fault}")
+            for rejection in rejections:
+                line(f"  {rejection.id}: {rejection.reason}")
+    tokens = " ".join("␣" if token == " " else token for token in report.alphabet[:80])
+    line(f"\nalphabet, {len(report.alphabet)} tokens: {tokens}")
+    for (a, b), speakers in report.shared.items():
+        names = ", ".join(sorted(speakers)[:10])
+        line(f"warning: {len(speakers)} speakers are in both {a} and {b} ({names}): error rates on {b} will flatter")
+    if report.forecast:
+        forecast = report.forecast
+        line(
+            f"forecast on {forecast.device}: {forecast.parameters / 1e6:.2f} M parameters, "
+            f"{forecast.epoch_seconds / 60:.1f} min an epoch before augmentation, "
+            f"peak memory {forecast.peak_bytes / 2**30:.1f} GiB"
+        )
+    return parts

@@ -1,0 +1,40 @@
+"""The loader as a recipe wants it: the one place where corpora meet the model's features and frames."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from asr import recipe, runtime
+from asr.data.batches import Utterances, load_batches
+from asr.model.encoder import emission_frames
+from asr.model.features import ReferenceFeatures
+from asr.records import Batch
+
+
+def utterances(settings: recipe.Recipe, **options: Any) -> Utterances:
+    """The loader's dataset for a recipe; ``options`` as Utterances takes them."""
+    features = settings.features
+    return Utterances(
+        sample_rate=features.sample_rate,
+        normalisation=settings.text.normalise,
+        emission_frames=functools.partial(emission_frames, features=features, conv=settings.encoder.conv),
+        featurise=ReferenceFeatures(features) if features.backend == "librosa" else None,
+        **options,
+    )
+
+
+def plain_batches(settings: recipe.Recipe, cuts: Any) -> Iterator[Batch]:
+    """A corpus as it is: nothing augmented, nothing refused but what cannot be read."""
+    return load_batches(
+        cuts,
+        utterances(settings),
+        max_batch_seconds=settings.training.max_batch_seconds,
+        workers=workers(settings),
+    )
+
+
+def workers(settings: recipe.Recipe) -> int:
+    """Loader processes: the recipe's number, or one per two cores."""
+    return runtime.default_workers() if settings.training.workers is None else settings.training.workers

@@ -1,0 +1,171 @@
+#!/usr/bin/env python
+"""Benchmarks, a subcommand a subject. Each compares its sides in one run, alternating, and prints the ratio last.
+
+scripts/benchmark.py encoder    our recurrent stack against nn.LSTM(bidirectional=True) on packed sequences
+scripts/benchmark.py loader     the training loop against the same loop fed with batches already in memory
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import nn
+
+from asr import recipe, runtime
+
+
+def alternate(
+    sides: dict[str, Callable[[], Any]], repeats: int, synchronise: Callable[[], None]
+) -> dict[str, list[float]]:
+    """Seconds of each side, run in turn so that a busy machine is busy for all."""
+    for run in sides.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, run in sides.items():
+            synchronise()
+            started = time.perf_counter()
+            run()
+            synchronise()
+            times[name].append(time.perf_counter() - started)
+    return times
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.3g} [{min(values):.3g}, {max(values):.3g}]"
+
+
+def report(figures: dict[str, Any], ratio: float, label: str, path: Path | None) -> None:
+    if path:
+        with runtime.replacing(path) as file:
+            json.dump({**figures, "ratio": ratio}, file, indent=1)
+    click.echo(f"{label}: {ratio:.2f}")
+
+
+@click.group()
+def main() -> None:
+    """Side-by-side measurements; the ratio is printed last."""
+
+
+@main.command()
+@click.option("--layers", default=3, show_default=True)
+@click.option("--hidden", default=256, show_default=True)
+@click.option("--batch", default=16, show_default=True)
+@click.option("--frames", default=250, show_default=True)
+@click.option("--repeats", default=5, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--json", "path", type=click.Path(path_type=Path))
+def encoder(layers: int, hidden: int, batch: int, frames: int, repeats: int, device: str, path: Path | None) -> None:
+    """A training step (forward, backward) of the recurrent stack, on the same weights, input and lengths."""
+    from asr.model.encoder import RecurrentStack
+
+    on = runtime.pick_device(device)
+    torch.manual_seed(0)
+    settings = recipe.Lstm(layers=layers, hidden=hidden, layer_norm=False, dropout=0.0)
+    ours = RecurrentStack(settings, 2 * hidden).to(on)
+    theirs = nn.LSTM(2 * hidden, hidden, layers, batch_first=True, bidirectional=True).to(on)
+    pairs = []
+    for i, layer in enumerate(ours.layers):
+        for suffix, cell in (("", layer.forwards), ("_reverse", layer.backwards)):
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+                pair = (getattr(cell, f"{name}_l0"), getattr(theirs, f"{name}_l{i}{suffix}"))
+                pair[1].data.copy_(pair[0].data)
+                pairs.append(pair)
+    values = torch.randn(batch, frames, 2 * hidden, device=on)
+    lengths = torch.linspace(frames // 2, frames, batch).long()
+    on_device = lengths.to(on)
+    real = (torch.arange(frames)[None, :] < lengths[:, None]).to(on)[:, :, None]
+
+    def step_ours() -> None:
+        ours.zero_grad()
+        outputs, _ = ours(values, on_device)
+        (outputs * real).square().sum().backward()
+
+    def step_theirs() -> None:
+        theirs.zero_grad()
+        packed = nn.utils.rnn.pack_padded_sequence(values, lengths, batch_first=True, enforce_sorted=False)
+        outputs, _ = nn.utils.rnn.pad_packed_sequence(theirs(packed)[0], batch_first=True)
+        outputs.square().sum().backward()
+
+    def synchronise() -> None:
+        if on.type == "cuda":
+            torch.cuda.synchronize(on)
+
+    times = alternate({"ours": step_ours, "packed": step_theirs}, repeats, synchronise)
+    difference = max(float((a.grad - b.grad).abs().max() / b.grad.abs().max()) for a, b in pairs)
+    click.echo(f"{layers}x{hidden}, batch {batch} x {frames} frames, {on}, {torch.get_num_threads()} threads")
+    for name, values_s in times.items():
+        click.echo(f"  {name:8} {spread(values_s)} s a step")
+    click.echo(f"  largest relative difference between gradients: {difference:.1e}")
+    ratio = statistics.median(b / a for a, b in zip(times["ours"], times["packed"], strict=True))
+    report({**times, "gradient_difference": difference}, ratio, "times as fast as packed nn.LSTM", path)
+
+
+@main.command()
+@click.argument("recipe_path", default="recipes/an4.yaml", metavar="[RECIPE]")
+@click.option("--data", default="../shared/data", show_default=True)
+@click.option("--batches", default=40, show_default=True)
+@click.option("--repeats", default=3, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option(
+    "--augment/--no-augment", default=False, help="With the recipe's speed perturbation, noise and reverberation."
+)
+@click.option("--json", "path", type=click.Path(path_type=Path))
+def loader(
+    recipe_path: str, data: str, batches: int, repeats: int, device: str, augment: bool, path: Path | None
+) -> None:
+    """Audio hours per hour of the training loop on the real loader, against the same batches held in memory."""
+    import itertools
+    import tempfile
+
+    from asr.model.acoustic import AcousticModel, ctc_loss
+    from asr.records import Batch
+    from asr.train.optimiser import build_optimiser
+    from asr.train.prepare import prepare
+
+    on = runtime.pick_device(device)
+    overrides = [] if augment else ["augment.speed=[1.0]", "augment.noise=null", "augment.reverb=null"]
+    settings = recipe.load_recipe(Path(recipe_path), overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        corpora = prepare(settings, Path(folder), root=Path(data).absolute(), resume=False)
+        model = AcousticModel(settings, len(corpora.tokeniser.tokens)).to(on).train()
+    optimiser = build_optimiser(model, settings.training)
+
+    def loaded() -> Iterator[Batch]:
+        return itertools.islice(corpora.train(0), batches)
+
+    cached = list(loaded())
+    seconds = sum(int(b.waveform_lengths.sum()) for b in cached) / settings.features.sample_rate
+
+    def run(source: Callable[[], Iterator[Batch]]) -> None:
+        for batch in source():
+            with runtime.autocast(on, settings.training.precision):
+                emissions = model(batch)
+            (ctc_loss(emissions, batch.tokens, batch.token_lengths) / batch.token_lengths.sum()).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.training.clip)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+
+    def synchronise() -> None:
+        if on.type == "cuda":
+            torch.cuda.synchronize(on)
+
+    times = alternate(
+        {"loader": lambda: run(loaded), "memory": lambda: run(lambda: iter(cached))}, repeats, synchronise
+    )
+    click.echo(f"{recipe_path}, {len(cached)} batches, {seconds:.0f} s of audio, {on}")
+    for name, values in times.items():
+        click.echo(f"  {name:8} {spread([seconds / v for v in values])} audio hours an hour")
+    ratio = statistics.median(m / r for m, r in zip(times["memory"], times["loader"], strict=True))
+    report({**times, "audio_seconds": seconds}, ratio, "share of the throughput with batches in memory", path)
+
+
+if __name__ == "__main__":
+    main()

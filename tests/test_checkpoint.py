@@ -1,0 +1,93 @@
+"""The model directory: what is saved is what is loaded, and a stranger's directory can only be refused."""
+
+import json
+import pickle
+import time
+
+import pytest
+import torch
+import toy
+
+from asr import checkpoint
+from asr.errors import CheckpointError
+from asr.model.acoustic import AcousticModel
+from asr.recipe import validate_recipe
+from asr.runtime import replacing
+from asr.text.tokenise import CharacterTokeniser
+
+
+@pytest.fixture
+def directory(tmp_path):
+    settings, tokeniser = validate_recipe(toy.recipe(), "toy"), CharacterTokeniser(" abc")
+    folder = tmp_path / "model"
+    checkpoint.save_description(folder, settings, tokeniser)
+    torch.manual_seed(0)
+    checkpoint.save_weights(folder / checkpoint.WEIGHTS, AcousticModel(settings, 5).state_dict())
+    checkpoint.save_meta(folder, {"results": {}})
+    return folder
+
+
+def test_what_is_loaded_is_what_was_saved(directory):
+    loaded = checkpoint.load_checkpoint(directory)
+    torch.manual_seed(0)
+    original = AcousticModel(loaded.recipe, 5)
+    for name, tensor in original.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], tensor)
+    assert loaded.tokeniser.tokens == ("<blank>", " ", "a", "b", "c")
+    assert not loaded.model.training
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "tokenizer.json", "model.safetensors", "meta.json"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "noise"])
+def test_a_damaged_file_is_a_sentence_that_names_the_directory(directory, name, damage):
+    file = directory / name
+    file.unlink()
+    if damage != "missing":
+        file.write_bytes(b"" if damage == "empty" else b"\x80\x04\x95garbage")
+    with pytest.raises(CheckpointError, match=str(directory)):
+        checkpoint.load_checkpoint(directory)
+
+
+def test_weights_of_another_size_are_refused(directory):
+    tokenizer = json.loads((directory / "tokenizer.json").read_text())
+    tokenizer["alphabet"].append("d")
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(CheckpointError, match="does not load"):
+        checkpoint.load_checkpoint(directory)
+
+
+def test_a_pickle_in_the_weights_place_is_not_run(directory, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (tmp_path.joinpath("ran").touch, ())
+
+    (directory / checkpoint.WEIGHTS).write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(CheckpointError):
+        checkpoint.load_checkpoint(directory)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_newest_model_is_the_one_whose_weights_were_written_last(directory, tmp_path):
+    assert checkpoint.newest(tmp_path) == directory
+    other = tmp_path / "other"
+    other.mkdir()
+    time.sleep(0.02)
+    (other / checkpoint.WEIGHTS).touch()
+    assert checkpoint.newest(tmp_path) == other
+    with pytest.raises(CheckpointError, match="train one"):
+        checkpoint.newest(tmp_path / "nothing")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("before")
+
+    def interrupted() -> None:
+        with replacing(file) as handle:
+            handle.write("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert file.read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,182 @@
+"""The command line as its user meets it: real processes, sentences, exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import toy
+
+COMMANDS = ["", "train", "transcribe", "evaluate", "check"]
+
+
+def asr(*arguments: object, cwd=None, stdin: bytes | None = None) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", "from asr.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, cwd=cwd, input=stdin, timeout=240, check=False)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a toy corpus, its recipe, and a trained models/toy."""
+    folder = tmp_path_factory.mktemp("home")
+    toy.write_corpus(folder / "data", 60, name="train")
+    toy.write_corpus(folder / "data", 8, seed=9, name="dev")
+    toy.write_recipe(folder / "toy.yaml", training={**toy.recipe()["training"], "epochs": 12})
+    done = asr("train", "toy.yaml", "--data", "data", cwd=folder)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"models/toy: dev WER" in done.stdout
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_answers_at_once_without_importing_torch(command):
+    done = asr(*command.split(), "--help")
+    assert done.returncode == 0
+    assert b"Usage:" in done.stdout
+    code = f"import sys\nfrom asr.cli import main\ntry: main({[*command.split(), '--help']})\nexcept SystemExit: pass\n"
+    code += "print([m for m in ('torch', 'numpy', 'pydantic', 'lhotse', 'librosa', 'rich') if m in sys.modules])"
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert seen.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_takes_less_than_300_ms():
+    def once() -> float:
+        started = time.perf_counter()
+        asr("transcribe", "--help")
+        return time.perf_counter() - started
+
+    assert min(once() for _ in range(5)) < 0.3
+
+
+def test_evaluate_prints_pooled_rates_and_writes_both_files(home):
+    done = asr("evaluate", "models/toy", "--json", "scores.json", "--hypotheses", "hypotheses.jsonl", cwd=home)
+    assert done.returncode == 0, done.stderr.decode()
+    scores = json.loads((home / "scores.json").read_text())
+    assert set(scores["sets"]) == {"toy"}
+    assert scores["sets"]["toy"]["utterances"] == 8
+    assert f"toy: WER {scores['sets']['toy']['wer']:.2%}".encode() in done.stdout
+    hypotheses = [json.loads(line) for line in (home / "hypotheses.jsonl").read_text().splitlines()]
+    assert {line["id"] for line in hypotheses} == {f"dev-{i}" for i in range(8)}
+
+
+def test_evaluate_takes_manifests_and_recipes(home):
+    done = asr("evaluate", "models/toy", "data/dev.jsonl", "toy.yaml", "--data", "data", cwd=home)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"data/dev: WER" in done.stdout
+    assert b"toy: WER" in done.stdout
+
+
+def test_an_unreadable_utterance_is_named_and_fails_the_evaluation(home, tmp_path):
+    rows = [json.loads(line) for line in (home / "data" / "dev.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["audio_filepath"] = str(home / "data" / row["audio_filepath"])
+    rows[0]["audio_filepath"] = "gone.flac"
+    (tmp_path / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = asr("evaluate", home / "models" / "toy", tmp_path / "set.jsonl")
+    assert done.returncode == 1
+    assert b"not scored: dev-0" in done.stderr
+    assert b"in 7 utterances" in done.stdout
+
+
+def test_transcribe_takes_the_newest_model_and_says_which(home):
+    done = asr("transcribe", "data/dev/0.flac", cwd=home)
+    assert done.returncode == 0
+    assert b"using models/toy" in done.stderr
+
+
+def test_transcribe_writes_words_with_times_as_json(home):
+    done = asr("transcribe", "data/dev/0.flac", "--format", "json", cwd=home)
+    document = json.loads(done.stdout)
+    assert document["text"] == " ".join(word["text"] for word in document["words"])
+    for word in document["words"]:
+        assert 0 <= word["start"] < word["end"] <= document["duration"] + 0.1
+        assert 0 <= word["confidence"] <= 1
+
+
+def test_transcribe_reads_standard_input(home):
+    named = asr("transcribe", "data/dev/0.flac", cwd=home).stdout
+    piped = asr("transcribe", "-", cwd=home, stdin=(home / "data" / "dev" / "0.flac").read_bytes()).stdout
+    assert piped == named
+
+
+def test_one_bad_file_does_not_stop_the_others(home, tmp_path):
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("this is not audio")
+    flac = (home / "data" / "dev" / "1.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(flac[: len(flac) // 2])
+    samples, rate = soundfile.read(home / "data" / "dev" / "0.flac")
+    stereo = np.stack([samples, samples], axis=1)
+    soundfile.write(tmp_path / "stereo.mp3", stereo, rate, format="MP3")
+    names = ["empty.wav", "text.wav", "cut.flac", "missing.wav", "stereo.mp3"]
+    done = asr("transcribe", *(tmp_path / name for name in names), "--model", home / "models" / "toy")
+    assert done.returncode == 1
+    complaints = done.stderr.decode().splitlines()
+    assert len(complaints) == 4
+    for name, complaint in zip(names, complaints, strict=False):
+        assert complaint.startswith("asr: ")
+        assert name in complaint
+    assert done.stdout.decode().startswith(str(tmp_path / "stereo.mp3") + "\t")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "gone.yaml"], "the recipe gone.yaml cannot be read: No such file or directory"),
+        (["train", "toy.yaml", "--data", "nowhere"], "nowhere/train.jsonl is not there"),
+        (["train", "toy.yaml", "--data", "data"], "models/toy is not empty: go on with --resume"),
+        (["train", "toy.yaml", "--set", "encoder.hiden=3"], 'unknown key; did you mean "hidden"?'),
+        (["evaluate", "data"], "data is not a whole model directory"),
+        (["evaluate", "models/toy", "gone.jsonl"], "gone.jsonl is not there"),
+        (["transcribe", "data/dev/0.flac", "--model", "gone"], "gone is not a model directory"),
+        (["transcribe", "data/dev/0.flac", "--device", "tpu"], '"tpu" is not a device'),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_exit_code_1(home, arguments, sentence):
+    done = asr(*arguments, cwd=home)
+    assert done.returncode == 1
+    assert sentence in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_no_half_written_file(home):
+    done = asr("evaluate", "models/toy", "--json", "/dev/full/scores.json", cwd=home)
+    assert done.returncode == 1
+    assert b"cannot be written" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_check_reports_what_training_would_meet(home, tmp_path):
+    rows = [json.loads(line) for line in (home / "data" / "train.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["audio_filepath"] = str(home / "data" / row["audio_filepath"])
+    rows[0]["text"] = "abc" * 100
+    rows[1]["text"] = ""
+    rows[2]["audio_filepath"] = "gone.flac"
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = asr("check", home / "toy.yaml", "--data", tmp_path, "--set", "corpora.test=[]")
+    report = done.stdout.decode()
+    assert done.returncode == 0, done.stderr.decode()
+    assert "train: 1 too short for its labels\n  train-0: too short for its labels: " in report
+    assert "train: 1 empty text\n  train-1" in report
+    assert "train: 1 unreadable\n  train-2" in report
+    assert "4 speakers are in both train and dev" in report
+    assert "alphabet, 4 tokens: ␣ a b c" in report
+    assert "forecast on " in report
+
+
+def test_ctrl_c_is_a_sentence(home):
+    command = [sys.executable, "-c", "from asr.cli import main; main()", "transcribe", "-", "--model", "models/toy"]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=home, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
+    time.sleep(4)
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert complaint.decode().strip().splitlines()[-1] == "asr: stopped"

@@ -1,0 +1,59 @@
+"""Greedy decoding: the collapse rule, and the times and confidences of words."""
+
+import pytest
+import torch
+
+from asr.decode.greedy import blank_rate, decode_greedy, words_of
+from asr.records import Emissions
+from asr.text.tokenise import CharacterTokeniser
+
+TOKENISER = CharacterTokeniser(" ab")  # ids: blank 0, space 1, a 2, b 3
+
+
+def emissions(*paths: str, sure: float = 0.9) -> Emissions:
+    """Emissions whose best path spells each string, "-" for blank, with probability ``sure``."""
+    longest = max(map(len, paths))
+    log_probs = torch.full((len(paths), longest, 4), (1 - sure) / 3)
+    for i, path in enumerate(paths):
+        for frame, letter in enumerate(path.ljust(longest, "a")):  # what lies past the end must not be read
+            log_probs[i, frame, "- ab".index(letter)] = sure
+    return Emissions(log_probs=log_probs.log(), lengths=torch.tensor([len(p) for p in paths]), frame_shift=0.04)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [("a", "a"), ("aa-a", "aa"), ("--", ""), ("aabb", "ab"), ("a- -b", "a b"), (" a ", "a"), ("a-  -b", "a b")],
+)
+def test_repeats_merge_and_blanks_part_them(path, text):
+    assert decode_greedy(emissions(path), TOKENISER)[0].text == text
+
+
+def test_frames_past_an_utterances_length_are_not_decoded():
+    long, short = decode_greedy(emissions("a-b-a", "b"), TOKENISER)
+    assert (long.text, short.text) == ("aba", "b")
+
+
+def test_a_hypothesis_carries_the_frame_and_probability_of_each_token():
+    [hypothesis] = decode_greedy(emissions("-a--b"), TOKENISER)
+    assert hypothesis.tokens == (2, 3)
+    assert hypothesis.frames == (1, 4)
+    assert hypothesis.probabilities == pytest.approx((0.9, 0.9))
+    assert hypothesis.acoustic_score == pytest.approx(5 * torch.tensor(0.9).log().item(), rel=1e-5)
+
+
+def test_a_tokens_frame_is_where_its_run_peaks():
+    path = emissions("aaa")
+    path.log_probs[0, 1, 2] = -0.01
+    assert decode_greedy(path, TOKENISER)[0].frames == (1,)
+
+
+def test_words_have_times_in_seconds_and_the_geometric_mean_of_their_tokens_as_confidence():
+    [hypothesis] = decode_greedy(emissions("-ab- -b"), TOKENISER)
+    first, second = words_of(hypothesis, TOKENISER, 0.04, offset=1.0)
+    assert (first.text, first.start, first.end) == ("ab", 1.04, 1.12)
+    assert (second.text, second.start, second.end) == ("b", 1.24, 1.28)
+    assert first.confidence == pytest.approx(0.9, abs=1e-4)
+
+
+def test_blank_rate_counts_real_frames_alone():
+    assert float(blank_rate(emissions("--a-", "-"))) == pytest.approx(4 / 5)

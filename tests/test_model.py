@@ -1,0 +1,183 @@
+"""The encoder and the CTC head: padding, direction, state, and the loss."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from asr import recipe
+from asr.model.acoustic import AcousticModel, ctc_loss, mask_randomly
+from asr.model.encoder import Encoder, RecurrentStack, emission_frames
+from asr.model.recurrent import RecurrentLayer, flip_within
+from asr.records import BLANK, Batch, Emissions
+
+CELLS = {
+    "lstm": (recipe.Lstm, nn.LSTM, {}),
+    "gru": (recipe.Gru, nn.GRU, {}),
+    "tanh": (recipe.Rnn, nn.RNN, {"nonlinearity": "tanh"}),
+    "relu": (recipe.Rnn, nn.RNN, {"nonlinearity": "relu"}),
+}
+ENCODERS = {
+    "feedforward": {"kind": "feedforward", "context": 3},
+    "rnn_tanh": {"kind": "rnn", "nonlinearity": "tanh"},
+    "rnn_relu": {"kind": "rnn", "nonlinearity": "relu", "bidirectional": False},
+    "gru": {"kind": "gru"},
+    "lstm_forward": {"kind": "lstm", "bidirectional": False},
+    "bilstm": {"kind": "lstm"},
+    "bilstm_projected": {"kind": "lstm", "projection": 12},
+    "bilstm_no_conv": {"kind": "lstm", "conv": None},
+    "bilstm_x2": {"kind": "lstm", "conv": {"channels": [4, 4, 4], "subsampling": 2}},
+    "bilstm_x1": {"kind": "lstm", "conv": {"channels": [4], "subsampling": 1}, "layer_norm": False},
+}
+
+
+def settings_of(encoder: dict) -> recipe.Recipe:
+    source = [{"kind": "manifest", "path": "x"}]
+    raw = {"corpora": {"train": source, "dev": source}, "encoder": {"layers": 2, "hidden": 16, **encoder}}
+    return recipe.validate_recipe(raw, "test")
+
+
+def batch_of(waveforms: list[torch.Tensor]) -> Batch:
+    return Batch(
+        ids=tuple(str(i) for i in range(len(waveforms))),
+        texts=("",) * len(waveforms),
+        speakers=("",) * len(waveforms),
+        waveforms=nn.utils.rnn.pad_sequence(waveforms, batch_first=True),
+        waveform_lengths=torch.tensor([len(w) for w in waveforms]),
+        tokens=torch.zeros(len(waveforms), 0, dtype=torch.int64),
+        token_lengths=torch.zeros(len(waveforms), dtype=torch.int64),
+    )
+
+
+def test_flip_within_reverses_real_frames_and_leaves_padding_behind():
+    values = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0]]).float()[:, :, None]
+    flipped = flip_within(values, torch.tensor([4, 2]))[:, :, 0]
+    assert flipped.tolist() == [[4, 3, 2, 1], [6, 5, 0, 0]]
+
+
+@pytest.mark.parametrize(("kind", "torch_cell", "options"), CELLS.values(), ids=CELLS)
+def test_a_bidirectional_layer_equals_pytorchs_over_packed_input_with_the_same_gradients(kind, torch_cell, options):
+    torch.manual_seed(0)
+    name = {"Lstm": "lstm", "Gru": "gru", "Rnn": "rnn"}[kind.__name__]
+    ours = RecurrentLayer(kind(kind=name, hidden=7, layer_norm=False, **options), 5)
+    theirs = torch_cell(5, 7, batch_first=True, bidirectional=True, **options)
+    pairs = []
+    for suffix, cell in (("", ours.forwards), ("_reverse", ours.backwards)):
+        for weight in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"):
+            pairs.append((cell.get_parameter(weight), theirs.get_parameter(weight + suffix)))
+            pairs[-1][1].data.copy_(pairs[-1][0].data)
+    values, lengths = torch.randn(3, 9, 5), torch.tensor([9, 4, 6])
+    real = (torch.arange(9)[None, :] < lengths[:, None])[:, :, None]
+    outputs, _ = ours(values, lengths)
+    packed = nn.utils.rnn.pack_padded_sequence(values, lengths, batch_first=True, enforce_sorted=False)
+    expected, _ = nn.utils.rnn.pad_packed_sequence(theirs(packed)[0], batch_first=True)
+    torch.testing.assert_close(outputs * real, expected, atol=1e-5, rtol=1e-5)
+    (outputs * real).square().sum().backward()
+    expected.square().sum().backward()
+    for mine, reference in pairs:
+        torch.testing.assert_close(mine.grad, reference.grad, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS.values(), ids=ENCODERS)
+def test_an_utterances_emissions_do_not_depend_on_its_batch(encoder):
+    torch.manual_seed(1)
+    settings = settings_of(encoder)
+    model = AcousticModel(settings, 6).eval()
+    waveforms = [0.1 * torch.randn(n) for n in (4000, 7777, 12345)]
+    together = model(batch_of(waveforms))
+    for i, waveform in enumerate(waveforms):
+        alone = model(batch_of([waveform]))
+        frames = int(alone.lengths[0])
+        assert frames == int(together.lengths[i]) == alone.log_probs.shape[1]
+        assert frames == emission_frames(len(waveform), settings.features, settings.encoder.conv)
+        torch.testing.assert_close(together.log_probs[i, :frames], alone.log_probs[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("encoder", [e for e in ENCODERS.values() if e.get("bidirectional") is False])
+def test_a_one_directional_stack_fed_in_chunks_equals_the_whole(encoder):
+    torch.manual_seed(2)
+    stack = RecurrentStack(settings_of(encoder).encoder, 10).eval()
+    values = torch.randn(2, 11, 10)
+    whole, none = stack(values, torch.tensor([11, 11]))
+    assert none is None
+    states, pieces = stack.initial_states(2), []
+    for chunk in values.split([3, 1, 7], dim=1):
+        piece, states = stack(chunk, torch.tensor([chunk.shape[1]] * 2), states)
+        pieces.append(piece)
+    torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-5, rtol=1e-5)
+
+
+def test_the_state_is_the_one_after_each_utterances_own_last_frame():
+    torch.manual_seed(3)
+    layer = RecurrentLayer(recipe.Lstm(hidden=4, bidirectional=False), 3).eval()
+    values = torch.randn(2, 6, 3)
+    _, (hidden, cell) = layer(values, torch.tensor([6, 2]), layer.initial_state(2))
+    _, (alone_hidden, alone_cell) = layer(values[1:, :2], torch.tensor([2]), layer.initial_state(1))
+    torch.testing.assert_close(hidden[:, 1:], alone_hidden)
+    torch.testing.assert_close(cell[:, 1:], alone_cell)
+
+
+def test_a_bidirectional_layer_refuses_a_state():
+    layer = RecurrentLayer(recipe.Lstm(hidden=4), 3)
+    with pytest.raises(ValueError, match="whole utterances"):
+        layer(torch.zeros(1, 2, 3), torch.tensor([2]), layer.initial_state(1))
+
+
+def test_spec_augment_masks_while_training_alone():
+    settings = settings_of({"kind": "lstm", "dropout": 0.0})
+    torch.manual_seed(4)
+    model = AcousticModel(settings, 5)
+    batch = batch_of([torch.randn(16000)])
+    assert not torch.equal(model.train()(batch).log_probs, model(batch).log_probs)
+    assert torch.equal(model.eval()(batch).log_probs, model(batch).log_probs)
+
+
+def test_masks_are_drawn_for_each_utterance_apart_and_stay_within_their_limits():
+    torch.manual_seed(5)
+    limits = recipe.SpecAugment(time_masks=1, time_frames=10, time_fraction=1.0, frequency_masks=0)
+    masked = mask_randomly(torch.ones(50, 100, 8), limits).eq(0).all(dim=2).sum(dim=1)
+    assert masked.max() <= 10
+    assert masked.unique().numel() > 3
+
+
+def test_ctc_loss_is_minus_the_log_of_the_sum_over_all_paths():
+    torch.manual_seed(6)
+    log_probs = torch.randn(1, 4, 3).log_softmax(-1)
+    total = sum(
+        math.exp(sum(float(log_probs[0, t, k]) for t, k in enumerate(path)))
+        for path in itertools.product(range(3), repeat=4)
+        if [k for k, _ in itertools.groupby(path) if k != BLANK] == [1, 2]
+    )
+    emissions = Emissions(log_probs=log_probs, lengths=torch.tensor([4]), frame_shift=0.04)
+    loss = ctc_loss(emissions, torch.tensor([[1, 2]]), torch.tensor([2]))
+    assert float(loss) == pytest.approx(-math.log(total), abs=1e-5)
+
+
+def test_an_utterance_too_short_for_its_labels_has_infinite_loss_rather_than_none():
+    emissions = Emissions(log_probs=torch.zeros(1, 2, 3).log_softmax(-1), lengths=torch.tensor([2]), frame_shift=0.04)
+    assert ctc_loss(emissions, torch.tensor([[1, 1]]), torch.tensor([2])).isinf()
+
+
+def test_the_forget_gate_starts_open():
+    layer = RecurrentLayer(recipe.Lstm(hidden=4), 3)
+    biases = layer.forwards.bias_ih_l0 + layer.forwards.bias_hh_l0
+    assert biases[4:8].tolist() == [1.0] * 4
+
+
+def test_every_encoder_kind_has_the_size_its_recipe_says():
+    assert Encoder(settings_of({"kind": "lstm"}).encoder, 80).size == 32
+    assert Encoder(settings_of({"kind": "lstm", "projection": 12}).encoder, 80).size == 12
+    assert Encoder(settings_of({"kind": "feedforward"}).encoder, 80).size == 16
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("encoder", ENCODERS.values(), ids=ENCODERS)
+def test_a_gpu_emits_what_the_cpu_does(encoder):
+    torch.manual_seed(7)
+    model = AcousticModel(settings_of(encoder), 6).eval()
+    batch = batch_of([0.1 * torch.randn(n) for n in (4000, 12345)])
+    expected = model(batch).log_probs
+    found = model.cuda()(batch).log_probs.cpu()
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)

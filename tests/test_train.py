@@ -1,0 +1,228 @@
+"""Training: it learns, it resumes to the same weights, it says what it leaves out and why it stops."""
+
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import toy
+from safetensors.torch import load_file
+from torch import nn
+
+import asr
+from asr import recipe
+from asr.errors import RecipeError, TrainingError
+from asr.recipe import validate_recipe
+from asr.train import optimiser
+from asr.train.loop import train
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    toy.write_corpus(folder, 60, name="train")
+    toy.write_corpus(folder, 8, seed=9, name="dev")
+    return folder
+
+
+def settings_of(**training) -> recipe.Recipe:
+    raw = toy.recipe()
+    return validate_recipe({**raw, "training": {**raw["training"], **training}}, "toy")
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("models") / "toy"
+    meta = train(settings_of(epochs=25), directory, root=corpus)
+    return directory, meta
+
+
+def test_a_toy_language_is_learnt_from_the_recipe(trained, corpus):
+    directory, meta = trained
+    assert meta["results"]["dev"]["wer"] < 0.2
+    row = json.loads((corpus / "dev.jsonl").read_text().splitlines()[0])
+    transcript = asr.load(directory).transcribe(corpus / row["audio_filepath"])
+    assert transcript.duration == pytest.approx(row["duration"], abs=1e-3)
+    assert [word.text for word in transcript.words] == transcript.text.split()
+
+
+def test_a_model_directory_holds_what_the_documentation_says(trained):
+    directory, meta = trained
+    names = {path.name for path in directory.iterdir()}
+    assert names == {
+        "model.safetensors",
+        "last.safetensors",
+        "recipe.yaml",
+        "tokenizer.json",
+        "meta.json",
+        "metrics.jsonl",
+        "training.png",
+        "training",
+    }
+    assert json.loads((directory / "meta.json").read_text()) == {"format": 1, **meta}
+    assert (directory / "training.png").read_bytes().startswith(b"\x89PNG")
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    assert [line["epoch"] for line in epochs] == list(range(1, 26))
+    assert epochs[-1]["train_loss"] < 0.3 * epochs[0]["train_loss"]
+    steps = [line for line in lines if line["kind"] == "step"]
+    assert {"loss", "blank_rate", "gradient_norm", "learning_rate", "audio_hours_per_hour"} <= set(steps[0])
+
+
+def test_resuming_a_finished_run_trains_no_further(trained, corpus):
+    directory, meta = trained
+    before = (directory / "model.safetensors").stat().st_mtime_ns
+    assert train(settings_of(epochs=25), directory, root=corpus, resume=True) == meta
+    assert (directory / "model.safetensors").stat().st_mtime_ns == before
+
+
+def run_asr(*arguments: object, **options) -> subprocess.Popen:
+    command = [sys.executable, "-c", "from asr.cli import main; main()", *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
+
+
+def steps_logged(directory) -> int:
+    metrics = directory / "metrics.jsonl"
+    return sum('"step"' in line for line in metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_run_killed_mid_epoch_resumes_to_the_same_weights_bit_for_bit(corpus, tmp_path, kill):
+    sections = {"training": {**toy.recipe()["training"], "epochs": 4, "max_batch_seconds": 3, "save_minutes": 1e-3}}
+    path = toy.write_recipe(tmp_path / "toy.yaml", **sections)
+    # A worker process beside the killed run, none in the other: the batches must not depend on it.
+    command = ("train", path, "--data", corpus, "--set", "training.workers=1", "--out")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(recipe.load_recipe(path), whole, root=corpus)
+
+    process = run_asr(*command, cut)
+    deadline = time.monotonic() + 120
+    while steps_logged(cut) < 4 or not (cut / "training" / "state.pt").exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(kill)
+    _, message = process.communicate(timeout=60)
+    if kill == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 1
+        assert "--resume goes on from here" in message
+    state = torch.load(cut / "training" / "state.pt", weights_only=True)["progress"]
+    assert not state["finished"]
+
+    resumed = run_asr(*command, cut, "--resume")
+    _, message = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, message
+    for name in ("model.safetensors", "last.safetensors"):
+        expected, found = load_file(whole / name), load_file(cut / name)
+        assert all(torch.equal(expected[key], found[key]) for key in expected)
+    epochs = [json.loads(line) for line in (cut / "metrics.jsonl").read_text().splitlines() if '"epoch"' in line[:20]]
+    assert [line["epoch"] for line in epochs] == [1, 2, 3, 4]
+
+
+def test_a_directory_with_a_run_in_it_is_not_overwritten(trained, corpus):
+    with pytest.raises(RecipeError, match="--resume"):
+        train(settings_of(epochs=25), trained[0], root=corpus)
+
+
+def test_a_run_is_not_resumed_with_another_recipe_and_each_difference_is_named(trained, corpus):
+    with pytest.raises(RecipeError, match=r"training.learning_rate: was 0.01, is 0.5"):
+        train(settings_of(epochs=25, learning_rate=0.5), trained[0], root=corpus, resume=True)
+
+
+def test_bad_utterances_are_named_counted_and_left_out(corpus, tmp_path):
+    lines = (corpus / "train.jsonl").read_text().splitlines()[:12]
+    rows = [{**row, "audio_filepath": str(corpus / row["audio_filepath"])} for row in map(json.loads, lines)]
+    rows[0]["text"] = ""
+    rows[1]["text"] = "abc" * 200
+    (tmp_path / "broken.flac").write_bytes(b"fLaC, but no more")
+    rows[2]["audio_filepath"] = str(tmp_path / "broken.flac")
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[3:]))
+    train(settings_of(epochs=2), tmp_path / "model", root=tmp_path)
+    named = [json.loads(line) for line in (tmp_path / "model" / "training" / "rejected.jsonl").read_text().splitlines()]
+    reasons = {line["id"]: line["reason"] for line in named}
+    assert set(reasons) == {rows[0]["id"], rows[1]["id"], rows[2]["id"]}
+    assert "empty" in reasons[rows[0]["id"]]
+    assert "too short for its labels" in reasons[rows[1]["id"]]
+    assert "broken.flac" in reasons[rows[2]["id"]]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_advice(corpus, tmp_path):
+    with pytest.raises(TrainingError, match=r"lower training\.learning_rate"):
+        train(settings_of(learning_rate=1e30, warmup_steps=0, epochs=5), tmp_path / "model", root=corpus)
+
+
+def test_early_stopping_waits_its_patience(corpus, tmp_path):
+    meta = train(settings_of(epochs=20, patience=2, learning_rate=1e-7), tmp_path / "model", root=corpus)
+    assert meta["training"]["epochs"] == 3
+    assert meta["training"]["finished"]
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"features": {"kind": "mfcc", "sample_rate": toy.RATE, "mels": 24}},
+        {"features": {"kind": "log_mel", "sample_rate": toy.RATE, "mels": 24, "backend": "librosa"}},
+        {"features": {"kind": "log_mel", "sample_rate": toy.RATE, "mels": 24, "normalise": "global"}},
+        {"text": {"tokeniser": {"kind": "sentencepiece", "vocabulary": 12}}},
+        {"augment": {"reverb": {"probability": 1.0}, "noise": {"path": "train", "probability": 1.0}}},
+    ],
+    ids=["mfcc", "librosa", "global statistics", "sentencepiece", "noise and reverberation"],
+)
+def test_every_choice_of_a_recipe_trains_and_loads(corpus, tmp_path, sections):
+    raw = toy.recipe(**sections)
+    raw["training"]["epochs"] = 1
+    meta = train(validate_recipe(raw, "toy"), tmp_path / "model", root=corpus)
+    assert math.isfinite(meta["results"]["dev"]["loss"])
+    row = json.loads((corpus / "dev.jsonl").read_text().splitlines()[0])
+    assert asr.load(tmp_path / "model").transcribe(corpus / row["audio_filepath"]).duration > 0
+
+
+def test_the_learning_rate_warms_up_then_decays():
+    settings = recipe.Training(learning_rate=1.0, warmup_steps=10)
+    rates = [optimiser.learning_rate(step, 110, settings) for step in range(110)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[60] == pytest.approx(0.5)
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+
+
+def test_the_mean_of_the_last_epochs_weights_is_their_mean():
+    model = nn.Linear(1, 1)
+    average = optimiser.build_average(recipe.LastK(kind="last", epochs=2), model)
+    for value in (1.0, 2.0, 4.0):
+        nn.init.constant_(model.weight, value)
+        average.after_epoch(model)
+    assert average.weights(model)["weight"].item() == 3.0
+
+
+def test_an_exponential_average_follows_the_weights():
+    model = nn.Linear(1, 1)
+    average = optimiser.build_average(recipe.Ema(decay=0.5), model)
+    nn.init.constant_(model.weight, 8.0)
+    for _ in range(60):
+        average.after_step(model)
+    assert average.weights(model)["weight"].item() == pytest.approx(8.0, abs=1e-4)
+    assert average.weights(model)["weight"] is not model.weight
+
+
+def test_what_a_killed_run_leaves_is_never_a_torn_file(corpus, tmp_path):
+    path = toy.write_recipe(
+        tmp_path / "toy.yaml", training={**toy.recipe()["training"], "epochs": 50, "save_minutes": 1e-3}
+    )
+    process = run_asr("train", path, "--data", corpus, "--out", tmp_path / "model", env=os.environ)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "model" / "model.safetensors").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    assert asr.load(tmp_path / "model").transcribe(corpus / "dev" / "0.flac").duration > 0
