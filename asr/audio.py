@@ -21,6 +21,9 @@ from asr.records import Waveform
 Recording = Path | bytes
 MAX_SECONDS = 24 * 3600
 """A header that claims more than a day is taken for damage."""
+_CONTAINERS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
+"""What FFmpeg may take a recording for: formats that hold audio. Its playlists (concat, hls, dash) hold the names of
+other files and hosts, which whoever hands over a recording must not be able to have opened."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +144,7 @@ def _read_av(
     import av
 
     try:
-        with av.open(_open(recording)) as container:
+        with av.open(_open(recording), options={"format_whitelist": _CONTAINERS}) as container:
             if not container.streams.audio:
                 raise AudioError(f"{describe(recording)} holds no audio stream")
             rate = container.streams.audio[0].rate
