@@ -150,7 +150,8 @@ def _read_av(
             rate = container.streams.audio[0].rate
             blocks = list(_decode(container, rate, math.inf if duration is None else offset + duration))
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        reason = cause or getattr(error, "strerror", None) or error
+        # Without soundfile's prefix, which repeats the file's name or, for bytes, an object's address.
+        reason = getattr(cause, "error_string", None) or cause or getattr(error, "strerror", None) or error
         raise AudioError(f"{describe(recording)} is not audio that can be read: {reason}") from error
     samples = np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0), np.float32)
     end = None if duration is None else round((offset + duration) * rate)
