@@ -132,8 +132,9 @@ def _check_bytes(recording: Recording) -> None:
             raise AudioError(f"{recording} is a folder, not a recording")
         else:
             size = recording.stat().st_size
-    except OSError as error:
-        raise AudioError(f"{recording} cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise AudioError(f"{recording} cannot be read: {reason}") from error
     if size == 0:
         raise AudioError(f"{describe(recording)} is empty (0 bytes)")
 
