@@ -291,19 +291,24 @@ class Recipe(Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2 scalars (``1e-3`` is a number, ``no`` is a word), no aliases and no repeated keys."""
+    """SafeLoader with YAML 1.2 scalars (``1e-3`` is a number, ``no`` is a word), no aliases, tags or repeated keys."""
 
     yaml_implicit_resolvers: typing.ClassVar[dict[str, list[Any]]] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise RecipeError(f"line {event.start_mark.line + 1}: a recipe does not use YAML aliases (*name)")
+        event = self.peek_event()
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            raise RecipeError(f"line {line}: a recipe does not use YAML aliases (*name)")
+        if tag := getattr(event, "tag", None):
+            raise RecipeError(f"line {line}: a recipe does not use YAML tags; found {tag}")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise RecipeError(f"line {key.start_mark.line + 1}: a key is a word, not a list or a mapping")
             if key.value in seen:
                 raise RecipeError(f'line {key.start_mark.line + 1}: the key "{key.value}" stands here twice')
             seen.add(key.value)
