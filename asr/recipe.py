@@ -29,9 +29,9 @@ MAX_RECIPE_BYTES = 1_000_000
 
 
 class Section(BaseModel):
-    """A mapping in a recipe: unknown keys are faults, values are strict, results are frozen."""
+    """A mapping in a recipe: unknown keys are faults, values are strict, numbers finite, results frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 # --------------------------------------------------------------------------------------------------- corpora
