@@ -405,7 +405,7 @@ def _override(raw: Any, override: str) -> None:
         here = ".".join(keys[:depth]) or "the recipe"
         index: Any = key
         if isinstance(node, list):
-            if not key.isdigit() or int(key) >= len(node):
+            if not key.isdecimal() or int(key) >= len(node):
                 raise RecipeError(f'--set {path}: {here} is a list of {len(node)}, and "{key}" is none of its places')
             index = int(key)
         elif not isinstance(node, dict):
