@@ -8,6 +8,7 @@ a cut, so that whoever loads it names it.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -48,7 +49,7 @@ def open_corpus(source: recipe.Corpus, root: Path) -> Any:
     from lhotse import CutSet
 
     if isinstance(source, recipe.LhotseCorpus):
-        return CutSet(_Selected(_open_lhotse(_inside(source.path, root)), source.includes))
+        return CutSet(_Selected(_LhotseCuts(_existing(_inside(source.path, root))), source.includes))
     return CutSet(_Cuts(_utterances(source, root), source.includes))
 
 
@@ -140,14 +141,42 @@ class _Selected:
                 yield cut
 
 
-def _open_lhotse(path: Path) -> Any:
-    from lhotse import CutSet
+@dataclass
+class _LhotseCuts:
+    """Cuts of a lhotse cuts file or Shar folder, checked: lhotse would run a source of type "command" in a shell."""
 
-    if path.is_dir():
-        return CutSet.from_shar(in_dir=path)
-    if not path.is_file():
-        raise CorpusError(f"{path} is neither a lhotse cuts file nor a Shar folder")
-    return CutSet.from_jsonl_lazy(path)
+    path: Path
+
+    def __iter__(self) -> Iterator[Any]:
+        from lhotse import CutSet
+        from lhotse.cut import Cut
+
+        cuts = iter(CutSet.from_shar(in_dir=self.path) if self.path.is_dir() else CutSet.from_jsonl_lazy(self.path))
+        for number in itertools.count(1):
+            where = f"{self.path}, cut {number}" if self.path.is_dir() else f"{self.path}, line {number}"
+            try:
+                cut = next(cuts)
+            except StopIteration:
+                return
+            except (ValueError, TypeError, KeyError, AttributeError, AssertionError, OSError, EOFError) as error:
+                raise CorpusError(f"{where}: not a lhotse cut: {str(error) or type(error).__name__}") from error
+            if not isinstance(cut, Cut):
+                raise CorpusError(f"{where}: expected a lhotse cut, found {type(cut).__name__}")
+            for kind in _source_types(cut.to_dict()):
+                if kind not in {"file", "memory", "shar"}:
+                    raise CorpusError(f"{where}: an audio source of type {kind}, which is not run; write the audio out first")
+            yield cut
+
+
+def _source_types(node: Any) -> Iterator[str]:
+    """The types of all audio sources in a cut's dictionary, those of mixed-in cuts and of transforms included."""
+    if isinstance(node, dict):
+        if "source" in node and "type" in node:
+            yield str(node["type"])
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for item in node:
+            yield from _source_types(item)
 
 
 # ------------------------------------------------------------------------------------------------------- kinds
@@ -177,6 +206,10 @@ def _utterances(source: recipe.Corpus, root: Path) -> Callable[[], Iterator[Utte
             manifest = espeak.synthesise_corpus(source)
             return lambda: read_manifest(manifest)
     raise AssertionError(source)  # a kind in the schema without a reader here
+
+
+def _existing(path: Path) -> Path:
+    return path if path.is_dir() else _existing_file(path)
 
 
 def _existing_file(path: Path) -> Path:
