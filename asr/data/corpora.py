@@ -243,19 +243,30 @@ def read_manifest(path: Path) -> Iterator[Utterance]:
         rows = _json_lines(path)
     for number, row in rows:
         try:
-            audio_path = str(row["audio_filepath"])
-            yield Utterance(
+            if not row["audio_filepath"]:
+                raise ValueError("audio_filepath is empty")
+            utterance = Utterance(
                 id=str(row.get("id") or f"{path.stem}-{number:06d}"),
-                audio=path.parent / audio_path,
+                audio=path.parent / str(row["audio_filepath"]),
                 text=str(row["text"] if row["text"] is not None else ""),
                 speaker=str(row.get("speaker") or ""),
-                offset=float(row.get("offset") or 0.0),
-                duration=float(row["duration"]) if row.get("duration") else None,
+                offset=_seconds(row.get("offset") or 0.0),
+                duration=_seconds(row["duration"]) if row.get("duration") else None,
             )
+            # JSON can spell half a surrogate pair, which no file name and no hash takes.
+            f"{utterance.id}{utterance.audio}{utterance.text}{utterance.speaker}".encode()
         except KeyError as error:
             raise CorpusError(f"{path}, line {number}: {error} is missing; found {', '.join(map(str, row))}") from error
         except (TypeError, ValueError) as error:
             raise CorpusError(f"{path}, line {number}: {error}") from error
+        yield utterance
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"offset and duration are seconds, 0 or more; found {value}")
+    return seconds
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -355,6 +366,7 @@ def _read_kaldi(folder: Path) -> Iterator[Utterance]:
         where = f"{folder / 'segments'}, line {number}"
         try:
             recording, start, end = value.split()
-            yield utterance(id, recording, float(start), float(end) - float(start), where)
+            offset, duration = _seconds(start), _seconds(float(end) - float(start))
         except ValueError as error:
             raise CorpusError(f"{where}: expected UTTERANCE RECORDING START END, found {id} {value}") from error
+        yield utterance(id, recording, offset, duration, where)
