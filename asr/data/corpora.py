@@ -164,7 +164,7 @@ class _LhotseCuts:
                 raise CorpusError(f"{where}: expected a lhotse cut, found {type(cut).__name__}")
             for kind in _source_types(cut.to_dict()):
                 if kind not in {"file", "memory", "shar"}:
-                    raise CorpusError(f"{where}: an audio source of type {kind}, which is not run; write the audio out first")
+                    raise CorpusError(f"{where}: an audio source of type {kind}, which is never run; use files")
             yield cut
 
 
@@ -225,11 +225,13 @@ def _existing_folder(path: Path) -> Path:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    return ((number, line) for number, line in _all_lines(path) if line.strip())
+
+
+def _all_lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line
+            yield from enumerate(file, 1)
     except (UnicodeDecodeError, OSError) as error:
         raise CorpusError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from error
 
@@ -282,9 +284,14 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    reader = csv.DictReader((line for _, line in _lines(path)), delimiter=delimiter, quoting=quoting)
-    for row in reader:
-        yield reader.line_num, {key: value for key, value in row.items() if key is not None}
+    # Blank lines too, so that the reader counts lines as an editor does; those between rows it skips itself.
+    lines = (line if line.strip() else "\n" for _, line in _all_lines(path))
+    reader = csv.DictReader(lines, delimiter=delimiter, quoting=quoting)
+    try:
+        for row in reader:
+            yield reader.line_num, {key: value for key, value in row.items() if key is not None}
+    except csv.Error as error:
+        raise CorpusError(f"{path}, line {reader.reader.line_num}: {error}") from error
 
 
 def _read_librispeech(split: Path) -> Iterator[Utterance]:
