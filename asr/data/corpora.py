@@ -300,10 +300,11 @@ def _read_librispeech(split: Path) -> Iterator[Utterance]:
     for transcript in sorted(split.glob("*/*/*.trans.txt")):
         for number, line in _lines(transcript):
             found = True
-            id, _, text = line.strip().partition(" ")
+            id, *text = line.split(maxsplit=1)
             if not text:
                 raise CorpusError(f"{transcript}, line {number}: an id without a text")
-            yield Utterance(id=id, audio=transcript.parent / f"{id}.flac", text=text, speaker=id.split("-")[0])
+            flac = transcript.parent / f"{id}.flac"
+            yield Utterance(id=id, audio=flac, text=text[0].strip(), speaker=id.split("-")[0])
     if not found:
         raise CorpusError(f"{split} holds no SPEAKER/CHAPTER/*.trans.txt: it is not laid out as LibriSpeech is")
 
@@ -342,8 +343,8 @@ def _read_kaldi(folder: Path) -> Iterator[Utterance]:
 
     def table(name: str) -> Iterator[tuple[int, str, str]]:
         for number, line in _lines(_existing_file(folder / name)):
-            key, _, value = line.strip().partition(" ")
-            yield number, key, value.strip()
+            key, *value = line.split(maxsplit=1)
+            yield number, key, "".join(value).strip()
 
     wavs = {}
     for number, key, value in table("wav.scp"):
