@@ -109,7 +109,7 @@ def build_tokeniser(settings: recipe.Characters | recipe.SentencePiece, texts: I
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        reason = str(error).rpartition("]")[2].strip() or str(error)
+        reason = str(error).rpartition("]")[2].strip() or "there is no text to learn from"
         raise TextError(f"a sentencepiece vocabulary of {settings.vocabulary} cannot be learnt: {reason}") from error
     return SentencePieceTokeniser(model.getvalue())
 
