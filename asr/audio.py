@@ -55,6 +55,8 @@ def probe(recording: Recording) -> AudioInfo:
     except (soundfile.SoundFileError, OSError):
         pass
     samples, rate = _read_av(recording, None, 0.0, None)  # containers' own durations are estimates: decode and count
+    if samples.shape[1] == 0:
+        raise AudioError(f"{describe(recording)} holds no audio samples")
     return AudioInfo(samples=samples.shape[1], sample_rate=rate, channels=samples.shape[0])
 
 
@@ -149,6 +151,8 @@ def _read_av(
             if not container.streams.audio:
                 raise AudioError(f"{describe(recording)} holds no audio stream")
             rate = container.streams.audio[0].rate
+            if not rate:
+                raise ValueError("it has no sample rate")
             blocks = list(_decode(container, rate, math.inf if duration is None else offset + duration))
     except (av.error.FFmpegError, ValueError, OSError) as error:
         # Without soundfile's prefix, which repeats the file's name or, for bytes, an object's address.
