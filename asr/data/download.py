@@ -8,6 +8,7 @@ import tarfile
 import tempfile
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
@@ -109,7 +110,7 @@ def _unpack(archive: Path, split: str, folder: Path) -> None:
         if not inside.is_dir():
             raise DownloadError(f"{archive} holds no LibriSpeech/{split}")
         inside.replace(folder / split)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, EOFError, zlib.error) as error:
         raise DownloadError(f"{archive} does not unpack: {error}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
