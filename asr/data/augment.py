@@ -6,6 +6,7 @@ does not depend on the number of workers or on where a run was resumed.
 
 from __future__ import annotations
 
+import functools
 import random
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ class Augmenter:
         if noise.sampling_rate != cut.sampling_rate:
             noise = noise.resample(cut.sampling_rate)
         if noise.duration <= cut.duration:
-            noise = noise.repeat(int(cut.duration / noise.duration) + 2)
+            times = int(cut.duration / noise.duration) + 2
+            noise = functools.reduce(lambda looped, again: looped.append(again), [noise] * times)
         return noise.truncate(offset=draw.uniform(0, noise.duration - cut.duration), duration=cut.duration)
 
 
