@@ -21,6 +21,9 @@ from asr.records import Waveform
 Recording = Path | bytes
 MAX_SECONDS = 24 * 3600
 """A header that claims more than a day is taken for damage."""
+_CONTAINERS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
+"""What FFmpeg may take a recording for: formats that hold audio. Its playlists (concat, hls, dash) hold the names of
+other files and hosts, which whoever hands over a recording must not be able to have opened."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,8 @@ def probe(recording: Recording) -> AudioInfo:
     except (soundfile.SoundFileError, OSError):
         pass
     samples, rate = _read_av(recording, None, 0.0, None)  # containers' own durations are estimates: decode and count
+    if samples.shape[1] == 0:
+        raise AudioError(f"{describe(recording)} holds no audio samples")
     return AudioInfo(samples=samples.shape[1], sample_rate=rate, channels=samples.shape[0])
 
 
@@ -129,8 +134,9 @@ def _check_bytes(recording: Recording) -> None:
             raise AudioError(f"{recording} is a folder, not a recording")
         else:
             size = recording.stat().st_size
-    except OSError as error:
-        raise AudioError(f"{describe(recording)} cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise AudioError(f"{describe(recording)} cannot be read: {reason}") from error
     if size == 0:
         raise AudioError(f"{describe(recording)} is empty (0 bytes)")
 
@@ -141,13 +147,16 @@ def _read_av(
     import av
 
     try:
-        with av.open(_open(recording)) as container:
+        with av.open(_open(recording), options={"format_whitelist": _CONTAINERS}) as container:
             if not container.streams.audio:
                 raise AudioError(f"{describe(recording)} holds no audio stream")
             rate = container.streams.audio[0].rate
+            if not rate:
+                raise ValueError("it has no sample rate")
             blocks = list(_decode(container, rate, math.inf if duration is None else offset + duration))
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        reason = cause or getattr(error, "strerror", None) or error
+        # Without soundfile's prefix, which repeats the file's name or, for bytes, an object's address.
+        reason = getattr(cause, "error_string", None) or cause or getattr(error, "strerror", None) or error
         raise AudioError(f"{describe(recording)} is not audio that can be read: {reason}") from error
     samples = np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0), np.float32)
     end = None if duration is None else round((offset + duration) * rate)

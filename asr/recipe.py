@@ -28,9 +28,9 @@ MAX_RECIPE_BYTES = 1_000_000
 
 
 class Section(BaseModel):
-    """A mapping in a recipe: unknown keys are faults, values are strict, results are frozen."""
+    """A mapping in a recipe: unknown keys are faults, values are strict, numbers finite, results frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 # --------------------------------------------------------------------------------------------------- corpora
@@ -284,19 +284,24 @@ class Recipe(Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2 scalars (``1e-3`` is a number, ``no`` is a word), no aliases and no repeated keys."""
+    """SafeLoader with YAML 1.2 scalars (``1e-3`` is a number, ``no`` is a word), no aliases, tags or repeated keys."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 (as PyYAML declares it)
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-            raise RecipeError(f"line {event.start_mark.line + 1}: a recipe does not use YAML aliases (*name)")
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            raise RecipeError(f"line {line}: a recipe does not use YAML aliases (*name)")
+        if tag := getattr(event, "tag", None):
+            raise RecipeError(f"line {line}: a recipe does not use YAML tags; found {tag}")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise RecipeError(f"line {key.start_mark.line + 1}: a key is a word, not a list or a mapping")
             if key.value in seen:
                 raise RecipeError(f'line {key.start_mark.line + 1}: the key "{key.value}" stands here twice')
             seen.add(key.value)
@@ -318,6 +323,16 @@ def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _int)
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes what either YAML 1.1 or 1.2 would read as something other than a word."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: yaml.SafeDumper.yaml_implicit_resolvers.get(first, []) + _Loader.yaml_implicit_resolvers.get(first, [])
+    for first in yaml.SafeDumper.yaml_implicit_resolvers.keys() | _Loader.yaml_implicit_resolvers.keys()
+}
 
 
 def _parse_yaml(text: str, where: str) -> Any:
@@ -357,7 +372,7 @@ def validate_recipe(raw: Any, where: str) -> Recipe:
         raise RecipeError(f"{where}: a recipe is a mapping of keys to values; found {type(raw).__name__}")
     try:
         # Through JSON, since there a strict model takes a list for a tuple and nothing else.
-        return Recipe.model_validate_json(json.dumps(raw))
+        return Recipe.model_validate_json(json.dumps(_with_default_kinds(Recipe, raw)))
     except ValidationError as error:
         found = error.errors()
         # A list whose items are at fault is also called too short; once is enough.
@@ -369,9 +384,21 @@ def validate_recipe(raw: Any, where: str) -> Recipe:
         raise RecipeError(f"{where}: {error}") from error
 
 
+def _with_default_kinds(section: type[Section], raw: Any) -> Any:
+    """``raw`` with the default ``kind`` written where a section leaves it out: ``encoder: {hidden: 64}`` is an LSTM."""
+    if not isinstance(raw, dict):
+        return raw
+    raw = dict(raw)
+    for name, field in section.model_fields.items():
+        if isinstance(field.default, Section) and isinstance(raw.get(name), dict):
+            default = field.default.model_dump(include={"kind"})
+            raw[name] = default | _with_default_kinds(type(field.default), raw[name])
+    return raw
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML, every default written out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _override(raw: Any, override: str) -> None:
@@ -383,7 +410,7 @@ def _override(raw: Any, override: str) -> None:
         here = ".".join(keys[:depth]) or "the recipe"
         index: Any = key
         if isinstance(node, list):
-            if not key.isdigit() or int(key) >= len(node):
+            if not key.isdecimal() or int(key) >= len(node):
                 raise RecipeError(f'--set {path}: {here} is a list of {len(node)}, and "{key}" is none of its places')
             index = int(key)
         elif not isinstance(node, dict):

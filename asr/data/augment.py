@@ -6,6 +6,7 @@ does not depend on the number of workers or on where a run was resumed.
 
 from __future__ import annotations
 
+import io
 import random
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,7 @@ class Augmenter:
             cut = cut.perturb_speed(speed)
         reverb = self._settings.reverb
         if reverb and draw.random() < reverb.probability:
-            seed = draw.getrandbits(31)
-            cut = cut.reverb_rir(room_rng_seed=seed, source_rng_seed=seed)
+            cut = cut.reverb_rir(_room(cut.sampling_rate, seed=draw.getrandbits(31)))
         noise = self._settings.noise
         if noise and draw.random() < noise.probability:
             cut = cut.mix(self._noise_for(cut, draw), snr=draw.uniform(*noise.snr), preserve_id="left")
@@ -46,6 +46,32 @@ class Augmenter:
         while noise.duration <= cut.duration:
             noise = noise.append(loop)
         return noise.truncate(offset=draw.uniform(0, noise.duration - cut.duration), duration=cut.duration)
+
+
+def _room(sample_rate: int, *, seed: int) -> Any:
+    """The impulse response of a random room, as a recording in memory.
+
+    Drawn here and not by ``reverb_rir`` when the audio is loaded, since lhotse's generator (FRA-RIR, Luo and Gu 2022)
+    draws from torch's global generator too, whatever seeds it is given, and adds echoes up in an order that with more
+    than one thread is the threads' own.
+    """
+    import soundfile
+    import torch
+    from lhotse import AudioSource, Recording
+    from lhotse.augmentation.utils import FastRandomRIRGenerator
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            response = FastRandomRIRGenerator(sr=sample_rate, room_seed=seed, source_seed=seed)(nsource=1)[0]
+    finally:
+        torch.set_num_threads(threads)
+    wav = io.BytesIO()
+    soundfile.write(wav, response, sample_rate, format="WAV", subtype="FLOAT")
+    source = AudioSource(type="memory", channels=[0], source=wav.getvalue())
+    return Recording("room", [source], sample_rate, len(response), len(response) / sample_rate)
 
 
 def _find_noises(folder: Path) -> list[Any]:

@@ -8,6 +8,7 @@ a cut, so that whoever loads it names it.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -66,7 +67,7 @@ def open_corpus(source: recipe.Corpus, root: Path) -> Any:
     from lhotse import CutSet
 
     if isinstance(source, recipe.LhotseCorpus):
-        return CutSet(_Selected(_open_lhotse(_inside(source.path, root)), source.includes))
+        return CutSet(_Selected(_LhotseCuts(_existing(_inside(source.path, root))), source.includes))
     return CutSet(_Cuts(_utterances(source, root), source.includes))
 
 
@@ -177,14 +178,42 @@ class _Selected:
                 yield cut
 
 
-def _open_lhotse(path: Path) -> Any:
-    from lhotse import CutSet
+@dataclass
+class _LhotseCuts:
+    """Cuts of a lhotse cuts file or Shar folder, checked: lhotse would run a source of type "command" in a shell."""
 
-    if path.is_dir():
-        return CutSet.from_shar(in_dir=path)
-    if not path.is_file():
-        raise CorpusError(f"{path} is neither a lhotse cuts file nor a Shar folder")
-    return CutSet.from_jsonl_lazy(path)
+    path: Path
+
+    def __iter__(self) -> Iterator[Any]:
+        from lhotse import CutSet
+        from lhotse.cut import Cut
+
+        cuts = iter(CutSet.from_shar(in_dir=self.path) if self.path.is_dir() else CutSet.from_jsonl_lazy(self.path))
+        for number in itertools.count(1):
+            where = f"{self.path}, cut {number}" if self.path.is_dir() else f"{self.path}, line {number}"
+            try:
+                cut = next(cuts)
+            except StopIteration:
+                return
+            except (ValueError, TypeError, KeyError, AttributeError, AssertionError, OSError, EOFError) as error:
+                raise CorpusError(f"{where}: not a lhotse cut: {str(error) or type(error).__name__}") from error
+            if not isinstance(cut, Cut):
+                raise CorpusError(f"{where}: expected a lhotse cut, found {type(cut).__name__}")
+            for kind in _source_types(cut.to_dict()):
+                if kind not in {"file", "memory", "shar"}:
+                    raise CorpusError(f"{where}: an audio source of type {kind}, which is never run; use files")
+            yield cut
+
+
+def _source_types(node: Any) -> Iterator[str]:
+    """The types of all audio sources in a cut's dictionary, those of mixed-in cuts and of transforms included."""
+    if isinstance(node, dict):
+        if "source" in node and "type" in node:
+            yield str(node["type"])
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for item in node:
+            yield from _source_types(item)
 
 
 # ------------------------------------------------------------------------------------------------------- kinds
@@ -216,6 +245,10 @@ def _utterances(source: recipe.Corpus, root: Path) -> Callable[[], Iterator[Utte
     raise AssertionError(source)  # a kind in the schema without a reader here
 
 
+def _existing(path: Path) -> Path:
+    return path if path.is_dir() else _existing_file(path)
+
+
 def _existing_file(path: Path) -> Path:
     if not path.is_file():
         raise CorpusError(f"{path} is not there: give the folder that holds the corpora with --data or ASR_DATA")
@@ -231,11 +264,13 @@ def _existing_folder(path: Path) -> Path:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    return ((number, line) for number, line in _all_lines(path) if line.strip())
+
+
+def _all_lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line
+            yield from enumerate(file, 1)
     except (UnicodeDecodeError, OSError) as error:
         raise CorpusError(
             f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}"
@@ -251,19 +286,30 @@ def read_manifest(path: Path) -> Iterator[Utterance]:
         rows = _json_lines(path)
     for number, row in rows:
         try:
-            audio_path = str(row["audio_filepath"])
-            yield Utterance(
+            if not row["audio_filepath"]:
+                raise ValueError("audio_filepath is empty")
+            utterance = Utterance(
                 id=str(row.get("id") or f"{path.stem}-{number:06d}"),
-                audio=path.parent / audio_path,
+                audio=path.parent / str(row["audio_filepath"]),
                 text=str(row["text"] if row["text"] is not None else ""),
                 speaker=str(row.get("speaker") or ""),
-                offset=float(row.get("offset") or 0.0),
-                duration=float(row["duration"]) if row.get("duration") else None,
+                offset=_seconds(row.get("offset") or 0.0),
+                duration=_seconds(row["duration"]) if row.get("duration") else None,
             )
+            # JSON can spell half a surrogate pair, which no file name and no hash takes.
+            f"{utterance.id}{utterance.audio}{utterance.text}{utterance.speaker}".encode()
         except KeyError as error:
             raise CorpusError(f"{path}, line {number}: {error} is missing; found {', '.join(map(str, row))}") from error
         except (TypeError, ValueError) as error:
             raise CorpusError(f"{path}, line {number}: {error}") from error
+        yield utterance
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"offset and duration are seconds, 0 or more; found {value}")
+    return seconds
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -278,13 +324,17 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    lines = (line for _, line in _lines(path))
+    # Blank lines too, so that the reader counts lines as an editor does; those between rows it skips itself.
+    lines = (line if line.strip() else "\n" for _, line in _all_lines(path))
     if delimiter == "\t":  # tables of sentences: a quotation mark is a quotation mark
         reader = csv.DictReader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
     else:
         reader = csv.DictReader(lines, delimiter=delimiter)
-    for row in reader:
-        yield reader.line_num, {key: value for key, value in row.items() if key is not None}
+    try:
+        for row in reader:
+            yield reader.line_num, {key: value for key, value in row.items() if key is not None}
+    except csv.Error as error:
+        raise CorpusError(f"{path}, line {reader.reader.line_num}: {error}") from error
 
 
 def _read_librispeech(split: Path) -> Iterator[Utterance]:
@@ -293,10 +343,11 @@ def _read_librispeech(split: Path) -> Iterator[Utterance]:
     for transcript in sorted(split.glob("*/*/*.trans.txt")):
         for number, line in _lines(transcript):
             found = True
-            id, _, text = line.strip().partition(" ")
+            id, *text = line.split(maxsplit=1)
             if not text:
                 raise CorpusError(f"{transcript}, line {number}: an id without a text")
-            yield Utterance(id=id, audio=transcript.parent / f"{id}.flac", text=text, speaker=id.split("-")[0])
+            flac = transcript.parent / f"{id}.flac"
+            yield Utterance(id=id, audio=flac, text=text[0].strip(), speaker=id.split("-")[0])
     if not found:
         raise CorpusError(f"{split} holds no SPEAKER/CHAPTER/*.trans.txt: it is not laid out as LibriSpeech is")
 
@@ -335,8 +386,8 @@ def _read_kaldi(folder: Path) -> Iterator[Utterance]:
 
     def table(name: str) -> Iterator[tuple[int, str, str]]:
         for number, line in _lines(_existing_file(folder / name)):
-            key, _, value = line.strip().partition(" ")
-            yield number, key, value.strip()
+            key, *value = line.split(maxsplit=1)
+            yield number, key, "".join(value).strip()
 
     wavs = {}
     for number, key, value in table("wav.scp"):
@@ -368,6 +419,7 @@ def _read_kaldi(folder: Path) -> Iterator[Utterance]:
         where = f"{folder / 'segments'}, line {number}"
         try:
             recording, start, end = value.split()
-            yield utterance(id, recording, float(start), float(end) - float(start), where)
+            offset, duration = _seconds(start), _seconds(float(end) - float(start))
         except ValueError as error:
             raise CorpusError(f"{where}: expected UTTERANCE RECORDING START END, found {id} {value}") from error
+        yield utterance(id, recording, offset, duration, where)

@@ -8,6 +8,7 @@ import tarfile
 import tempfile
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
@@ -57,8 +58,8 @@ def fetch(url: str, path: Path, sha256: str) -> None:
         return
     part = path.with_name(path.name + ".part")
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
+        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
         with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
             _receive(response, part, have if response.status == 206 else 0)
     except urllib.error.HTTPError as error:
@@ -68,6 +69,8 @@ def fetch(url: str, path: Path, sha256: str) -> None:
         kept = part.stat().st_size if part.exists() else 0
         reason = getattr(error, "reason", None) or error
         raise DownloadError(f"{url}: {reason}; {kept} bytes are kept, run again to go on from there") from error
+    except ValueError as error:
+        raise DownloadError(f"{url} is not an address: it starts with neither https:// nor http://") from error
     with part.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
@@ -107,7 +110,7 @@ def _unpack(archive: Path, split: str, folder: Path) -> None:
         if not inside.is_dir():
             raise DownloadError(f"{archive} holds no LibriSpeech/{split}")
         inside.replace(folder / split)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, EOFError, zlib.error) as error:
         raise DownloadError(f"{archive} does not unpack: {error}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

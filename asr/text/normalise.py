@@ -11,7 +11,7 @@ def normalise(text: str, form: str) -> str:
     """``text`` in the given form, white space collapsed to single spaces.
 
     ``none``: NFC only. ``lower``: NFKC and lower case. ``words``: as ``lower``, and whatever is not a letter, a mark, a
-    digit or an apostrophe inside a word becomes a space, so that "Well-known, isn't it?" is "well known isn't it".
+    digit or a word's own apostrophe becomes a space, so that "Well-known, isn't it?" is "well known isn't it".
     """
     if form == "none":
         return " ".join(unicodedata.normalize("NFC", text).split())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from asr.records import ErrorCounts
 
@@ -15,20 +15,24 @@ def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCo
     """
     import jiwer
 
-    return _count(jiwer.process_words, references, hypotheses, [len(text.split()) for text in hypotheses])
+    return _count(jiwer.process_words, references, hypotheses, lambda text: len(text.split()))
 
 
 def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
-    """Pooled character errors, spaces between words counted as characters."""
+    """Pooled character errors; the one space between two words counts as a character."""
     import jiwer
 
-    return _count(jiwer.process_characters, references, hypotheses, [len(text) for text in hypotheses])
+    return _count(jiwer.process_characters, references, hypotheses, len)
 
 
-def _count(process, references: Sequence[str], hypotheses: Sequence[str], sizes: Sequence[int]) -> ErrorCounts:  # type: ignore[no-untyped-def]
+def _count(  # type: ignore[no-untyped-def]
+    process, references: Sequence[str], hypotheses: Sequence[str], size: Callable[[str], int]
+) -> ErrorCounts:
+    # jiwer parts words at spaces alone, so that a tab or a no-break space would glue two together.
+    pairs = [(" ".join(r.split()), " ".join(h.split())) for r, h in zip(references, hypotheses, strict=True)]
     # jiwer refuses empty references, where every hypothesis unit is an insertion.
-    spoken = [(r, h) for r, h in zip(references, hypotheses, strict=True) if r.strip()]
-    invented = sum(size for r, size in zip(references, sizes, strict=True) if not r.strip())
+    spoken = [(r, h) for r, h in pairs if r]
+    invented = sum(size(h) for r, h in pairs if not r)
     if not spoken:
         return ErrorCounts(insertions=invented)
     counts = process([r for r, _ in spoken], [h for _, h in spoken])

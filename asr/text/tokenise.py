@@ -109,7 +109,7 @@ def build_tokeniser(settings: recipe.Characters | recipe.SentencePiece, texts: I
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        reason = str(error).rpartition("]")[2].strip() or str(error)
+        reason = str(error).rpartition("]")[2].strip() or "there is no text to learn from"
         raise TextError(f"a sentencepiece vocabulary of {settings.vocabulary} cannot be learnt: {reason}") from error
     return SentencePieceTokeniser(model.getvalue())
 
@@ -118,9 +118,13 @@ def tokeniser_from_json(text: str) -> Tokeniser:
     """The tokeniser that ``to_json`` wrote. Raises TextError where the text is something else."""
     try:
         match json.loads(text):
-            case {"kind": "characters", "alphabet": [*alphabet]} if all(isinstance(c, str) for c in alphabet):
+            case {"kind": "characters", "alphabet": [*alphabet]}:
+                if not all(isinstance(c, str) and len(c) == 1 for c in alphabet) or len(set(alphabet)) < len(alphabet):
+                    raise ValueError("its alphabet is not a list of characters, each once")
                 return CharacterTokeniser(alphabet)
             case {"kind": "sentencepiece", "model": str(model)}:
+                if not model:  # sentencepiece takes it for "no model yet"
+                    raise ValueError("its model is empty")
                 return SentencePieceTokeniser(base64.b64decode(model, validate=True))
     except (ValueError, RuntimeError) as error:
         raise TextError(f"not a tokeniser: {error}") from error

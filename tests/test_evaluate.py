@@ -1,0 +1,74 @@
+"""Evaluation: pooled counts, an interval, and files that others read."""
+
+import json
+
+import pytest
+
+from asr.errors import CorpusError
+from asr.evaluate import ScoredUtterance, SetScore, manifest_source, sources_of, write_hypotheses, write_scores
+from asr.recipe import load_recipe
+from asr.records import ErrorCounts
+from asr.text.score import character_errors, word_errors
+
+
+def scored(*pairs: tuple[str, str]) -> SetScore:
+    utterances = tuple(
+        ScoredUtterance(
+            id=str(i),
+            reference=reference,
+            hypothesis=hypothesis,
+            words=word_errors([reference], [hypothesis]),
+            characters=character_errors([reference], [hypothesis]),
+        )
+        for i, (reference, hypothesis) in enumerate(pairs)
+    )
+    return SetScore(name="toy", utterances=utterances, unreadable=(), audio=10.0, processing=0.5)
+
+
+def test_the_rate_of_a_set_is_pooled_not_averaged():
+    score = scored(("a", "b"), ("a b c d e f g h i", "a b c d e f g h i"))
+    assert score.words.rate == pytest.approx(1 / 10)
+
+
+def test_the_interval_holds_the_rate_and_narrows_with_the_set():
+    small = scored(*[("a b", "a b"), ("a b", "a c")] * 5)
+    large = scored(*[("a b", "a b"), ("a b", "a c")] * 500)
+    for score in (small, large):
+        low, high = score.interval()
+        assert low <= score.words.rate <= high
+    assert large.interval()[1] - large.interval()[0] < 0.2 * (small.interval()[1] - small.interval()[0])
+
+
+def test_a_perfect_set_has_no_worst_utterances():
+    assert scored(("a", "a")).worst(5) == []
+    assert [u.id for u in scored(("a", "a"), ("a b", ""), ("a b", "a")).worst(5)] == ["1", "2"]
+
+
+def test_the_json_is_what_the_documentation_says(tmp_path):
+    write_scores(tmp_path / "scores.json", [scored(("a b c", "a x"), ("d", "d d"))])
+    document = json.loads((tmp_path / "scores.json").read_text())
+    assert document["rtf"] == pytest.approx(0.05)
+    toy = document["sets"]["toy"]
+    assert (toy["words"], toy["utterances"], toy["hits"]) == (4, 2, 2)
+    assert (toy["substitutions"], toy["deletions"], toy["insertions"]) == (1, 1, 1)
+    assert toy["wer"] == pytest.approx(3 / 4)
+    assert toy["cer"] == pytest.approx(character_errors(["a b c", "d"], ["a x", "d d"]).rate)
+    write_hypotheses(tmp_path / "hypotheses.jsonl", [scored(("a b c", "a x"))])
+    assert json.loads((tmp_path / "hypotheses.jsonl").read_text()) == {"id": "0", "ref": "a b c", "hyp": "a x"}
+
+
+def test_counts_add_up():
+    one = ErrorCounts(hits=1, substitutions=2, deletions=3, insertions=4)
+    assert (one + one).errors == 18
+    assert (one + one).reference_length == 12
+
+
+def test_a_manifest_is_called_by_its_path_without_suffix(tmp_path):
+    assert manifest_source(tmp_path / "x.jsonl").name == str(tmp_path / "x")
+
+
+def test_a_split_the_recipe_lacks_is_a_sentence(tmp_path):
+    source = "[{kind: manifest, path: x}]"
+    (tmp_path / "r.yaml").write_text(f"corpora: {{train: {source}, dev: {source}}}")
+    with pytest.raises(CorpusError, match="names no test corpus"):
+        sources_of(load_recipe(tmp_path / "r.yaml"), "test")
