@@ -164,6 +164,7 @@ class SpecAugment(Section):
     time_fraction: Fraction = 0.2
     frequency_masks: Count = 2
     frequency_bins: Count = 15
+    frequency_warp: Annotated[float, Field(ge=0, le=0.5)] = 0.0
 
 
 class Noise(Section):
@@ -278,6 +279,13 @@ class Recipe(Section):
     augment: Augment = Augment()
     encoder: Encoder = Lstm()
     training: Training = Training()
+
+    @model_validator(mode="after")
+    def _warps_mels_alone(self) -> Recipe:
+        masks = self.augment.spec_augment
+        if masks and masks.frequency_warp and self.features.kind != "log_mel":
+            raise ValueError("augment.spec_augment.frequency_warp needs features.kind: log_mel")
+        return self
 
 
 # --------------------------------------------------------------------------------------------------- reading

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from asr import recipe
-from asr.model.acoustic import AcousticModel, ctc_loss, mask_randomly
+from asr.model.acoustic import AcousticModel, ctc_loss
 from asr.model.encoder import Encoder, RecurrentStack, emission_frames
 from asr.model.recurrent import RecurrentLayer, flip_within
+from asr.model.spec_augment import augment, warp_frequencies
 from asr.records import BLANK, Batch, Emissions
 
 CELLS = {
@@ -137,9 +138,22 @@ def test_spec_augment_masks_while_training_alone():
 def test_masks_are_drawn_for_each_utterance_apart_and_stay_within_their_limits():
     torch.manual_seed(5)
     limits = recipe.SpecAugment(time_masks=1, time_frames=10, time_fraction=1.0, frequency_masks=0)
-    masked = mask_randomly(torch.ones(50, 100, 8), limits).eq(0).all(dim=2).sum(dim=1)
+    masked = augment(torch.ones(50, 100, 8), limits, 16000).eq(0).all(dim=2).sum(dim=1)
     assert masked.max() <= 10
     assert masked.unique().numel() > 3
+
+
+def test_warping_moves_a_peak_to_its_frequency_times_the_factor():
+    import librosa
+
+    centres = librosa.mel_frequencies(82, fmin=0, fmax=8000)[1:-1]
+    values = torch.zeros(3, 2, 80)
+    values[:, :, 40] = 1.0
+    warped = warp_frequencies(values, torch.tensor([1.0, 1.1, 1 / 1.1]), 16000)
+    torch.testing.assert_close(warped[0], values[0], atol=1e-4, rtol=0)
+    for row, factor in ((1, 1.1), (2, 1 / 1.1)):
+        weights = warped[row, 0].numpy()
+        assert (weights * centres).sum() / weights.sum() == pytest.approx(centres[40] / factor, rel=0.02)
 
 
 def test_ctc_loss_is_minus_the_log_of_the_sum_over_all_paths():

@@ -101,13 +101,13 @@ def test_a_run_killed_mid_epoch_resumes_to_the_same_weights_bit_for_bit(corpus, 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(recipe.load_recipe(path), whole, root=corpus)
 
-    process = run_asr(*command, cut)
+    process = run_asr(*command, cut, start_new_session=True)
     deadline = time.monotonic() + 120
     while steps_logged(cut) < 4 or not (cut / "training" / "state.pt").exists():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    process.send_signal(kill)
+    os.killpg(process.pid, kill)  # as a terminal and a batch system do: the loader's worker gets it too
     _, message = process.communicate(timeout=60)
     if kill == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL

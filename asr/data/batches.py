@@ -173,9 +173,10 @@ def _bucketed(cuts: Any, max_batch_seconds: float, buckets: int, shuffle: bool, 
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:
-    """Ctrl-C reaches the whole process group; the training loop ends its workers itself, by SIGTERM."""
+    """Ctrl-C and a batch system's SIGTERM reach the whole process group, and the parent still needs its batch; workers
+    end when it lets go of them or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Refused(Exception):

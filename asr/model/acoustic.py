@@ -9,6 +9,7 @@ from torch.nn import functional
 from asr import recipe
 from asr.model.encoder import Encoder
 from asr.model.features import FeatureExtractor, feature_size
+from asr.model.spec_augment import augment
 from asr.records import BLANK, Batch, Emissions, Features
 
 
@@ -40,23 +41,10 @@ class AcousticModel(nn.Module):
     def emit(self, features: Features) -> Emissions:
         values = features.values
         if self.training and self.spec_augment is not None:
-            values = mask_randomly(values, self.spec_augment)
+            values = augment(values, self.spec_augment, self.features.settings.sample_rate)
         encodings, lengths = self.encoder(values, features.lengths)
         log_probs = functional.log_softmax(self.head(encodings).float(), dim=-1)
         return Emissions(log_probs=log_probs, lengths=lengths, frame_shift=self.frame_shift)
-
-
-def mask_randomly(values: Tensor, settings: recipe.SpecAugment) -> Tensor:
-    """SpecAugment's time and frequency masks (Park et al. 2019, section 2), drawn for each utterance of (B, T, F)
-    apart; masked values become 0, the mean. There is no time warping: speed perturbation does that job."""
-    import torchaudio
-
-    mask = torchaudio.functional.mask_along_axis_iid
-    for _ in range(settings.time_masks):
-        values = mask(values, settings.time_frames, 0.0, axis=1, p=settings.time_fraction)
-    for _ in range(settings.frequency_masks):
-        values = mask(values, settings.frequency_bins, 0.0, axis=2)
-    return values
 
 
 def ctc_loss(emissions: Emissions, tokens: Tensor, token_lengths: Tensor) -> Tensor:
