@@ -98,7 +98,8 @@ class _LastK:
         pass
 
     def after_epoch(self, model: nn.Module) -> None:
-        snapshot = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        # On the CPU: they are needed once an epoch, and a resumed run has them there anyway.
+        snapshot = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         self.kept = [*self.kept, snapshot][-self.epochs :]
 
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
