@@ -23,6 +23,7 @@ from asr.errors import CheckpointError, RecipeError, TextError
 from asr.model.acoustic import AcousticModel
 from asr.text.tokenise import Tokeniser, tokeniser_from_json
 
+FORMAT = 1
 WEIGHTS, LAST_WEIGHTS = "model.safetensors", "last.safetensors"
 
 
@@ -37,11 +38,11 @@ class Checkpoint:
 
 
 def save_description(directory: Path, settings: recipe.Recipe, tokeniser: Tokeniser) -> None:
-    """Writes recipe.yaml and tokenizer.json: all of the directory but weights and results."""
-    with runtime.replacing(directory / "recipe.yaml") as file:
-        file.write(recipe.dump_recipe(settings))
+    """Writes tokenizer.json and, last, recipe.yaml: all of the directory but weights and results."""
     with runtime.replacing(directory / "tokenizer.json") as file:
         file.write(tokeniser.to_json())
+    with runtime.replacing(directory / "recipe.yaml") as file:
+        file.write(recipe.dump_recipe(settings))
 
 
 def save_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
@@ -51,14 +52,15 @@ def save_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
 
 def save_meta(directory: Path, meta: dict[str, Any]) -> None:
     with runtime.replacing(directory / "meta.json") as file:
-        json.dump({"format": 1, **meta}, file, indent=1, ensure_ascii=False)
+        json.dump({"format": FORMAT, **meta}, file, indent=1, ensure_ascii=False)
         file.write("\n")
 
 
 def load_description(directory: Path) -> tuple[recipe.Recipe, Tokeniser]:
     """The recipe and tokeniser of a model directory. Raises CheckpointError."""
     if not directory.is_dir():
-        raise CheckpointError(f"{directory} is not a model directory: there is no such folder")
+        why = "it is a file" if directory.exists() else "there is no such folder"
+        raise CheckpointError(f"{directory} is not a model directory: {why}")
     try:
         settings = recipe.load_recipe(directory / "recipe.yaml")
         return settings, tokeniser_from_json((directory / "tokenizer.json").read_text(encoding="utf-8"))
@@ -75,9 +77,12 @@ def load_checkpoint(directory: Path, *, device: str = "auto", weights: str = WEI
     model = AcousticModel(settings, len(tokeniser.tokens))
     try:
         model.load_state_dict(load_file(path))
-        meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
+        meta: dict[str, Any] = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
-        raise CheckpointError(f"{directory} does not load: {str(error).splitlines()[0]}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{directory} does not load: {reason}") from error
+    if meta.get("format") != FORMAT:
+        raise CheckpointError(f"{directory} is of format {meta.get('format')}, and this version reads {FORMAT}")
     return Checkpoint(
         model=model.to(runtime.pick_device(device)).eval(), tokeniser=tokeniser, recipe=settings, meta=meta
     )
@@ -93,9 +98,19 @@ def newest(folder: Path) -> Path:
     return found[-1].parent
 
 
-def is_empty(directory: Path) -> bool:
-    """Whether a training run can take ``directory`` for its own. Raises CheckpointError for a file in its place."""
+def is_described(directory: Path) -> bool:
+    """Whether a run has made ``directory`` its own: recipe.yaml, which is written last, is there.
+
+    Raises CheckpointError for a file in its place.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise CheckpointError(f"{directory} cannot be a model directory: it is a file")
+    return (directory / "recipe.yaml").exists()
+
+
+def epochs_trained(directory: Path) -> int:
+    """Epochs behind the weights in ``directory``, as its meta.json says; 0 where there are none."""
     try:
-        return not directory.exists() or not any(directory.iterdir())
-    except OSError as error:
-        raise CheckpointError(f"{directory} cannot be a model directory: {error.strerror}") from error
+        return int(json.loads((directory / "meta.json").read_text(encoding="utf-8"))["training"]["epochs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0

@@ -22,11 +22,23 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except AsrError as error:
             click.echo(f"asr: {error}", err=True)
-        except KeyboardInterrupt:
-            click.echo("asr: stopped", err=True)
         except BrokenPipeError:
             sys.stderr.close()
+        except OSError as error:  # a full disk, a folder that may not be written: wherever it is met
+            click.echo(f"asr: {error.filename or 'writing'}: {error.strerror or error}", err=True)
+        except KeyboardInterrupt:
+            click.echo("asr: stopped", err=True)
         return ctx.exit(1)
+
+
+def _progress(*columns: Any) -> Any:
+    """A progress bar on standard error; nothing is redirected, so that loader processes inherit none of its locks."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    return Progress(
+        *columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False
+    )
 
 
 data_option = click.option(
@@ -127,8 +139,7 @@ def evaluate(
     device: str,
 ) -> None:
     """Word and character error rates of MODEL on manifests, on another recipe's split, or on its own recipe's."""
-    from rich.console import Console
-    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TextColumn, TimeElapsedColumn
 
     from asr import checkpoint
     from asr import evaluate as scoring
@@ -146,9 +157,10 @@ def evaluate(
         sources(load_recipe(path)) if path.suffix in {".yaml", ".yml"} else ((scoring.manifest_source(path),), Path())
         for path in sets
     ] or [sources(recogniser.recipe)]
+    scoring.check_names([source for members, _ in wanted for source in members])
     columns = (TextColumn("evaluating, {task.completed:.0f} s of audio"), TimeElapsedColumn())
     scores = []
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with _progress(*columns) as progress:
         task = progress.add_task("", total=None)
         for members, root in wanted:
             scores += scoring.evaluate(
@@ -184,7 +196,7 @@ def evaluate(
 def check(recipe: Path, data: str | None, overrides: tuple[str, ...], device: str) -> None:
     """Read every corpus of RECIPE once and report what training on it would meet and cost."""
     from rich.console import Console
-    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TextColumn, TimeElapsedColumn
 
     from asr.recipe import load_recipe
     from asr.runtime import data_root
@@ -192,7 +204,7 @@ def check(recipe: Path, data: str | None, overrides: tuple[str, ...], device: st
 
     settings = load_recipe(recipe, overrides)
     columns = (TextColumn("{task.description}: {task.completed} utterances"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with _progress(*columns) as progress:
         tasks = {name: progress.add_task(name, total=None, visible=False) for name in preflight.SPLITS}
         report = preflight.check(
             settings,
@@ -203,3 +215,5 @@ def check(recipe: Path, data: str | None, overrides: tuple[str, ...], device: st
     console = Console(soft_wrap=True, highlight=False)
     for part in preflight.render(report):
         console.print(part)
+    if empty := [split.name for split in report.splits if not split.durations]:
+        raise AsrError(f"no usable utterance in {' and '.join(empty)}")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from asr import recipe, runtime
-from asr.data.corpora import name_of, open_corpus
+from asr.data.corpora import name_of, open_corpora
 from asr.errors import CorpusError
 from asr.records import ErrorCounts, Rejection
 from asr.text.score import character_errors, word_errors
@@ -79,6 +79,15 @@ def manifest_source(path: Path) -> recipe.ManifestCorpus:
     return recipe.ManifestCorpus(kind="manifest", path=str(path.absolute()), name=str(path.with_suffix("")))
 
 
+def check_names(sources: Sequence[recipe.Corpus]) -> None:
+    """Raises CorpusError where two different sources go by one name: their scores could not be told apart."""
+    paths: dict[str, str] = {}
+    for source in sources:
+        name, path = name_of(source), source.model_dump_json(exclude={"name", "weight"})
+        if paths.setdefault(name, path) != path:
+            raise CorpusError(f'two different sets are called "{name}"; give each a name of its own in a recipe')
+
+
 def evaluate(
     recogniser: Recogniser,
     sources: Iterable[recipe.Corpus],
@@ -86,43 +95,40 @@ def evaluate(
     root: Path,
     advance: Callable[[float], None] = lambda _seconds: None,
 ) -> list[SetScore]:
-    """Scores greedy transcripts of each source, sources of one name pooled.
+    """Scores greedy transcripts of each source.
 
     ``advance`` hears of each batch's seconds of audio. Raises CorpusError for a source that is missing or empty.
     """
-    named: dict[str, list[recipe.Corpus]] = {}
-    for source in sources:
-        named.setdefault(name_of(source), []).append(source)
-    return [_evaluate_set(recogniser, name, members, root, advance) for name, members in named.items()]
+    return [_evaluate_set(recogniser, source, root, advance) for source in sources]
 
 
 def _evaluate_set(
-    recogniser: Recogniser, name: str, sources: Sequence[recipe.Corpus], root: Path, advance: Callable[[float], None]
+    recogniser: Recogniser, source: recipe.Corpus, root: Path, advance: Callable[[float], None]
 ) -> SetScore:
     settings = recogniser.recipe
     scored: list[ScoredUtterance] = []
     unreadable: list[Rejection] = []
     audio = processing = 0.0
-    for source in sources:
-        started = time.perf_counter()
-        batches = plain_batches(settings, open_corpus(source, root))
-        for batch, _, hypotheses in recognise(recogniser.model, recogniser.tokeniser, batches):
-            processing += time.perf_counter() - started
-            unreadable += batch.rejected
-            for id, reference, hypothesis in zip(batch.ids, batch.texts, hypotheses, strict=True):
-                scored.append(
-                    ScoredUtterance(
-                        id=id,
-                        reference=reference,
-                        hypothesis=hypothesis.text,
-                        words=word_errors([reference], [hypothesis.text]),
-                        characters=character_errors([reference], [hypothesis.text]),
-                    )
+    started = time.perf_counter()
+    batches = plain_batches(settings, open_corpora((source,), root).whole())
+    for batch, _, hypotheses in recognise(recogniser.model, recogniser.tokeniser, batches):
+        processing += time.perf_counter() - started
+        unreadable += batch.rejected
+        for id, reference, hypothesis in zip(batch.ids, batch.texts, hypotheses, strict=True):
+            scored.append(
+                ScoredUtterance(
+                    id=id,
+                    reference=reference,
+                    hypothesis=hypothesis.text,
+                    words=word_errors([reference], [hypothesis.text]),
+                    characters=character_errors([reference], [hypothesis.text]),
                 )
-            seconds = int(batch.waveform_lengths.sum()) / settings.features.sample_rate
-            audio += seconds
-            advance(seconds)
-            started = time.perf_counter()
+            )
+        seconds = int(batch.waveform_lengths.sum()) / settings.features.sample_rate
+        audio += seconds
+        advance(seconds)
+        started = time.perf_counter()
+    name = name_of(source)
     if not scored:
         raise CorpusError(f"{name}: no utterance could be read; the first: {unreadable[0].id}: {unreadable[0].reason}")
     return SetScore(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from asr.errors import RecipeError
 
@@ -24,7 +24,19 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Rate = Annotated[int, Field(ge=80, le=450)]
+Pitch = Annotated[int, Field(ge=0, le=100)]
 MAX_RECIPE_BYTES = 1_000_000
+
+
+def _low_to_high(pair: tuple[Any, Any]) -> tuple[Any, Any]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"expected low to high; found {list(pair)}")
+    return pair
+
+
+LowToHigh = AfterValidator(_low_to_high)
 
 
 class Section(BaseModel):
@@ -92,12 +104,18 @@ class LhotseCorpus(Source):
 class EspeakCorpus(Source):
     kind: Literal["espeak"]
     vocabulary: Annotated[tuple[str, ...], Field(min_length=1)]
-    words: tuple[Positive, Positive] = (1, 8)
+    words: Annotated[tuple[Positive, Positive], LowToHigh] = (1, 8)
     utterances: Positive
-    languages: tuple[str, ...] = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-029")
-    rate: tuple[Positive, Positive] = (130, 230)
-    pitch: tuple[Count, Count] = (20, 80)
-    seed: int = 1
+    languages: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "en-us",
+        "en",
+        "en-gb-x-rp",
+        "en-gb-scotland",
+        "en-029",
+    )
+    rate: Annotated[tuple[Rate, Rate], LowToHigh] = (130, 230)
+    pitch: Annotated[tuple[Pitch, Pitch], LowToHigh] = (20, 80)
+    seed: Seed = 1
 
 
 Corpus = Annotated[
@@ -135,8 +153,8 @@ class Text(Section):
 
 class FeatureSettings(Section):
     sample_rate: Annotated[int, Field(ge=4000, le=96000)] = 16000
-    window: PositiveFloat = 0.025
-    shift: PositiveFloat = 0.010
+    window: Annotated[float, Field(ge=0.005, le=0.5)] = 0.025
+    shift: Annotated[float, Field(ge=0.001, le=0.1)] = 0.010
     mels: Annotated[int, Field(ge=8, le=256)] = 80
     normalise: Literal["utterance", "global", "none"] = "utterance"
     backend: Literal["torchaudio", "librosa"] = "torchaudio"
@@ -169,7 +187,7 @@ class SpecAugment(Section):
 
 class Noise(Section):
     path: str
-    snr: tuple[float, float] = (5.0, 25.0)
+    snr: Annotated[tuple[float, float], LowToHigh] = (5.0, 25.0)
     probability: Fraction = 0.5
 
 
@@ -253,7 +271,7 @@ class NoAveraging(Section):
 class Training(Section):
     epochs: Positive = 50
     max_batch_seconds: PositiveFloat = 64.0
-    utterance_seconds: tuple[Annotated[float, Field(ge=0)], PositiveFloat] = (0.1, 40.0)
+    utterance_seconds: Annotated[tuple[Annotated[float, Field(ge=0)], PositiveFloat], LowToHigh] = (0.1, 40.0)
     buckets: Positive = 10
     workers: Count | None = None
     learning_rate: PositiveFloat = 1e-3
@@ -271,7 +289,7 @@ class Training(Section):
 class Recipe(Section):
     """A whole recipe; the field names are the keys of the YAML file."""
 
-    seed: int = 1
+    seed: Seed = 1
     data: str = "data"
     corpora: Corpora
     text: Text = Text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import tempfile
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -24,10 +24,12 @@ def pick_device(name: str = "auto") -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise AsrError(f'the device "{name}" was asked for, but torch {torch.__version__} sees no CUDA GPU here')
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise AsrError(f'"{name}" is not a device: expected auto, cpu, cuda or cuda:N') from error
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise AsrError(f'"{name}" is not a device: expected auto, cpu, cuda or cuda:N')
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise AsrError(f'there is no device "{name}": torch sees {torch.cuda.device_count()} GPUs')
+    return device
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
@@ -44,8 +46,8 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 def seed_step(*numbers: int) -> None:
     """Seeds torch from ``numbers``.
 
-    Called with (seed, step) before each training step, so that dropout and SpecAugment depend on the step alone: a
-    resumed run draws what the uninterrupted one drew, without saving generator states.
+    Called with (seed, epoch, batch) before each training step, so that dropout and SpecAugment depend on the step
+    alone: a resumed run draws what the uninterrupted one drew, without saving generator states.
     """
     import torch
 
@@ -53,8 +55,9 @@ def seed_step(*numbers: int) -> None:
 
 
 def default_workers() -> int:
-    """Loader processes: one per two cores, at most eight."""
-    return min(8, max(1, (os.cpu_count() or 1) // 2))
+    """Loader processes: one per two cores that this process may use, at most eight."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(1, cores // 2))
 
 
 def cache_directory() -> Path:
@@ -71,23 +74,27 @@ def data_root(explicit: str | None, recipe: str) -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """A file that appears under ``path`` whole or not at all: written aside, flushed to disk, then renamed."""
+    """A file that appears under ``path`` whole or not at all: written aside, flushed to disk, then renamed.
+
+    The aside name is fixed, so that a killed writer leaves one file that the next overwrites. What is no regular file
+    (/dev/stdout, a pipe) is written to as it is. Raises AsrError where the disk refuses.
+    """
+    encoding = None if "b" in mode else "utf-8"
+    target = path.resolve()  # a link stays a link
+    aside = target.with_name(f".{target.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        encoding = None if "b" in mode else "utf-8"
-        handle = tempfile.NamedTemporaryFile(  # noqa: SIM115 (renamed below, so closed by hand)
-            mode, dir=path.parent, prefix=f".{path.name}.", delete=False, encoding=encoding
-        )
-    except OSError as error:
-        raise AsrError(f"{path} cannot be written: {error.strerror or error}") from error
-    try:
-        with handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.chmod(handle.name, 0o644)
-        os.replace(handle.name, path)
+        if target.exists() and not target.is_file() and not target.is_dir():
+            with target.open(mode, encoding=encoding) as file:
+                yield file
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open(mode, encoding=encoding) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(target)
     except OSError as error:
         raise AsrError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
-        Path(handle.name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)

@@ -138,9 +138,19 @@ def test_spec_augment_masks_while_training_alone():
 def test_masks_are_drawn_for_each_utterance_apart_and_stay_within_their_limits():
     torch.manual_seed(5)
     limits = recipe.SpecAugment(time_masks=1, time_frames=10, time_fraction=1.0, frequency_masks=0)
-    masked = augment(torch.ones(50, 100, 8), limits, 16000).eq(0).all(dim=2).sum(dim=1)
-    assert masked.max() <= 10
-    assert masked.unique().numel() > 3
+    lengths = torch.tensor([100] * 25 + [20] * 25)
+    masked = augment(torch.ones(50, 100, 8), lengths, limits, 16000).eq(0).all(dim=2)
+    assert masked.sum(dim=1).max() <= 10
+    assert masked.sum(dim=1).unique().numel() > 3
+    assert not masked[25:, 20:].any()
+    assert masked[25:].any()
+
+
+def test_a_time_mask_takes_at_most_its_share_of_a_short_utterance():
+    torch.manual_seed(5)
+    limits = recipe.SpecAugment(time_masks=1, time_frames=50, time_fraction=0.2, frequency_masks=0)
+    masked = augment(torch.ones(50, 100, 8), torch.full((50,), 20), limits, 16000).eq(0).all(dim=2)
+    assert 0 < masked.sum(dim=1).max() <= 4
 
 
 def test_warping_moves_a_peak_to_its_frequency_times_the_factor():

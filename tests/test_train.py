@@ -1,9 +1,11 @@
 """Training: it learns, it resumes to the same weights, it says what it leaves out and why it stops."""
 
+import dataclasses
 import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +19,15 @@ from torch import nn
 
 import asr
 from asr import recipe
-from asr.errors import RecipeError, TrainingError
+from asr.data.corpora import open_corpora
+from asr.errors import CheckpointError, CorpusError, RecipeError, TrainingError
+from asr.model.acoustic import AcousticModel
 from asr.recipe import validate_recipe
+from asr.text.tokenise import CharacterTokeniser
 from asr.train import optimiser
 from asr.train.loop import train
+from asr.train.step import Trainer
+from asr.transcribe.loading import utterances
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +134,78 @@ def test_a_run_killed_mid_epoch_resumes_to_the_same_weights_bit_for_bit(corpus, 
     assert [line["epoch"] for line in epochs] == [1, 2, 3, 4]
 
 
+def test_a_run_goes_on_without_its_metrics(corpus, tmp_path):
+    directory = tmp_path / "model"
+    whole = train(settings_of(epochs=2), tmp_path / "whole", root=corpus)
+    train(settings_of(epochs=2), directory, root=corpus)
+    (directory / "metrics.jsonl").unlink()
+    meta = train(settings_of(epochs=2), directory, root=corpus, resume=True)
+    assert meta["results"] == whole["results"]
+
+
+def test_a_trained_model_without_its_state_is_not_trained_over(corpus, tmp_path):
+    directory = tmp_path / "model"
+    train(settings_of(epochs=2), directory, root=corpus)
+    before = (directory / "model.safetensors").read_bytes()
+    shutil.rmtree(directory / "training")
+    with pytest.raises(CheckpointError, match="train elsewhere with --out"):
+        train(settings_of(epochs=2), directory, root=corpus, resume=True)
+    assert (directory / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("sections", "sentence"),
+    [
+        ({"dev": [{"kind": "manifest", "path": "dev.jsonl", "speakers": [0.0, 1e-9]}]}, "corpora.dev holds no utter"),
+        ({"train": [{"kind": "manifest", "path": "dev.jsonl", "speakers": [0.0, 1e-9]}]}, "corpora.train holds no"),
+    ],
+)
+def test_an_empty_corpus_is_a_sentence_before_anything_is_trained(corpus, tmp_path, sections, sentence):
+    raw = toy.recipe()
+    settings = validate_recipe({**raw, "corpora": {**raw["corpora"], **sections}}, "toy")
+    with pytest.raises(CorpusError, match=sentence):
+        train(settings, tmp_path / "model", root=corpus)
+    assert not (tmp_path / "model" / "recipe.yaml").exists()
+
+
+def test_a_dev_set_that_cannot_be_read_stops_the_run_rather_than_flatter_it(corpus, tmp_path):
+    (tmp_path / "train.jsonl").write_text(
+        "".join(
+            json.dumps({**row, "audio_filepath": str(corpus / row["audio_filepath"])}) + "\n"
+            for row in map(json.loads, (corpus / "train.jsonl").read_text().splitlines()[:8])
+        )
+    )
+    (tmp_path / "dev.jsonl").write_text('{"audio_filepath": "gone.flac", "text": "a", "id": "lost"}\n')
+    with pytest.raises(TrainingError, match="no utterance of the dev corpora can be read"):
+        train(settings_of(epochs=1), tmp_path / "model", root=tmp_path)
+    assert '"lost"' in (tmp_path / "model" / "training" / "rejected.jsonl").read_text()
+
+
+def test_accumulated_batches_move_the_weights_as_one_batch_would(corpus):
+    settings = validate_recipe(
+        toy.recipe(encoder={"layers": 1, "hidden": 16, "dropout": 0.0}, augment={"spec_augment": None}), "toy"
+    )
+    tokeniser = CharacterTokeniser(" abc")
+    cuts = list(itertools.islice(open_corpora(settings.corpora.train, corpus).whole(), 6))
+    dataset = dataclasses.replace(utterances(settings), tokeniser=tokeniser)
+
+    def weights_after(*groups) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        trainer = Trainer(AcousticModel(settings, 5).train(), settings.training)
+        figures = trainer.step([dataset[group] for group in groups], 1e-3)
+        assert figures.labels == sum(len(tokeniser.encode(text)) for text in dataset[cuts].texts)
+        return trainer.model.state_dict()
+
+    whole, parts = weights_after(cuts), weights_after(cuts[:2], cuts[2:])
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], atol=2e-5, rtol=1e-4)
+
+
+def test_the_last_batches_of_an_epoch_are_trained_on_though_they_fill_no_group(corpus, tmp_path):
+    meta = train(settings_of(epochs=2, accumulate=1000), tmp_path / "model", root=corpus)
+    assert meta["training"]["steps"] == 2
+
+
 def test_a_directory_with_a_run_in_it_is_not_overwritten(trained, corpus):
     with pytest.raises(RecipeError, match="--resume"):
         train(settings_of(epochs=25), trained[0], root=corpus)
@@ -161,9 +240,9 @@ def test_a_loss_that_is_no_number_stops_the_run_with_advice(corpus, tmp_path):
 
 
 def test_early_stopping_waits_its_patience(corpus, tmp_path):
-    meta = train(settings_of(epochs=20, patience=2, learning_rate=1e-7), tmp_path / "model", root=corpus)
-    assert meta["training"]["epochs"] == 3
+    meta = train(settings_of(epochs=20, patience=2, learning_rate=3.0, clip=1e3), tmp_path / "model", root=corpus)
     assert meta["training"]["finished"]
+    assert meta["training"]["epochs"] == meta["results"]["best_epoch"] + 2 < 20
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from asr import audio, recipe
-from asr.data.corpora import AUDIO_SUFFIXES
+from asr.data.layouts import AUDIO_SUFFIXES
 from asr.errors import CorpusError
 
 

@@ -7,6 +7,7 @@ labels, outside the duration limits) is named in ``Batch.rejected`` and never hi
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -98,6 +99,8 @@ def load_samples(cut: Any, sample_rate: int) -> np.ndarray:
     """A cut's audio (S,), mono at ``sample_rate``. Raises _Refused where it cannot be read."""
     from lhotse.audio.utils import AudioLoadingError, DurationMismatchError
 
+    if not cut.has_recording:
+        raise _Refused("unreadable", "the cut has no recording")
     try:
         if cut.sampling_rate != sample_rate:
             cut = cut.resample(sample_rate)
@@ -106,6 +109,8 @@ def load_samples(cut: Any, sample_rate: int) -> np.ndarray:
         raise _Refused("unreadable", _first_line(error)) from error
     if not np.isfinite(samples).all():
         raise _Refused("unreadable", "its audio holds samples that are not numbers")
+    if len(samples) == 0:
+        raise _Refused("unreadable", "it lies past the end of its recording")
     return samples
 
 
@@ -135,17 +140,29 @@ def load_batches(
     their audio, which is how a run is resumed. Raises CorpusError where the cuts are none.
     """
     sampler = itertools.islice(_bucketed(cuts, max_batch_seconds, buckets, shuffle, seed, dataset.epoch), skip, None)
-    loader: Iterator[Batch] = iter(
-        torch.utils.data.DataLoader(
-            dataset,
-            sampler=sampler,
-            batch_size=None,
-            num_workers=workers,
-            prefetch_factor=4 if workers else None,
-            worker_init_fn=_leave_signals_to_the_parent,
-        )
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        sampler=sampler,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals_to_the_parent,
+        pin_memory=torch.cuda.is_available(),
     )
-    return loader
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "killed by signal" not in str(error) and "exited unexpectedly" not in str(error):
+                raise
+            raise CorpusError(
+                "a loader process died, most likely for want of memory: lower training.workers or "
+                "training.max_batch_seconds"
+            ) from error
+        yield batch
 
 
 def plan_batches(cuts: Any, *, max_batch_seconds: float, buckets: int, seed: int) -> tuple[int, float]:
@@ -173,10 +190,10 @@ def _bucketed(cuts: Any, max_batch_seconds: float, buckets: int, shuffle: bool, 
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:
-    """Ctrl-C and a batch system's SIGTERM reach the whole process group, and the parent still needs its batch; workers
-    end when it lets go of them or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Ctrl-C and a batch system's SIGTERM reach the whole process group, and the parent still needs its batch: workers
+    move to a group of their own, where the parent's own SIGTERM still ends them."""
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Refused(Exception):

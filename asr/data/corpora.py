@@ -1,15 +1,13 @@
-"""Corpora: each kind is a lazy stream of utterances, opened as a lhotse ``CutSet``.
+"""Corpora: each source of a recipe is a lazy stream of lhotse cuts.
 
-A kind is a generator of ``Utterance`` (where the audio is, what it says, who speaks); one function turns an utterance
-into a cut. Nothing is read before it is asked for, and nothing is skipped in silence: an unreadable file still becomes
-a cut, so that whoever loads it names it.
+Most layouts are read as ``Utterance`` records, and one function turns a record into a cut. Nothing is opened before it
+is asked for, and nothing is skipped in silence: an unreadable file still becomes a cut, so that whoever loads it names
+it.
 """
 
 from __future__ import annotations
 
-import csv
 import itertools
-import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,21 +16,18 @@ from typing import Any
 
 from asr import audio, recipe
 from asr.data import download, espeak
+from asr.data.layouts import (
+    Utterance,
+    existing,
+    existing_file,
+    existing_folder,
+    read_common_voice,
+    read_folder,
+    read_kaldi,
+    read_librispeech,
+    read_manifest,
+)
 from asr.errors import AudioError, CorpusError
-
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".webm")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Utterance:
-    """One utterance of a corpus; ``offset`` and ``duration`` in seconds, ``duration`` None for "to the end"."""
-
-    id: str
-    audio: Path
-    text: str
-    speaker: str = ""
-    offset: float = 0.0
-    duration: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,35 +35,49 @@ class Mixture:
     """Several sources, each passed over ``weight`` times an epoch: 2 is twice, 0.25 a quarter of it, another each
     epoch."""
 
-    parts: tuple[tuple[Any, float], ...]
+    parts: tuple[tuple[_Cuts | _LhotseCuts, float], ...]
     seed: int = 0
 
     def epoch(self, number: int) -> Any:
-        """The cuts of one epoch as a lazy CutSet, the sources interleaved at random."""
+        """The cuts of one epoch as a lazy CutSet, shuffled across sources anew each epoch.
+
+        Utterances are shuffled whole, since they are no more than names; lhotse cuts come in their own order, mixed in,
+        and are shuffled by the sampler's buffer alone.
+        """
         from lhotse import CutSet
 
-        weighted = [CutSet(_Weighted(cuts, weight, f"{self.seed}/{number}")) for cuts, weight in self.parts]
-        if len(weighted) == 1:
-            return weighted[0]
-        return CutSet.mux(*weighted, weights=[weight for _, weight in self.parts], seed=self.seed)
+        described = [(cuts, weight) for cuts, weight in self.parts if isinstance(cuts, _Cuts)]
+        streams: list[tuple[Any, float]] = [
+            (_Weighted(cuts, weight, f"{self.seed}/{number}"), weight)
+            for cuts, weight in self.parts
+            if isinstance(cuts, _LhotseCuts)
+        ]
+        if described:
+            streams.append((_Shuffled(described, f"{self.seed}/{number}"), sum(weight for _, weight in described)))
+        if len(streams) == 1:
+            return CutSet(streams[0][0])
+        sets = [CutSet(stream) for stream, _ in streams]
+        return CutSet.mux(*sets, weights=[weight for _, weight in streams], seed=self.seed + number)
 
     def whole(self) -> Any:
-        """Every utterance once, whatever the weights."""
-        return Mixture(tuple((cuts, 1.0) for cuts, _ in self.parts), self.seed).epoch(0)
+        """Every utterance once, in the sources' order, whatever the weights."""
+        from lhotse import CutSet
+
+        return CutSet(_Chained([cuts for cuts, _ in self.parts]))
 
 
 def open_corpora(sources: tuple[recipe.Corpus, ...], root: Path, *, seed: int = 0) -> Mixture:
-    """The sources, opened and ready to be mixed by their weights. Raises CorpusError."""
-    return Mixture(tuple((open_corpus(source, root), source.weight) for source in sources), seed)
+    """The sources, opened and ready to be mixed by their weights.
+
+    Raises CorpusError where one is missing; malformed lines raise when they are reached.
+    """
+    return Mixture(tuple((_open(source, root), source.weight) for source in sources), seed)
 
 
-def open_corpus(source: recipe.Corpus, root: Path) -> Any:
-    """One source as a lazy CutSet. Raises CorpusError where it is missing; malformed lines raise when reached."""
-    from lhotse import CutSet
-
+def _open(source: recipe.Corpus, root: Path) -> _Cuts | _LhotseCuts:
     if isinstance(source, recipe.LhotseCorpus):
-        return CutSet(_Selected(_LhotseCuts(_existing(_inside(source.path, root))), source.includes))
-    return CutSet(_Cuts(_utterances(source, root), source.includes))
+        return _LhotseCuts(existing(_inside(source.path, root)), root, source.includes)
+    return _Cuts(_utterances(source, root), source.includes)
 
 
 def name_of(source: recipe.Corpus) -> str:
@@ -83,6 +92,32 @@ def name_of(source: recipe.Corpus) -> str:
         case recipe.CommonVoiceCorpus():
             return f"{source.path}/{source.split}"
     return str(Path(source.path).with_suffix(""))
+
+
+def _utterances(source: recipe.Corpus, root: Path) -> Callable[[], Iterator[Utterance]]:
+    match source:
+        case recipe.ManifestCorpus():
+            manifest = existing_file(_inside(source.path, root))
+            return lambda: read_manifest(manifest)
+        case recipe.LibriSpeechCorpus():
+            folder = _inside(source.path, root)
+            if source.download:
+                download.download_librispeech(folder, source.splits, source.mirror)
+            splits = [existing_folder(folder / split) for split in source.splits]
+            return lambda: (u for split in splits for u in read_librispeech(split))
+        case recipe.FolderCorpus():
+            folder = existing_folder(_inside(source.path, root))
+            return lambda: read_folder(folder)
+        case recipe.CommonVoiceCorpus():
+            table = existing_file(_inside(source.path, root) / f"{source.split}.tsv")
+            return lambda: read_common_voice(table)
+        case recipe.KaldiCorpus():
+            folder = existing_folder(_inside(source.path, root))
+            return lambda: read_kaldi(folder)
+        case recipe.EspeakCorpus():
+            manifest = espeak.synthesise_corpus(source)
+            return lambda: read_manifest(manifest)
+    raise AssertionError(source)  # a kind in the schema without a reader here
 
 
 def _inside(path: str, root: Path) -> Path:
@@ -100,12 +135,13 @@ class _Cuts:
     includes: Callable[[str], bool]
     headers: dict[Path, audio.AudioInfo | None] = field(default_factory=dict)
 
-    def __iter__(self) -> Iterator[Any]:
-        for utterance in self.utterances():
-            if self.includes(utterance.speaker or utterance.id):
-                yield self._cut(utterance)
+    def chosen(self) -> Iterator[Utterance]:
+        return (u for u in self.utterances() if self.includes(u.speaker or u.id))
 
-    def _cut(self, utterance: Utterance) -> Any:
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.cut, self.chosen())
+
+    def cut(self, utterance: Utterance) -> Any:
         from lhotse import AudioSource, Recording, SupervisionSegment
 
         header = self._header(utterance.audio)
@@ -150,32 +186,52 @@ class _Cuts:
 
 
 @dataclass
+class _Shuffled:
+    """Described sources in one shuffled stream, each utterance as often as its source's weight says."""
+
+    sources: list[tuple[_Cuts, float]]
+    salt: str
+
+    def __iter__(self) -> Iterator[Any]:
+        entries = [
+            (cuts, utterance, turn)
+            for cuts, weight in self.sources
+            for utterance in cuts.chosen()
+            for turn in _turns(utterance.id, weight, self.salt)
+        ]
+        random.Random(self.salt).shuffle(entries)
+        return (_again(cuts.cut(utterance), turn) for cuts, utterance, turn in entries)
+
+
+@dataclass
 class _Weighted:
-    cuts: Any
+    """A lhotse source's cuts in their own order, each as often as its weight says."""
+
+    cuts: _LhotseCuts
     weight: float
     salt: str
 
     def __iter__(self) -> Iterator[Any]:
-        whole, fraction = divmod(self.weight, 1)
-        for turn in range(int(whole)):
-            for cut in self.cuts:
-                yield cut if turn == 0 else cut.with_id(f"{cut.id}#{turn + 1}")
-        if fraction:
-            for cut in self.cuts:
-                if random.Random(f"{self.salt}/{cut.id}").random() < fraction:
-                    yield cut if whole == 0 else cut.with_id(f"{cut.id}#{int(whole) + 1}")
+        return (_again(cut, turn) for cut in self.cuts for turn in _turns(cut.id, self.weight, self.salt))
 
 
 @dataclass
-class _Selected:
-    cuts: Any
-    includes: Callable[[str], bool]
+class _Chained:
+    sources: list[_Cuts | _LhotseCuts]
 
     def __iter__(self) -> Iterator[Any]:
-        for cut in self.cuts:
-            speaker = next((s.speaker for s in cut.supervisions if s.speaker), None)
-            if self.includes(speaker or cut.id):
-                yield cut
+        return itertools.chain.from_iterable(self.sources)
+
+
+def _turns(id: str, weight: float, salt: str) -> range:
+    """How often an utterance comes in the epoch that ``salt`` names: the weight, its fraction settled by a draw."""
+    fraction = random.Random(f"{salt}/{id}").random() < weight % 1
+    return range(int(weight) + fraction)
+
+
+def _again(cut: Any, turn: int) -> Any:
+    """The cut itself at first, then under another id, so that it is augmented otherwise."""
+    return cut if turn == 0 else cut.with_id(f"{cut.id}#{turn + 1}")
 
 
 @dataclass
@@ -183,8 +239,16 @@ class _LhotseCuts:
     """Cuts of a lhotse cuts file or Shar folder, checked: lhotse would run a source of type "command" in a shell."""
 
     path: Path
+    root: Path
+    includes: Callable[[str], bool]
 
     def __iter__(self) -> Iterator[Any]:
+        for cut in self._checked():
+            speaker = next((s.speaker for s in cut.supervisions if s.speaker), None)
+            if self.includes(speaker or cut.id):
+                yield cut if self.path.is_dir() else cut.with_recording_path_prefix(self.root)
+
+    def _checked(self) -> Iterator[Any]:
         from lhotse import CutSet
         from lhotse.cut import Cut
 
@@ -214,212 +278,3 @@ def _source_types(node: Any) -> Iterator[str]:
     if isinstance(node, list | tuple):
         for item in node:
             yield from _source_types(item)
-
-
-# ------------------------------------------------------------------------------------------------------- kinds
-
-
-def _utterances(source: recipe.Corpus, root: Path) -> Callable[[], Iterator[Utterance]]:
-    match source:
-        case recipe.ManifestCorpus():
-            manifest = _existing_file(_inside(source.path, root))
-            return lambda: read_manifest(manifest)
-        case recipe.LibriSpeechCorpus():
-            folder = _inside(source.path, root)
-            if source.download:
-                download.download_librispeech(folder, source.splits, source.mirror)
-            splits = [_existing_folder(folder / split) for split in source.splits]
-            return lambda: (u for split in splits for u in _read_librispeech(split))
-        case recipe.FolderCorpus():
-            folder = _existing_folder(_inside(source.path, root))
-            return lambda: _read_folder(folder)
-        case recipe.CommonVoiceCorpus():
-            table = _existing_file(_inside(source.path, root) / f"{source.split}.tsv")
-            return lambda: _read_common_voice(table)
-        case recipe.KaldiCorpus():
-            folder = _existing_folder(_inside(source.path, root))
-            return lambda: _read_kaldi(folder)
-        case recipe.EspeakCorpus():
-            manifest = espeak.synthesise_corpus(source)
-            return lambda: read_manifest(manifest)
-    raise AssertionError(source)  # a kind in the schema without a reader here
-
-
-def _existing(path: Path) -> Path:
-    return path if path.is_dir() else _existing_file(path)
-
-
-def _existing_file(path: Path) -> Path:
-    if not path.is_file():
-        raise CorpusError(f"{path} is not there: give the folder that holds the corpora with --data or ASR_DATA")
-    return path
-
-
-def _existing_folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise CorpusError(
-            f"the folder {path} is not there: give the one that holds the corpora with --data or ASR_DATA"
-        )
-    return path
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    return ((number, line) for number, line in _all_lines(path) if line.strip())
-
-
-def _all_lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            yield from enumerate(file, 1)
-    except (UnicodeDecodeError, OSError) as error:
-        raise CorpusError(
-            f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}"
-        ) from error
-
-
-def read_manifest(path: Path) -> Iterator[Utterance]:
-    """Utterances of a JSON-lines, CSV or TSV manifest: ``audio_filepath`` (relative to the manifest), ``text``, and
-    optionally ``duration``, ``offset`` (s), ``speaker``, ``id``. Raises CorpusError with the line number."""
-    if path.suffix.lower() in {".csv", ".tsv"}:
-        rows = _table(path, "\t" if path.suffix.lower() == ".tsv" else ",")
-    else:
-        rows = _json_lines(path)
-    for number, row in rows:
-        try:
-            if not row["audio_filepath"]:
-                raise ValueError("audio_filepath is empty")
-            utterance = Utterance(
-                id=str(row.get("id") or f"{path.stem}-{number:06d}"),
-                audio=path.parent / str(row["audio_filepath"]),
-                text=str(row["text"] if row["text"] is not None else ""),
-                speaker=str(row.get("speaker") or ""),
-                offset=_seconds(row.get("offset") or 0.0),
-                duration=_seconds(row["duration"]) if row.get("duration") else None,
-            )
-            # JSON can spell half a surrogate pair, which no file name and no hash takes.
-            f"{utterance.id}{utterance.audio}{utterance.text}{utterance.speaker}".encode()
-        except KeyError as error:
-            raise CorpusError(f"{path}, line {number}: {error} is missing; found {', '.join(map(str, row))}") from error
-        except (TypeError, ValueError) as error:
-            raise CorpusError(f"{path}, line {number}: {error}") from error
-        yield utterance
-
-
-def _seconds(value: Any) -> float:
-    seconds = float(value)
-    if not 0 <= seconds < float("inf"):
-        raise ValueError(f"offset and duration are seconds, 0 or more; found {value}")
-    return seconds
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in _lines(path):
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise CorpusError(f"{path}, line {number}: not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise CorpusError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
-        yield number, row
-
-
-def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    # Blank lines too, so that the reader counts lines as an editor does; those between rows it skips itself.
-    lines = (line if line.strip() else "\n" for _, line in _all_lines(path))
-    if delimiter == "\t":  # tables of sentences: a quotation mark is a quotation mark
-        reader = csv.DictReader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.DictReader(lines, delimiter=delimiter)
-    try:
-        for row in reader:
-            yield reader.line_num, {key: value for key, value in row.items() if key is not None}
-    except csv.Error as error:
-        raise CorpusError(f"{path}, line {reader.reader.line_num}: {error}") from error
-
-
-def _read_librispeech(split: Path) -> Iterator[Utterance]:
-    """The official layout: SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt beside its FLAC files."""
-    found = False
-    for transcript in sorted(split.glob("*/*/*.trans.txt")):
-        for number, line in _lines(transcript):
-            found = True
-            id, *text = line.split(maxsplit=1)
-            if not text:
-                raise CorpusError(f"{transcript}, line {number}: an id without a text")
-            flac = transcript.parent / f"{id}.flac"
-            yield Utterance(id=id, audio=flac, text=text[0].strip(), speaker=id.split("-")[0])
-    if not found:
-        raise CorpusError(f"{split} holds no SPEAKER/CHAPTER/*.trans.txt: it is not laid out as LibriSpeech is")
-
-
-def _read_folder(folder: Path) -> Iterator[Utterance]:
-    """Audio files with a .txt of the same name beside them, at any depth; the enclosing folder is the speaker."""
-    found = False
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES):
-        found = True
-        text = path.with_suffix(".txt")
-        if not text.is_file():
-            raise CorpusError(f"{path} has no {text.name} beside it")
-        speaker = path.parent.name if path.parent != folder else ""
-        words = " ".join(line.strip() for _, line in _lines(text))
-        yield Utterance(id=path.relative_to(folder).with_suffix("").as_posix(), audio=path, text=words, speaker=speaker)
-    if not found:
-        raise CorpusError(f"{folder} holds no audio files ({', '.join(AUDIO_SUFFIXES)})")
-
-
-def _read_common_voice(table: Path) -> Iterator[Utterance]:
-    """A Common Voice table (path, sentence, client_id), clips in ``clips/`` beside it."""
-    for number, row in _table(table, "\t"):
-        if not row.get("path") or row.get("sentence") is None:
-            raise CorpusError(f"{table}, line {number}: path or sentence is missing; found {', '.join(row)}")
-        yield Utterance(
-            id=Path(row["path"]).stem,
-            audio=table.parent / "clips" / row["path"],
-            text=row["sentence"],
-            speaker=row.get("client_id") or "",
-        )
-
-
-def _read_kaldi(folder: Path) -> Iterator[Utterance]:
-    """A Kaldi data directory: wav.scp, text, and where they are there segments and utt2spk. Commands (``... |``) in
-    wav.scp are refused: a corpus is never run."""
-
-    def table(name: str) -> Iterator[tuple[int, str, str]]:
-        for number, line in _lines(_existing_file(folder / name)):
-            key, *value = line.split(maxsplit=1)
-            yield number, key, "".join(value).strip()
-
-    wavs = {}
-    for number, key, value in table("wav.scp"):
-        if value.endswith("|"):
-            raise CorpusError(
-                f"{folder / 'wav.scp'}, line {number}: a command, which is not run; write the audio out first"
-            )
-        wavs[key] = folder / value
-    texts = {key: value for _, key, value in table("text")}
-    speakers = {key: value for _, key, value in table("utt2spk")} if (folder / "utt2spk").is_file() else {}
-
-    def utterance(id: str, recording: str, offset: float, duration: float | None, where: str) -> Utterance:
-        if recording not in wavs:
-            raise CorpusError(f'{where}: the recording "{recording}" is not in wav.scp')
-        return Utterance(
-            id=id,
-            audio=wavs[recording],
-            text=texts.get(id, ""),
-            speaker=speakers.get(id, ""),
-            offset=offset,
-            duration=duration,
-        )
-
-    if not (folder / "segments").is_file():
-        for id in texts:
-            yield utterance(id, id, 0.0, None, str(folder / "text"))
-        return
-    for number, id, value in table("segments"):
-        where = f"{folder / 'segments'}, line {number}"
-        try:
-            recording, start, end = value.split()
-            offset, duration = _seconds(start), _seconds(float(end) - float(start))
-        except ValueError as error:
-            raise CorpusError(f"{where}: expected UTTERANCE RECORDING START END, found {id} {value}") from error
-        yield utterance(id, recording, offset, duration, where)

@@ -41,7 +41,7 @@ class AcousticModel(nn.Module):
     def emit(self, features: Features) -> Emissions:
         values = features.values
         if self.training and self.spec_augment is not None:
-            values = augment(values, self.spec_augment, self.features.settings.sample_rate)
+            values = augment(values, features.lengths, self.spec_augment, self.features.settings.sample_rate)
         encodings, lengths = self.encoder(values, features.lengths)
         log_probs = functional.log_softmax(self.head(encodings).float(), dim=-1)
         return Emissions(log_probs=log_probs, lengths=lengths, frame_shift=self.frame_shift)

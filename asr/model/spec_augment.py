@@ -15,21 +15,32 @@ from torch import Tensor
 from asr import recipe
 
 
-def augment(values: Tensor, settings: recipe.SpecAugment, sample_rate: int) -> Tensor:
-    """(B, T, F) with each utterance's frequencies warped and masked, its times masked; masked values become 0, the
-    mean."""
-    import torchaudio
-
+def augment(values: Tensor, lengths: Tensor, settings: recipe.SpecAugment, sample_rate: int) -> Tensor:
+    """(B, T, F) with each utterance's frequencies warped and masked, and its real frames masked; masked values become
+    0, the mean."""
     if settings.frequency_warp:
         span = math.log(1 + settings.frequency_warp)
         factors = torch.empty(values.shape[0], device=values.device).uniform_(-span, span).exp()
         values = warp_frequencies(values, factors, sample_rate)
-    mask = torchaudio.functional.mask_along_axis_iid
+    widest = (lengths * settings.time_fraction).clamp(max=settings.time_frames)
     for _ in range(settings.time_masks):
-        values = mask(values, settings.time_frames, 0.0, axis=1, p=settings.time_fraction)
+        values = values.masked_fill(_band(widest, lengths, values.shape[1])[:, :, None], 0.0)
+    bins = torch.full_like(lengths, values.shape[2])
+    widest = bins.clamp(max=settings.frequency_bins)
     for _ in range(settings.frequency_masks):
-        values = mask(values, settings.frequency_bins, 0.0, axis=2)
+        values = values.masked_fill(_band(widest, bins, values.shape[2])[:, None, :], 0.0)
     return values
+
+
+def _band(widest: Tensor, lengths: Tensor, size: int) -> Tensor:
+    """(B, size) bool: a random band within each row's first ``lengths`` places, up to ``widest`` of them wide.
+
+    torchaudio's masks know the padded length alone, and would mask most of a short utterance in a long batch.
+    """
+    width = torch.rand(len(lengths), device=lengths.device) * widest
+    start = torch.rand(len(lengths), device=lengths.device) * (lengths - width)
+    place = torch.arange(size, device=lengths.device)[None, :]
+    return (place >= start.floor()[:, None]) & (place < (start.floor() + width.floor())[:, None])
 
 
 def warp_frequencies(values: Tensor, factors: Tensor, sample_rate: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -11,30 +12,19 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from asr import recipe, runtime
-from asr.errors import TrainingError
-from asr.records import ErrorCounts, Rejection
-from asr.train import state
+from asr.errors import AsrError, TrainingError
+from asr.records import Batch, ErrorCounts
+from asr.train.state import Progress
+from asr.train.step import StepFigures
 
 EVERY = 10
 """Steps between two readings of the device's numbers, each of which waits for the device."""
 PICTURE_SECONDS = 30
 SILENT_EPOCHS = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepFigures:
-    """One step's numbers, still on the device: ``loss`` summed over ``labels`` labels, ``blank_rate`` a fraction."""
-
-    loss: torch.Tensor
-    labels: int
-    blank_rate: torch.Tensor
-    gradient_norm: torch.Tensor
-    learning_rate: float
-    audio_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +39,7 @@ class DevFigures:
 class Monitor:
     """Reports steps and epochs. Use as a context: it owns the progress line and the open files."""
 
-    def __init__(self, directory: Path, progress: state.Progress, training: recipe.Training, *, batches: int) -> None:
+    def __init__(self, directory: Path, progress: Progress, training: recipe.Training, *, batches: int) -> None:
         self.directory = directory
         self.progress = progress
         self.epochs = training.epochs
@@ -57,16 +47,19 @@ class Monitor:
         self.console = Console(stderr=True)
         self._pending: list[StepFigures] = []
         self._since = time.monotonic()
+        self._may_skip = training.precision == "float16"  # its loss scaler skips steps whose gradient overflows
         self._rejected: dict[str, str] = {}
         self._pictured = 0.0
-        self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
+        self._bar = bars.Progress(
+            bars.TextColumn("epoch {task.fields[epoch]}"),
+            bars.BarColumn(bar_width=20),
+            bars.MofNCompleteColumn(),
+            bars.TextColumn("{task.fields[figures]}"),
+            bars.TimeRemainingColumn(),
             console=self.console,
             transient=True,
+            redirect_stdout=False,  # a worker forked while the bar is drawn must not inherit its lock
+            redirect_stderr=False,
         )
         self._batches = batches
         self._task = self._bar.add_task("", total=self.epochs * batches, epoch=progress.epoch + 1, figures="")
@@ -74,11 +67,13 @@ class Monitor:
     def __enter__(self) -> Monitor:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.history = _history_until(self.directory / "metrics.jsonl", self.progress.step)
+        self.history = _history_until(self.directory / "metrics.jsonl", self.progress)
+        for line in _json_lines(self.directory / "training" / "rejected.jsonl"):
+            self._rejected[line["id"]] = line["reason"]
         with runtime.replacing(self.directory / "metrics.jsonl") as file:
             file.writelines(json.dumps(line) + "\n" for line in self.history)
         self._metrics = (self.directory / "metrics.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(self.directory / "training" / "tensorboard"), purge_step=self.progress.step)
+        self._board = SummaryWriter(str(self.directory / "training" / "tensorboard"), purge_step=self.progress.step + 1)
         self._bar.start()
         return self
 
@@ -86,17 +81,19 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
-        self._metrics.close()
-        self._board.close()
-        if self.history:
-            self._draw()
+        # What stopped the run matters more than what its closing meets, a full disk above all.
+        with contextlib.suppress(OSError, AsrError) if error else contextlib.nullcontext():
+            self._metrics.close()
+            self._board.close()
+            if self.history:
+                self._draw()
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def reject(self, rejected: tuple[Rejection, ...]) -> None:
-        """Names each utterance that was left out, once."""
-        for rejection in rejected:
+    def reject(self, *batches: Batch) -> None:
+        """Names each utterance that was left out of ``batches``, once a run."""
+        for rejection in (rejection for batch in batches for rejection in batch.rejected):
             if rejection.id in self._rejected:
                 continue
             self._rejected[rejection.id] = rejection.reason
@@ -127,15 +124,15 @@ class Monitor:
             "epoch": self.progress.epoch + 1,
             "loss": sum(losses) / max(labels, 1),
             "blank_rate": sum(blanks) / len(blanks),
-            "gradient_norm": norms[-1],
+            "gradient_norm": next((n for n in reversed(norms) if math.isfinite(n)), None),
             "learning_rate": self._pending[-1].learning_rate,
             "audio_hours_per_hour": sum(f.audio_seconds for f in self._pending) / max(elapsed, 1e-9),
         }
-        if not math.isfinite(line["loss"]):
+        if not math.isfinite(line["loss"]) or not (self._may_skip or all(map(math.isfinite, norms))):
             raise TrainingError(
-                f"the loss is {line['loss']} at step {self.progress.step}: most likely the learning rate "
+                f"the loss or its gradient is no number at step {self.progress.step}: most likely the learning rate "
                 f"({line['learning_rate']:.2g}) is too high for this corpus; lower training.learning_rate or "
-                "training.clip, or lengthen training.warmup_steps, and go on from the last saved state with --resume"
+                "training.clip, or lengthen training.warmup_steps, and train anew with another --out"
             )
         self.progress.epoch_loss += sum(losses)
         self.progress.epoch_labels += labels
@@ -149,12 +146,12 @@ class Monitor:
             self._task,
             completed=self.progress.epoch * self._batches + self.progress.batch,
             epoch=f"{self.progress.epoch + 1}/{self.epochs}",
-            figures=f"loss {line['loss']:.3f}  blank {line['blank_rate']:.0%}  grad {line['gradient_norm']:.2f}  "
-            f"{line['audio_hours_per_hour']:.0f} h/h",
+            figures=f"loss {line['loss']:.3f}  WER {self.progress.last_wer:.1%}  blank {line['blank_rate']:.0%}  "
+            f"grad {norms[-1]:.2f}  {line['audio_hours_per_hour']:.0f} h/h",
         )
 
     def epoch(self, dev: DevFigures, best: bool) -> None:
-        """Closes an epoch's books; called after ``read``."""
+        """Writes the line of the epoch that ``progress.close_epoch`` has just closed."""
         progress = self.progress
         now = time.monotonic()
         progress.seconds += now - self._since
@@ -162,7 +159,7 @@ class Monitor:
         line = {
             "kind": "epoch",
             "step": progress.step,
-            "epoch": progress.epoch + 1,
+            "epoch": progress.epoch,
             "train_loss": progress.epoch_loss / max(progress.epoch_labels, 1),
             "dev_loss": dev.loss,
             "dev_wer": dev.words.rate,
@@ -212,15 +209,20 @@ class Monitor:
         draw_training(self.history, self.directory / "training.png")
 
 
-def _history_until(path: Path, step: int) -> list[dict[str, Any]]:
-    """The lines of an earlier part of this run; those past ``step`` will be trained again, a torn one is dropped."""
-    history = []
-    if path.is_file():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            if line["step"] <= step:
-                history.append(line)
-    return history
+def _history_until(path: Path, progress: Progress) -> list[dict[str, Any]]:
+    """The lines of an earlier part of this run that will not be written again."""
+    lines = _json_lines(path)
+    steps = [line for line in lines if line["kind"] == "step" and line["step"] <= progress.step]
+    epochs = [line for line in lines if line["kind"] == "epoch" and line["epoch"] <= progress.epoch]
+    return sorted(steps + epochs, key=lambda line: (line["step"], line["kind"] == "epoch"))
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file, none where it is missing; a torn last line is dropped."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from asr import recipe
 
+FLOOR = 0.005
+"""The last steps' share of the peak learning rate."""
+
 
 def build_optimiser(model: nn.Module, settings: recipe.Training) -> torch.optim.AdamW:
     """AdamW; biases and norms (one-dimensional parameters) are not decayed."""
@@ -23,16 +26,16 @@ def build_optimiser(model: nn.Module, settings: recipe.Training) -> torch.optim.
 
 
 def learning_rate(step: int, total: int, settings: recipe.Training) -> float:
-    """The rate of step ``step`` of ``total``, counted from 0: a linear warm-up, then the decay to nearly nothing."""
+    """The rate of step ``step`` of ``total``, counted from 0: a linear warm-up, then the decay to FLOOR of the peak."""
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
     left = 1 - (step - settings.warmup_steps) / max(total - settings.warmup_steps, 1)
     left = min(max(left, 0.0), 1.0)
     match settings.decay:
         case "cosine":
-            return settings.learning_rate * max(0.5 * (1 + math.cos(math.pi * (1 - left))), 0.005)
+            return settings.learning_rate * max(0.5 * (1 + math.cos(math.pi * (1 - left))), FLOOR)
         case "linear":
-            return settings.learning_rate * max(left, 0.005)
+            return settings.learning_rate * max(left, FLOOR)
     return settings.learning_rate
 
 
@@ -59,24 +62,24 @@ def build_average(settings: recipe.Ema | recipe.LastK | recipe.NoAveraging, mode
 
 
 class _Ema:
-    """Exponential moving average; young averages forget faster, so the random start does not linger."""
+    """Exponential moving average of the parameters; a young one forgets faster, so the random start does not linger."""
 
     def __init__(self, decay: float, model: nn.Module) -> None:
         self.decay = decay
         self.steps = 0
-        self.shadow = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        self.shadow = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
     @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
         self.steps += 1
         weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(list(self.shadow.values()), list(model.state_dict().values()), weight)
+        torch._foreach_lerp_(list(self.shadow.values()), list(model.parameters()), weight)
 
     def after_epoch(self, model: nn.Module) -> None:
         pass
 
-    def weights(self, model: nn.Module) -> dict[str, Tensor]:  # noqa: ARG002
-        return self.shadow
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        return {**model.state_dict(), **self.shadow}
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "shadow": self.shadow}
@@ -102,9 +105,7 @@ class _LastK:
         snapshot = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         self.kept = [*self.kept, snapshot][-self.epochs :]
 
-    def weights(self, model: nn.Module) -> dict[str, Tensor]:
-        if not self.kept:
-            return model.state_dict()
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:  # noqa: ARG002
         return {name: torch.stack([w[name] for w in self.kept]).mean(0) for name in self.kept[0]}
 
     def state_dict(self) -> dict[str, Any]:

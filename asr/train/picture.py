@@ -21,7 +21,8 @@ def draw_training(history: list[dict[str, Any]], path: Path) -> None:
     (loss, errors), (blank, gradient) = figure.subplots(2, 2)
 
     def curve(axes: Any, lines: list[dict[str, Any]], key: str, label: str, **style: Any) -> None:
-        axes.plot([line["step"] for line in lines], [line[key] for line in lines], label=label, **style)
+        drawn = [line for line in lines if line[key] is not None]
+        axes.plot([line["step"] for line in drawn], [line[key] for line in drawn], label=label, **style)
 
     marker = {"marker": "."} if len(epochs) < 30 else {}
     curve(loss, steps, "loss", "train, each 10 steps", alpha=0.3, color="tab:blue")

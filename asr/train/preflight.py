@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import time
 from collections import Counter
@@ -96,7 +97,7 @@ def check(
         limits = settings.training.utterance_seconds if name == "train" else (0.0, float("inf"))
         batches = load_batches(
             cuts,
-            utterances(settings, tokeniser=tokeniser, seconds=limits),
+            dataclasses.replace(utterances(settings), tokeniser=tokeniser, seconds=limits),
             max_batch_seconds=settings.training.max_batch_seconds,
             buckets=settings.training.buckets,
             workers=workers(settings),

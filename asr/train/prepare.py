@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from asr import checkpoint, recipe
 from asr.data.augment import Augmenter
 from asr.data.batches import load_batches, plan_batches, text_of
 from asr.data.corpora import Mixture, open_corpora
-from asr.errors import RecipeError
+from asr.errors import CorpusError, RecipeError
 from asr.model.acoustic import AcousticModel
 from asr.records import Batch
 from asr.text.tokenise import Tokeniser, build_tokeniser
@@ -41,8 +42,8 @@ class TrainingCorpora:
         settings = self.recipe
         return load_batches(
             self.mixture.epoch(epoch),
-            utterances(
-                settings,
+            dataclasses.replace(
+                utterances(settings),
                 tokeniser=self.tokeniser,
                 augmenter=Augmenter(settings.augment, self.root, seed=settings.seed),
                 epoch=epoch,
@@ -63,12 +64,15 @@ class TrainingCorpora:
 
 def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: bool) -> TrainingCorpora:
     """Opens the corpora and takes ``directory`` for this run. Raises AsrError where either cannot be had."""
+    begun = checkpoint.is_described(directory)
+    if begun and not resume:
+        raise RecipeError(f"{directory} holds a run already: go on with --resume, or train elsewhere with --out")
     mixture = open_corpora(settings.corpora.train, root, seed=settings.seed)
     dev_mixture = open_corpora(settings.corpora.dev, root)
-    fresh = checkpoint.is_empty(directory)
-    if not fresh and not resume:
-        raise RecipeError(f"{directory} is not empty: go on with --resume, or train elsewhere with --out")
-    if fresh:
+    for name, corpora in (("train", mixture), ("dev", dev_mixture)):
+        if next(iter(corpora.whole()), None) is None:
+            raise CorpusError(f"corpora.{name} holds no utterances; is its slice of speakers too narrow?")
+    if not begun:
         texts = (text_of(cut, settings.text.normalise) for cut in mixture.whole())
         tokeniser = build_tokeniser(settings.text.tokeniser, texts)
         checkpoint.save_description(directory, settings, tokeniser)

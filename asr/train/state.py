@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import signal
 import threading
@@ -10,57 +11,74 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
 
 import torch
 
-from asr import runtime
+from asr import checkpoint, recipe, runtime
 from asr.errors import CheckpointError
+from asr.train.step import Trainer
 
 STATE = Path("training") / "state.pt"
 
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands: ``epoch`` and ``batch`` are the next to be trained, ``step`` counts optimiser steps, the
-    ``epoch_*`` sums cover the batches of this epoch so far."""
+    """Where a run stands: ``epoch`` and ``batch`` are the next to be trained (from 0), ``step`` counts optimiser steps,
+    ``seconds`` the time spent. ``best_epoch`` counts from 1. The ``epoch_*`` sums cover this epoch's steps so far."""
 
     epoch: int = 0
     batch: int = 0
     step: int = 0
     seconds: float = 0.0
-    best_wer: float = float("inf")
-    best_epoch: int = -1
+    finished: bool = False
+    best_epoch: int = 0
+    best_wer: float = math.inf
+    best_cer: float = math.inf
+    best_loss: float = math.inf
+    last_wer: float = math.nan
     silent_epochs: int = 0
     epoch_loss: float = 0.0
     epoch_labels: int = 0
     epoch_blank: float = 0.0
     epoch_steps: int = 0
-    finished: bool = False
+
+    def close_epoch(self, wer: float, cer: float, loss: float, training: recipe.Training) -> bool:
+        """Moves on to the next epoch, or to the end; true where this one is the best so far.
+
+        Among epochs of equal WER the lower loss is better, so that a model still silent counts as getting somewhere.
+        """
+        self.epoch, self.batch = self.epoch + 1, 0
+        best = self.best_epoch == 0 or (wer, loss) < (self.best_wer, self.best_loss)
+        if best:
+            self.best_epoch, self.best_wer, self.best_cer, self.best_loss = self.epoch, wer, cer, loss
+        self.last_wer = wer
+        weary = training.patience is not None and self.epoch - self.best_epoch >= training.patience
+        self.finished = weary or self.epoch >= training.epochs
+        return best
 
 
-class Stateful(Protocol):
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: Any, /) -> Any: ...
-
-
-def save_state(directory: Path, progress: Progress, parts: dict[str, Stateful]) -> None:
+def save_state(directory: Path, progress: Progress, trainer: Trainer) -> None:
     """Writes the whole state aside and renames it, so that a kill at any moment leaves the old or the new one."""
-    state = {"progress": asdict(progress), **{name: part.state_dict() for name, part in parts.items()}}
     with runtime.replacing(directory / STATE, "wb") as file:
-        torch.save(state, file)
+        torch.save({"progress": asdict(progress), **trainer.state_dict()}, file)
 
 
-def load_state(directory: Path, parts: dict[str, Stateful]) -> Progress | None:
-    """Restores ``parts`` and returns the progress; None where no state was saved. Raises CheckpointError."""
+def load_state(directory: Path, trainer: Trainer) -> Progress | None:
+    """Restores ``trainer`` and returns the progress; None where no state was saved yet.
+
+    Raises CheckpointError for a damaged state, or a trained model without one.
+    """
     path = directory / STATE
     if not path.is_file():
+        if checkpoint.epochs_trained(directory) > 1:  # a kill between the first weights and the first state leaves one
+            raise CheckpointError(
+                f"{directory} holds a trained model but not {STATE}, so its training cannot go on; "
+                "train elsewhere with --out"
+            )
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+        trainer.load_state_dict(state)
         return Progress(**state["progress"])
     except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} does not load: {str(error).splitlines()[0]}") from error

@@ -13,15 +13,14 @@ from asr.model.features import ReferenceFeatures
 from asr.records import Batch
 
 
-def utterances(settings: recipe.Recipe, **options: Any) -> Utterances:
-    """The loader's dataset for a recipe; ``options`` as Utterances takes them."""
+def utterances(settings: recipe.Recipe) -> Utterances:
+    """The loader's dataset for a recipe, without labels or augmentation."""
     features = settings.features
     return Utterances(
         sample_rate=features.sample_rate,
         normalisation=settings.text.normalise,
         emission_frames=functools.partial(emission_frames, features=features, conv=settings.encoder.conv),
         featurise=ReferenceFeatures(features) if features.backend == "librosa" else None,
-        **options,
     )
 
 

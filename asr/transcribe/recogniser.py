@@ -17,6 +17,9 @@ from asr.model.acoustic import AcousticModel
 from asr.records import Batch, Emissions, Features, Hypothesis, Segment, Transcript, Waveform
 from asr.text.tokenise import Tokeniser
 
+MAX_SECONDS = 2 * 3600
+"""A whole recording goes through the model at once, at about 3 GiB an hour."""
+
 
 @torch.inference_mode()
 def recognise(
@@ -59,8 +62,10 @@ class Recogniser:
         """
         rate = self.recipe.features.sample_rate
         if isinstance(recording, np.ndarray):
-            if sample_rate is None:
-                raise AudioError("an array needs its sample rate: transcribe(samples, sample_rate=16000)")
+            if not isinstance(sample_rate, int) or sample_rate <= 0:
+                raise AudioError(
+                    f"an array needs its sample rate, transcribe(samples, sample_rate=16000); found {sample_rate!r}"
+                )
             waveform = audio.prepare(Waveform(samples=_as_mono(recording), sample_rate=sample_rate), rate)
         elif isinstance(recording, bytes):
             waveform = audio.read(recording, sample_rate=rate)
@@ -69,6 +74,11 @@ class Recogniser:
         return self._transcribe(waveform)
 
     def _transcribe(self, waveform: Waveform) -> Transcript:
+        if waveform.duration > MAX_SECONDS:
+            raise AudioError(
+                f"the recording lasts {waveform.duration / 3600:.1f} h and is read in one piece, at most "
+                f"{MAX_SECONDS / 3600:.0f} h of it: cut it up first"
+            )
         features = None
         if self.recipe.features.backend == "librosa":
             from asr.model.features import ReferenceFeatures
