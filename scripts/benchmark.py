@@ -125,10 +125,10 @@ def loader(
     import itertools
     import tempfile
 
-    from asr.model.acoustic import AcousticModel, ctc_loss
+    from asr.model.acoustic import AcousticModel
     from asr.records import Batch
-    from asr.train.optimiser import build_optimiser
     from asr.train.prepare import prepare
+    from asr.train.step import Trainer
 
     on = runtime.pick_device(device)
     overrides = [] if augment else ["augment.speed=[1.0]", "augment.noise=null", "augment.reverb=null"]
@@ -136,7 +136,7 @@ def loader(
     with tempfile.TemporaryDirectory() as folder:
         corpora = prepare(settings, Path(folder), root=Path(data).absolute(), resume=False)
         model = AcousticModel(settings, len(corpora.tokeniser.tokens)).to(on).train()
-    optimiser = build_optimiser(model, settings.training)
+    trainer = Trainer(model, settings.training)
 
     def loaded() -> Iterator[Batch]:
         return itertools.islice(corpora.train(0), batches)
@@ -146,12 +146,7 @@ def loader(
 
     def run(source: Callable[[], Iterator[Batch]]) -> None:
         for batch in source():
-            with runtime.autocast(on, settings.training.precision):
-                emissions = model(batch)
-            (ctc_loss(emissions, batch.tokens, batch.token_lengths) / batch.token_lengths.sum()).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.training.clip)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+            trainer.step([batch], settings.training.learning_rate)
 
     def synchronise() -> None:
         if on.type == "cuda":
@@ -165,6 +160,46 @@ def loader(
         click.echo(f"  {name:8} {spread([seconds / v for v in values])} audio hours an hour")
     ratio = statistics.median(m / r for m, r in zip(times["memory"], times["loader"], strict=True))
     report({**times, "audio_seconds": seconds}, ratio, "share of the throughput with batches in memory", path)
+
+
+CELLS = {
+    "feedforward": "{kind: feedforward, context: 5, layers: 3, hidden: 256}",
+    "rnn, tanh": "{kind: rnn, nonlinearity: tanh, bidirectional: false, layers: 2, hidden: 128}",
+    "rnn, relu": "{kind: rnn, nonlinearity: relu, bidirectional: false, layers: 2, hidden: 128}",
+    "gru": "{kind: gru, bidirectional: false, layers: 2, hidden: 128}",
+    "lstm": "{kind: lstm, bidirectional: false, layers: 2, hidden: 128}",
+    "bidirectional rnn, tanh": "{kind: rnn, nonlinearity: tanh, layers: 2, hidden: 128}",
+    "bidirectional gru": "{kind: gru, layers: 2, hidden: 128}",
+    "bidirectional lstm": "{kind: lstm, layers: 2, hidden: 128}",
+    "bidirectional lstm, projected": "{kind: lstm, layers: 2, hidden: 128, projection: 128}",
+    "bidirectional lstm, x2 in front": "{kind: lstm, layers: 2, hidden: 128, conv: {channels: [16], subsampling: 2}}",
+}
+
+
+@main.command()
+@click.argument("recipe_path", default="recipes/digits.yaml", metavar="[RECIPE]")
+@click.option("--data", default="../shared/data", show_default=True)
+@click.option("--epochs", default=4, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--json", "path", type=click.Path(path_type=Path))
+def cells(recipe_path: str, data: str, epochs: int, device: str, path: Path | None) -> None:
+    """Dev error rates of each kind of encoder after the same few epochs: a look, not the study."""
+    import tempfile
+
+    from asr.train.loop import train
+
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, line in CELLS.items():
+            overrides = [f"encoder={line}", f"training.epochs={epochs}"]
+            settings = recipe.load_recipe(Path(recipe_path), overrides)
+            meta = train(settings, Path(folder) / name, root=Path(data).absolute(), device=device)
+            figures[name] = {**meta["results"]["dev"], "parameters": meta["parameters"], **meta["training"]}
+    for name, row in figures.items():
+        size, spent = f"{row['parameters'] / 1e3:.0f} k", f"{row['minutes']:.2f} min"
+        click.echo(f"{name:32} {size:>8} parameters  {spent:>9}  WER {row['wer']:7.2%}  CER {row['cer']:7.2%}")
+    ratio = figures["feedforward"]["wer"] / max(figures["bidirectional lstm"]["wer"], 1e-9)
+    report(figures, ratio, "WER of the feed-forward encoder over the bidirectional LSTM's", path)
 
 
 if __name__ == "__main__":
