@@ -33,11 +33,15 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """The autocast context for ``float32``, ``bfloat16`` or ``float16``; ``auto``: bfloat16 on a GPU, else float32."""
+    """The autocast context for ``float32``, ``bfloat16`` or ``float16``.
+
+    ``auto`` is bfloat16 where there is hardware for its matrix products, a GPU or a CPU with AMX, else float32.
+    """
     import torch
 
     if precision == "auto":
-        precision = "bfloat16" if device.type == "cuda" else "float32"
+        supported = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+        precision = "bfloat16" if supported else "float32"
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=getattr(torch, precision))

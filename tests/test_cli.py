@@ -127,7 +127,7 @@ def test_one_bad_file_does_not_stop_the_others(home, tmp_path):
     ("arguments", "sentence"),
     [
         (["train", "gone.yaml"], "the recipe gone.yaml cannot be read: No such file or directory"),
-        (["train", "toy.yaml", "--data", "nowhere"], "nowhere/train.jsonl is not there"),
+        (["train", "toy.yaml", "--data", "nowhere", "--out", "elsewhere"], "nowhere/train.jsonl is not there"),
         (["train", "toy.yaml", "--data", "data"], "models/toy holds a run already: go on with --resume"),
         (["train", "toy.yaml", "--set", "encoder.hiden=3"], 'unknown key; did you mean "hidden"?'),
         (["evaluate", "data"], "data is not a whole model directory"),
