@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save
 from asr import recipe, runtime
 from asr.errors import CheckpointError, RecipeError, TextError
 from asr.model.acoustic import AcousticModel
+from asr.recipe import reading
 from asr.text.tokenise import Tokeniser, tokeniser_from_json
 
 FORMAT = 1
@@ -42,7 +43,7 @@ def save_description(directory: Path, settings: recipe.Recipe, tokeniser: Tokeni
     with runtime.replacing(directory / "tokenizer.json") as file:
         file.write(tokeniser.to_json())
     with runtime.replacing(directory / "recipe.yaml") as file:
-        file.write(recipe.dump_recipe(settings))
+        file.write(reading.dump_recipe(settings))
 
 
 def save_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
@@ -62,7 +63,7 @@ def load_description(directory: Path) -> tuple[recipe.Recipe, Tokeniser]:
         why = "it is a file" if directory.exists() else "there is no such folder"
         raise CheckpointError(f"{directory} is not a model directory: {why}")
     try:
-        settings = recipe.load_recipe(directory / "recipe.yaml")
+        settings = reading.load_recipe(directory / "recipe.yaml")
         return settings, tokeniser_from_json((directory / "tokenizer.json").read_text(encoding="utf-8"))
     except (RecipeError, TextError, OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{directory} is not a whole model directory: {error}") from error

@@ -67,7 +67,7 @@ def train(
     recipe: Path, out: Path | None, resume: bool, data: str | None, overrides: tuple[str, ...], device: str
 ) -> None:
     """Train the model that RECIPE describes."""
-    from asr.recipe import load_recipe
+    from asr.recipe.reading import load_recipe
     from asr.runtime import data_root
     from asr.train.loop import train
 
@@ -143,7 +143,8 @@ def evaluate(
 
     from asr import checkpoint
     from asr import evaluate as scoring
-    from asr.recipe import Recipe, load_recipe
+    from asr.recipe import Recipe
+    from asr.recipe.reading import load_recipe
     from asr.runtime import data_root
     from asr.transcribe.recogniser import Recogniser
 
@@ -198,7 +199,7 @@ def check(recipe: Path, data: str | None, overrides: tuple[str, ...], device: st
     from rich.console import Console
     from rich.progress import TextColumn, TimeElapsedColumn
 
-    from asr.recipe import load_recipe
+    from asr.recipe.reading import load_recipe
     from asr.runtime import data_root
     from asr.train import preflight
 

@@ -3,6 +3,7 @@
 
 scripts/benchmark.py encoder    our recurrent stack against nn.LSTM(bidirectional=True) on packed sequences
 scripts/benchmark.py loader     the training loop against the same loop fed with batches already in memory
+scripts/benchmark.py cells      each kind of encoder, trained for a few epochs from its recipe line alone
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 
 from asr import recipe, runtime
+from asr.recipe import reading
 
 
 def alternate(
@@ -132,7 +134,7 @@ def loader(
 
     on = runtime.pick_device(device)
     overrides = [] if augment else ["augment.speed=[1.0]", "augment.noise=null", "augment.reverb=null"]
-    settings = recipe.load_recipe(Path(recipe_path), overrides)
+    settings = reading.load_recipe(Path(recipe_path), overrides)
     with tempfile.TemporaryDirectory() as folder:
         corpora = prepare(settings, Path(folder), root=Path(data).absolute(), resume=False)
         model = AcousticModel(settings, len(corpora.tokeniser.tokens)).to(on).train()
@@ -192,7 +194,7 @@ def cells(recipe_path: str, data: str, epochs: int, device: str, path: Path | No
     with tempfile.TemporaryDirectory() as folder:
         for name, line in CELLS.items():
             overrides = [f"encoder={line}", f"training.epochs={epochs}"]
-            settings = recipe.load_recipe(Path(recipe_path), overrides)
+            settings = reading.load_recipe(Path(recipe_path), overrides)
             meta = train(settings, Path(folder) / name, root=Path(data).absolute(), device=device)
             figures[name] = {**meta["results"]["dev"], "parameters": meta["parameters"], **meta["training"]}
     for name, row in figures.items():

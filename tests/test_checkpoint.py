@@ -11,7 +11,7 @@ import toy
 from asr import checkpoint
 from asr.errors import CheckpointError
 from asr.model.acoustic import AcousticModel
-from asr.recipe import validate_recipe
+from asr.recipe.reading import validate_recipe
 from asr.runtime import replacing
 from asr.text.tokenise import CharacterTokeniser
 

@@ -16,6 +16,7 @@ from asr.data.augment import Augmenter
 from asr.data.batches import Utterances, check_length, load_batches, load_samples
 from asr.data.corpora import name_of, open_corpora
 from asr.errors import CorpusError
+from asr.recipe import reading
 from asr.text.tokenise import CharacterTokeniser
 
 RATE = 16000
@@ -50,7 +51,7 @@ def manifest(tmp_path):
 
 def source_of(**keys) -> recipe.Corpus:
     corpora = {"train": [keys], "dev": [keys]}
-    return recipe.validate_recipe({"corpora": corpora}, "test").corpora.train[0]
+    return reading.validate_recipe({"corpora": corpora}, "test").corpora.train[0]
 
 
 def opened(root: Path, **keys):

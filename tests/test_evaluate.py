@@ -6,7 +6,7 @@ import pytest
 
 from asr.errors import CorpusError
 from asr.evaluate import ScoredUtterance, SetScore, manifest_source, sources_of, write_hypotheses, write_scores
-from asr.recipe import load_recipe
+from asr.recipe.reading import load_recipe
 from asr.records import ErrorCounts
 from asr.text.score import character_errors, word_errors
 

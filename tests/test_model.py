@@ -12,6 +12,7 @@ from asr.model.acoustic import AcousticModel, ctc_loss
 from asr.model.encoder import Encoder, RecurrentStack, emission_frames
 from asr.model.recurrent import RecurrentLayer, flip_within
 from asr.model.spec_augment import augment, warp_frequencies
+from asr.recipe import reading
 from asr.records import BLANK, Batch, Emissions
 
 CELLS = {
@@ -37,7 +38,7 @@ ENCODERS = {
 def settings_of(encoder: dict) -> recipe.Recipe:
     source = [{"kind": "manifest", "path": "x"}]
     raw = {"corpora": {"train": source, "dev": source}, "encoder": {"layers": 2, "hidden": 16, **encoder}}
-    return recipe.validate_recipe(raw, "test")
+    return reading.validate_recipe(raw, "test")
 
 
 def batch_of(waveforms: list[torch.Tensor]) -> Batch:

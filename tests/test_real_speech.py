@@ -11,7 +11,8 @@ from asr import recipe
 from asr.data.corpora import open_corpora
 from asr.decode.greedy import decode_greedy
 from asr.model.acoustic import AcousticModel
-from asr.recipe import validate_recipe
+from asr.recipe import reading
+from asr.recipe.reading import validate_recipe
 from asr.text.tokenise import CharacterTokeniser
 from asr.train.loop import train
 from asr.transcribe.loading import utterances
@@ -61,7 +62,7 @@ def test_the_librispeech_recipe_trains_on_the_official_folder_layout(shared_data
         "training.max_batch_seconds=60",
     ]
     path = Path(__file__).parents[1] / "recipes" / "librispeech.yaml"
-    meta = train(recipe.load_recipe(path, overrides), tmp_path / "model", root=shared_data)
+    meta = train(reading.load_recipe(path, overrides), tmp_path / "model", root=shared_data)
     assert math.isfinite(meta["results"]["dev"]["loss"])
 
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr.errors import RecipeError
-from asr.recipe import MAX_RECIPE_BYTES, ManifestCorpus, Recipe, dump_recipe, load_recipe, validate_recipe
+from asr.recipe import ManifestCorpus, Recipe
+from asr.recipe.reading import MAX_RECIPE_BYTES, dump_recipe, load_recipe, validate_recipe
 
 CORPORA = """\
 corpora:

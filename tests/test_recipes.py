@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from asr.recipe import Recipe, load_recipe
+from asr.recipe import Recipe
+from asr.recipe.reading import load_recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 

@@ -22,7 +22,8 @@ from asr import recipe
 from asr.data.corpora import open_corpora
 from asr.errors import CheckpointError, CorpusError, RecipeError, TrainingError
 from asr.model.acoustic import AcousticModel
-from asr.recipe import validate_recipe
+from asr.recipe import reading
+from asr.recipe.reading import validate_recipe
 from asr.text.tokenise import CharacterTokeniser
 from asr.train import optimiser
 from asr.train.loop import train
@@ -106,7 +107,7 @@ def test_a_run_killed_mid_epoch_resumes_to_the_same_weights_bit_for_bit(corpus, 
     # A worker process beside the killed run, none in the other: the batches must not depend on it.
     command = ("train", path, "--data", corpus, "--set", "training.workers=1", "--out")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train(recipe.load_recipe(path), whole, root=corpus)
+    train(reading.load_recipe(path), whole, root=corpus)
 
     process = run_asr(*command, cut, start_new_session=True)
     deadline = time.monotonic() + 120

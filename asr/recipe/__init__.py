@@ -1,0 +1,292 @@
+"""The whole recipe schema: a class a section, a field a key, defaults included. ``recipe.reading`` reads files."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Rate = Annotated[int, Field(ge=80, le=450)]
+Pitch = Annotated[int, Field(ge=0, le=100)]
+
+
+def _low_to_high(pair: tuple[Any, Any]) -> tuple[Any, Any]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"expected low to high; found {list(pair)}")
+    return pair
+
+
+LowToHigh = AfterValidator(_low_to_high)
+
+
+class Section(BaseModel):
+    """A mapping in a recipe: unknown keys are faults, values are strict, numbers finite, results frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+# --------------------------------------------------------------------------------------------------- corpora
+
+
+class Source(Section):
+    """What every corpus kind takes besides its own keys."""
+
+    name: str | None = None
+    weight: PositiveFloat = 1.0
+    speakers: tuple[Fraction, Fraction] = (0.0, 1.0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Source:
+        if self.speakers[0] >= self.speakers[1]:
+            raise ValueError(f"speakers is a slice of [0, 1], low to high; found {list(self.speakers)}")
+        return self
+
+    def includes(self, speaker: str) -> bool:
+        """Whether ``speaker`` hashes into this source's slice of [0, 1). The hash depends on the name alone, so slices
+        that don't overlap share no speaker, whatever the corpus's order."""
+        return self.speakers[0] <= zlib.crc32(f"speaker:{speaker}".encode()) / 2**32 < self.speakers[1]
+
+
+class LibriSpeechCorpus(Source):
+    kind: Literal["librispeech"]
+    path: str = "LibriSpeech"
+    splits: Annotated[tuple[str, ...], Field(min_length=1)]
+    download: bool = False
+    mirror: str = "https://www.openslr.org/resources/12"
+
+
+class ManifestCorpus(Source):
+    kind: Literal["manifest"]
+    path: str
+
+
+class FolderCorpus(Source):
+    kind: Literal["folder"]
+    path: str
+
+
+class CommonVoiceCorpus(Source):
+    kind: Literal["common_voice"]
+    path: str
+    split: str = "train"
+
+
+class KaldiCorpus(Source):
+    kind: Literal["kaldi"]
+    path: str
+
+
+class LhotseCorpus(Source):
+    kind: Literal["lhotse"]
+    path: str
+
+
+class EspeakCorpus(Source):
+    kind: Literal["espeak"]
+    vocabulary: Annotated[tuple[str, ...], Field(min_length=1)]
+    words: Annotated[tuple[Positive, Positive], LowToHigh] = (1, 8)
+    utterances: Positive
+    languages: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "en-us",
+        "en",
+        "en-gb-x-rp",
+        "en-gb-scotland",
+        "en-029",
+    )
+    rate: Annotated[tuple[Rate, Rate], LowToHigh] = (130, 230)
+    pitch: Annotated[tuple[Pitch, Pitch], LowToHigh] = (20, 80)
+    seed: Seed = 1
+
+
+Corpus = Annotated[
+    LibriSpeechCorpus | ManifestCorpus | FolderCorpus | CommonVoiceCorpus | KaldiCorpus | LhotseCorpus | EspeakCorpus,
+    Field(discriminator="kind"),
+]
+
+
+class Corpora(Section):
+    train: Annotated[tuple[Corpus, ...], Field(min_length=1)]
+    dev: Annotated[tuple[Corpus, ...], Field(min_length=1)]
+    test: tuple[Corpus, ...] = ()
+
+
+# ------------------------------------------------------------------------------------------------------ text
+
+
+class Characters(Section):
+    kind: Literal["characters"] = "characters"
+    alphabet: str | None = None
+
+
+class SentencePiece(Section):
+    kind: Literal["sentencepiece"]
+    vocabulary: Annotated[int, Field(ge=8)] = 500
+
+
+class Text(Section):
+    normalise: Literal["none", "lower", "words"] = "words"
+    tokeniser: Annotated[Characters | SentencePiece, Field(discriminator="kind")] = Characters()
+
+
+# -------------------------------------------------------------------------------------------------- features
+
+
+class FeatureSettings(Section):
+    sample_rate: Annotated[int, Field(ge=4000, le=96000)] = 16000
+    window: Annotated[float, Field(ge=0.005, le=0.5)] = 0.025
+    shift: Annotated[float, Field(ge=0.001, le=0.1)] = 0.010
+    mels: Annotated[int, Field(ge=8, le=256)] = 80
+    normalise: Literal["utterance", "global", "none"] = "utterance"
+    backend: Literal["torchaudio", "librosa"] = "torchaudio"
+
+
+class LogMel(FeatureSettings):
+    kind: Literal["log_mel"] = "log_mel"
+
+
+class Mfcc(FeatureSettings):
+    kind: Literal["mfcc"]
+    coefficients: Annotated[int, Field(ge=2, le=256)] = 13
+    deltas: bool = True
+
+    @model_validator(mode="after")
+    def _enough_mels(self) -> Mfcc:
+        if self.coefficients > self.mels:
+            raise ValueError(f"{self.coefficients} coefficients need at least as many mels; found {self.mels}")
+        return self
+
+
+class SpecAugment(Section):
+    time_masks: Count = 2
+    time_frames: Count = 30
+    time_fraction: Fraction = 0.2
+    frequency_masks: Count = 2
+    frequency_bins: Count = 15
+    frequency_warp: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+
+
+class Noise(Section):
+    path: str
+    snr: Annotated[tuple[float, float], LowToHigh] = (5.0, 25.0)
+    probability: Fraction = 0.5
+
+
+class Reverb(Section):
+    probability: Fraction = 0.2
+
+
+class Augment(Section):
+    speed: Annotated[tuple[Annotated[float, Field(ge=0.5, le=2.0)], ...], Field(min_length=1)] = (0.9, 1.0, 1.1)
+    noise: Noise | None = None
+    reverb: Reverb | None = None
+    spec_augment: SpecAugment | None = SpecAugment()
+
+
+# ----------------------------------------------------------------------------------------------------- model
+
+
+class Convolution(Section):
+    channels: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=4)] = (32, 32)
+    subsampling: Literal[1, 2, 4] = 4
+
+    @model_validator(mode="after")
+    def _enough_layers(self) -> Convolution:
+        if self.subsampling == 4 and len(self.channels) < 2:
+            raise ValueError("subsampling 4 is two strides of 2, so it needs two channel counts or more")
+        return self
+
+
+class EncoderSettings(Section):
+    conv: Convolution | None = Convolution()
+    layers: Annotated[int, Field(ge=1, le=32)] = 3
+    hidden: Annotated[int, Field(ge=1, le=8192)] = 256
+    layer_norm: bool = True
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+
+
+class FeedForward(EncoderSettings):
+    kind: Literal["feedforward"]
+    context: Annotated[int, Field(ge=0, le=100)] = 5
+
+
+class RecurrentSettings(EncoderSettings):
+    bidirectional: bool = True
+    projection: Annotated[int, Field(ge=1, le=8192)] | None = None
+
+
+class Rnn(RecurrentSettings):
+    kind: Literal["rnn"]
+    nonlinearity: Literal["tanh", "relu"] = "tanh"
+
+
+class Gru(RecurrentSettings):
+    kind: Literal["gru"]
+
+
+class Lstm(RecurrentSettings):
+    kind: Literal["lstm"] = "lstm"
+
+
+Encoder = Annotated[FeedForward | Rnn | Gru | Lstm, Field(discriminator="kind")]
+Recurrent = Rnn | Gru | Lstm
+
+
+# -------------------------------------------------------------------------------------------------- training
+
+
+class Ema(Section):
+    kind: Literal["ema"] = "ema"
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+
+
+class LastK(Section):
+    kind: Literal["last"]
+    epochs: Positive = 5
+
+
+class NoAveraging(Section):
+    kind: Literal["none"]
+
+
+class Training(Section):
+    epochs: Positive = 50
+    max_batch_seconds: PositiveFloat = 64.0
+    utterance_seconds: Annotated[tuple[Annotated[float, Field(ge=0)], PositiveFloat], LowToHigh] = (0.1, 40.0)
+    buckets: Positive = 10
+    workers: Count | None = None
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup_steps: Count = 300
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    clip: PositiveFloat = 1.0
+    accumulate: Positive = 1
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    averaging: Annotated[Ema | LastK | NoAveraging, Field(discriminator="kind")] = Ema()
+    patience: Positive | None = None
+    save_minutes: PositiveFloat = 5.0
+
+
+class Recipe(Section):
+    """A whole recipe; the field names are the keys of the YAML file."""
+
+    seed: Seed = 1
+    data: str = "data"
+    corpora: Corpora
+    text: Text = Text()
+    features: Annotated[LogMel | Mfcc, Field(discriminator="kind")] = LogMel()
+    augment: Augment = Augment()
+    encoder: Encoder = Lstm()
+    training: Training = Training()
+
+    @model_validator(mode="after")
+    def _warps_mels_alone(self) -> Recipe:
+        masks = self.augment.spec_augment
+        if masks and masks.frequency_warp and self.features.kind != "log_mel":
+            raise ValueError("augment.spec_augment.frequency_warp needs features.kind: log_mel")
+        return self
