@@ -67,6 +67,7 @@ def recipe(**sections: object) -> dict[str, object]:
             "epochs": 3,
             "max_batch_seconds": 8,
             "workers": 0,
+            "precision": "float32",
             "learning_rate": 0.01,
             "warmup_steps": 10,
             "averaging": {"kind": "ema", "decay": 0.9},
