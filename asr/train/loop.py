@@ -81,10 +81,11 @@ def train(
             dev = score_dev(averaged, corpora, monitor)
             best = progress.close_epoch(dev.words.rate, dev.characters.rate, dev.loss, training)
             monitor.epoch(dev, best)
+            # Weights after meta.json, so that a directory that has them is whole.
+            checkpoint.save_meta(directory, describe_run(model, corpora, progress))
             checkpoint.save_weights(directory / checkpoint.LAST_WEIGHTS, averaged.state_dict())
             if best:
                 checkpoint.save_weights(directory / checkpoint.WEIGHTS, averaged.state_dict())
-            checkpoint.save_meta(directory, describe_run(model, corpora, progress))
             save_state(directory, progress, trainer)
             saved = time.monotonic()
     return describe_run(model, corpora, progress)
