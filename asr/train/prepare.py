@@ -30,8 +30,8 @@ class TrainingCorpora:
     """The recipe's train and dev corpora with its tokeniser; ``batches`` and ``seconds`` are one epoch's."""
 
     recipe: recipe.Recipe
-    root: Path
     tokeniser: Tokeniser
+    augmenter: Augmenter
     mixture: Mixture
     dev_mixture: Mixture
     batches: int
@@ -45,7 +45,7 @@ class TrainingCorpora:
             dataclasses.replace(
                 utterances(settings),
                 tokeniser=self.tokeniser,
-                augmenter=Augmenter(settings.augment, self.root, seed=settings.seed),
+                augmenter=self.augmenter,
                 epoch=epoch,
                 seconds=settings.training.utterance_seconds,
             ),
@@ -69,6 +69,7 @@ def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: boo
         raise RecipeError(f"{directory} holds a run already: go on with --resume, or train elsewhere with --out")
     mixture = open_corpora(settings.corpora.train, root, seed=settings.seed)
     dev_mixture = open_corpora(settings.corpora.dev, root)
+    augmenter = Augmenter(settings.augment, root, seed=settings.seed)
     for name, corpora in (("train", mixture), ("dev", dev_mixture)):
         if next(iter(corpora.whole()), None) is None:
             raise CorpusError(f"corpora.{name} holds no utterances; is its slice of speakers too narrow?")
@@ -85,8 +86,8 @@ def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: boo
     )
     return TrainingCorpora(
         recipe=settings,
-        root=root,
         tokeniser=tokeniser,
+        augmenter=augmenter,
         mixture=mixture,
         dev_mixture=dev_mixture,
         batches=batches,
