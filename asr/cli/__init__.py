@@ -1,0 +1,40 @@
+"""The command line: parse, call, print. An AsrError is one line and exit code 1."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from asr import __version__
+from asr.cli.recognition import evaluate, transcribe
+from asr.cli.training import check, train
+from asr.errors import AsrError
+
+
+class _Commands(click.Group):
+    """Turns an AsrError, an interrupt or a closed pipe into a sentence and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AsrError as error:
+            click.echo(f"asr: {error}", err=True)
+        except BrokenPipeError:
+            sys.stderr.close()
+        except OSError as error:  # a full disk, a folder that may not be written: wherever it is met
+            click.echo(f"asr: {error.filename or 'writing'}: {error.strerror or error}", err=True)
+        except KeyboardInterrupt:
+            click.echo("asr: stopped", err=True)
+        return ctx.exit(1)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="asr")
+def main() -> None:
+    """Train, run and measure your own speech recogniser."""
+
+
+for command in (train, evaluate, transcribe, check):
+    main.add_command(command)
