@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
-from asr.cli.options import FOLDER, data_option, device_option, progress_bar
+from asr.cli.options import FOLDER, chosen_sources, data_option, decoder_options, device_option, progress_bar
 from asr.errors import AsrError
 
 
@@ -16,8 +15,9 @@ from asr.errors import AsrError
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--model", type=FOLDER, metavar="DIR", help="Model directory; default: the newest under models/.")
 @click.option("--format", "form", type=click.Choice(["txt", "json"]), default="txt", show_default=True)
+@decoder_options
 @device_option
-def transcribe(files: tuple[str, ...], model: Path | None, form: str, device: str) -> None:
+def transcribe(files: tuple[str, ...], model: Path | None, form: str, device: str, decoding: list[str]) -> None:
     """Transcribe audio files of any format ("-" reads standard input)."""
     from asr.checkpoint import newest
     from asr.transcribe.formats import as_json, as_text
@@ -26,7 +26,7 @@ def transcribe(files: tuple[str, ...], model: Path | None, form: str, device: st
     if model is None:
         model = newest(Path("models"))
         click.echo(f"using {model}", err=True)
-    recogniser = Recogniser.load(model, device=device)
+    recogniser = Recogniser.load(model, device=device, decoding=decoding)
     failures = 0
     for file in files:
         try:
@@ -54,6 +54,7 @@ def transcribe(files: tuple[str, ...], model: Path | None, form: str, device: st
 @click.option("--hypotheses", type=FOLDER, metavar="FILE", help="Write id, reference, hypothesis as JSON lines.")
 @click.option("--worst", default=5, show_default=True, help="How many of the worst utterances to show.")
 @click.option("--weights", type=click.Choice(["best", "last"]), default="best", show_default=True)
+@decoder_options
 @data_option
 @device_option
 def evaluate(
@@ -66,28 +67,18 @@ def evaluate(
     weights: str,
     data: str | None,
     device: str,
+    decoding: list[str],
 ) -> None:
     """Word and character error rates of MODEL on manifests, on another recipe's split, or on its own recipe's."""
     from rich.progress import TextColumn, TimeElapsedColumn
 
     from asr import checkpoint
     from asr import evaluate as scoring
-    from asr.recipe import Recipe
-    from asr.recipe.reading import load_recipe
-    from asr.runtime import data_root
     from asr.transcribe.recogniser import Recogniser
 
     chosen = {"best": checkpoint.WEIGHTS, "last": checkpoint.LAST_WEIGHTS}[weights]
-    recogniser = Recogniser.load(model, device=device, weights=chosen)
-
-    def sources(settings: Recipe) -> Any:
-        return scoring.sources_of(settings, split), data_root(data, settings.data)
-
-    wanted = [
-        sources(load_recipe(path)) if path.suffix in {".yaml", ".yml"} else ((scoring.manifest_source(path),), Path())
-        for path in sets
-    ] or [sources(recogniser.recipe)]
-    scoring.check_names([source for members, _ in wanted for source in members])
+    recogniser = Recogniser.load(model, device=device, weights=chosen, decoding=decoding)
+    wanted = chosen_sources(sets, recogniser.recipe, split, data)
     columns = (TextColumn("evaluating, {task.completed:.0f} s of audio"), TimeElapsedColumn())
     scores = []
     with progress_bar(*columns) as progress:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from asr import audio, checkpoint, recipe
-from asr.decode.greedy import decode_greedy, words_of
+from asr.decode.decoder import Decoder, build_decoder, greedy
+from asr.decode.greedy import words_of
 from asr.errors import AudioError
 from asr.model.acoustic import AcousticModel
+from asr.recipe.reading import override_recipe
 from asr.records import Batch, Emissions, Features, Hypothesis, Segment, Transcript, Waveform
 from asr.text.tokenise import Tokeniser
 
@@ -23,16 +25,16 @@ MAX_SECONDS = 2 * 3600
 
 @torch.inference_mode()
 def recognise(
-    model: AcousticModel, tokeniser: Tokeniser, batches: Iterable[Batch]
-) -> Iterator[tuple[Batch, Emissions, list[Hypothesis]]]:
-    """Emissions and greedy hypotheses, batch by batch. The model must be in evaluation mode."""
+    model: AcousticModel, decoder: Decoder, batches: Iterable[Batch]
+) -> Iterator[tuple[Batch, Emissions, list[tuple[Hypothesis, ...]]]]:
+    """Emissions and n-best lists, batch by batch. The model must be in evaluation mode."""
     for batch in batches:
         if len(batch):
             emissions = model(batch)
             on_cpu = Emissions(
                 log_probs=emissions.log_probs.cpu(), lengths=emissions.lengths.cpu(), frame_shift=emissions.frame_shift
             )
-            yield batch, on_cpu, decode_greedy(on_cpu, tokeniser)
+            yield batch, on_cpu, decoder(on_cpu)
         else:
             yield batch, Emissions(log_probs=torch.zeros(0, 0, 1), lengths=torch.zeros(0), frame_shift=0.0), []
 
@@ -41,17 +43,39 @@ class Recogniser:
     """A trained model, ready to transcribe. ``asr.load`` makes one."""
 
     def __init__(
-        self, model: AcousticModel, tokeniser: Tokeniser, settings: recipe.Recipe, meta: dict[str, Any]
+        self,
+        model: AcousticModel,
+        tokeniser: Tokeniser,
+        settings: recipe.Recipe,
+        meta: dict[str, Any],
+        decoder: Decoder | None = None,
     ) -> None:
         self.model = model.eval()
         self.tokeniser = tokeniser
         self.recipe = settings
         self.meta = meta
+        self.decoder = decoder or greedy(tokeniser)
 
     @classmethod
-    def load(cls, directory: Path, *, device: str = "auto", weights: str = checkpoint.WEIGHTS) -> Recogniser:
+    def load(
+        cls,
+        directory: Path,
+        *,
+        device: str = "auto",
+        weights: str = checkpoint.WEIGHTS,
+        decoding: Sequence[str] = (),
+        nbest: int = 1,
+    ) -> Recogniser:
+        """``decoding`` overrides the directory's own decoder (``decoder.kind=beam``), as ``--set`` does a recipe.
+
+        Raises CheckpointError, RecipeError, LanguageModelError, TextError.
+        """
         loaded = checkpoint.load_checkpoint(directory, device=device, weights=weights)
-        return cls(loaded.model, loaded.tokeniser, loaded.recipe, loaded.meta)
+        settings = override_recipe(loaded.recipe, decoding, "decoding") if decoding else loaded.recipe
+        decoder = build_decoder(
+            settings.decoder, loaded.tokeniser, root=directory, form=settings.text.normalise, nbest=nbest
+        )
+        return cls(loaded.model, loaded.tokeniser, settings, loaded.meta, decoder)
 
     def transcribe(
         self, recording: str | PathLike[str] | bytes | np.ndarray, *, sample_rate: int | None = None
@@ -95,7 +119,7 @@ class Recogniser:
             token_lengths=torch.zeros(1, dtype=torch.int64),
             features=features,
         )
-        [(_, emissions, [hypothesis])] = recognise(self.model, self.tokeniser, [batch])
+        [(_, emissions, [(hypothesis, *_)])] = recognise(self.model, self.decoder, [batch])
         words = words_of(hypothesis, self.tokeniser, emissions.frame_shift)
         segment = Segment(text=hypothesis.text, start=0.0, end=round(waveform.duration, 3), words=words)
         return Transcript(segments=(segment,), duration=round(waveform.duration, 3))
