@@ -5,7 +5,7 @@
     ├── CorpusError          a corpus that is missing, malformed or empty
     │   └── DownloadError    a download that failed, was cut, or does not match its checksum
     ├── AudioError           a recording that cannot be read
-    ├── TextError            text that the tokeniser cannot spell
+    ├── TextError            text that the tokeniser cannot spell, or that has no room in its recording
     ├── CheckpointError      a model directory that is missing, incomplete or not ours
     ├── TrainingError        training that cannot go on (NaN loss, nothing to train on)
     └── MissingExtraError    an optional package that this feature needs
@@ -36,7 +36,7 @@ class AudioError(AsrError):
 
 
 class TextError(AsrError):
-    """Text holds characters that the tokeniser cannot spell."""
+    """Text that the tokeniser cannot spell, or that has no room in its recording."""
 
 
 class CheckpointError(AsrError):
