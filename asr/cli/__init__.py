@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from asr import __version__
-from asr.cli.recognition import evaluate, transcribe
+from asr.cli.recognition import align, evaluate, transcribe
 from asr.cli.training import check, train
 from asr.cli.tuning import tune
 from asr.errors import AsrError
@@ -39,5 +39,5 @@ def main() -> None:
     """Train, run and measure your own speech recogniser."""
 
 
-for command in (train, evaluate, transcribe, check, tune):
+for command in (train, evaluate, transcribe, align, check, tune):
     main.add_command(command)

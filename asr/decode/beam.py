@@ -39,6 +39,8 @@ _PREFIX = np.dtype(
         ("child", np.int32),  # the newest of its extensions, each of which names the one before it as its sibling
         ("sibling", np.int32),
         ("slot", np.int32),  # its place among this frame's candidates, or NONE
+        ("frame", np.int32),  # where its token is likeliest among the frames that most of its mass has it in,
+        ("probability", np.float64),  # and its posterior there
         ("factor", np.float64),  # exp(total - its parent's total)
         *_FUSION,
     ]
@@ -121,18 +123,19 @@ def _advance(  # type: ignore[no-untyped-def]
     """Searches on from ``frame``; returns the first frame not read.
 
     That is the end, or where the tree lacks room for one frame's prefixes, or with ``pause`` after a frame that brought
-    new prefixes. ``sizes`` holds the numbers of prefixes and of beams, ``scale`` the log of what masses were divided
-    by. ``dense`` holds zeros, here and on return.
+    new prefixes. ``sizes`` holds the numbers of prefixes, of beams and of frames read, ``scale`` the log of what masses
+    were divided by. ``dense`` holds zeros, here and on return.
     """
     width, token_limit, token_threshold, score_threshold = limits
     floor_factor = math.exp(-score_threshold)
     while frame < len(log_probs):
-        prefix_count, beam_count = sizes
+        prefix_count, beam_count, read = sizes
         if prefix_count + width > len(prefixes):
             return frame
         count = _likely_tokens(log_probs[frame], token_threshold, token_limit, tokens, probabilities)
         blank = math.exp(log_probs[frame, BLANK])
         frame += 1
+        sizes[2] += 1
 
         if count == 0:
             if blank == 0.0:
@@ -195,11 +198,11 @@ def _advance(  # type: ignore[no-untyped-def]
                 candidates[candidate_count].nonblank = mass
                 candidate_count += 1
                 best = max(best, mass)
-        for j in range(count):
-            dense[tokens[j]] = 0.0
         for i in range(beam_count):
             prefixes[beams[i].prefix].slot = NONE
         if best == 0.0:
+            for j in range(count):
+                dense[tokens[j]] = 0.0
             continue  # as above
 
         least, ties = best * floor_factor, candidate_count
@@ -234,6 +237,7 @@ def _advance(  # type: ignore[no-untyped-def]
                 new.sibling = prefixes[parent].child
                 prefixes[parent].child = prefix
                 new.slot = NONE
+                new.probability = 0.0
                 new.factor = 1.0
                 if tables is not None:
                     new.word = candidate.word
@@ -242,10 +246,16 @@ def _advance(  # type: ignore[no-untyped-def]
                     new.language = candidate.language
                     new.total = candidate.total
                     new.factor = math.exp(candidate.total - prefixes[parent].total)
+            probability = dense[prefixes[prefix].token]
+            if candidate.nonblank > candidate.blank and probability > prefixes[prefix].probability:
+                prefixes[prefix].frame = read
+                prefixes[prefix].probability = probability
             beams[beam_count].prefix = prefix
             beams[beam_count].blank = candidate.blank / best
             beams[beam_count].nonblank = candidate.nonblank / best
             beam_count += 1
+        for j in range(count):
+            dense[tokens[j]] = 0.0
         scale[0] += math.log(best)
         grown = prefix_count > sizes[0]
         sizes[0], sizes[1] = prefix_count, beam_count
@@ -274,20 +284,24 @@ def _best(tables, prefixes, beams, sizes, scale, count):  # type: ignore[no-unty
             prefix = prefixes[prefix].parent
             length += 1
         ends[i] = length
-    tokens = np.empty(length, np.int32)
+    tokens, frames, probabilities = np.empty(length, np.int32), np.empty(length, np.int32), np.empty(length)
     for i in range(len(order)):
         prefix, place = beams[order[i]].prefix, ends[i]
         while prefixes[prefix].parent != NONE:
             place -= 1
             tokens[place] = prefixes[prefix].token
+            frames[place] = prefixes[prefix].frame
+            probabilities[place] = prefixes[prefix].probability
             prefix = prefixes[prefix].parent
-    return tokens, ends, acoustic[order], language[order]
+    return tokens, frames, probabilities, ends, acoustic[order], language[order]
 
 
 class _Search:
     """One utterance's search, fed with frames as they come."""
 
-    def __init__(self, settings: recipe.Beam, fusion: Fusion | None, vocabulary: int) -> None:
+    def __init__(self, tokeniser: Tokeniser, settings: recipe.Beam, fusion: Fusion | None) -> None:
+        vocabulary = len(tokeniser.tokens)
+        self._tokeniser = tokeniser
         self._tables = None if fusion is None else fusion.tables
         self._limits = (
             settings.width,
@@ -298,10 +312,10 @@ class _Search:
         room = settings.width * (1 + min(settings.tokens, vocabulary - 1))
         self._prefixes = np.zeros(max(1024, 4 * settings.width), _PREFIX)
         context = 0 if fusion is None else fusion.start
-        self._prefixes[0] = (NONE, BLANK, NONE, NONE, NONE, 1.0, 0, context, 0, 0.0, 0.0)
+        self._prefixes[0] = (NONE, BLANK, NONE, NONE, NONE, NONE, 0.0, 1.0, 0, context, 0, 0.0, 0.0)
         self._beams = np.zeros(settings.width, _BEAM)
         self._beams[0] = (0, 1.0, 0.0)
-        self._sizes, self._scale = np.array([1, 1]), np.zeros(1)
+        self._sizes, self._scale = np.array([1, 1, 0]), np.zeros(1)
         self._work = (
             np.zeros(vocabulary, np.int32),
             np.zeros(vocabulary),
@@ -332,13 +346,25 @@ class _Search:
             if frame < len(log_probs):
                 self._prefixes = np.concatenate([self._prefixes, np.zeros_like(self._prefixes)])
 
-    def best(self, count: int) -> list[tuple[tuple[int, ...], float, float]]:
-        """The ``count`` best of what the frames so far spell: tokens, acoustic and language score, each in nats."""
-        tokens, ends, acoustic, language = _best(
+    def best(self, count: int) -> tuple[Hypothesis, ...]:
+        """The ``count`` best of what the frames so far spell."""
+        tokens, frames, probabilities, ends, acoustic, language = _best(
             self._tables, self._prefixes, self._beams, self._sizes, self._scale, count
         )
-        spelt = [tuple(part.tolist()) for part in np.split(tokens, ends[:-1])]
-        return list(zip(spelt, acoustic.tolist(), language.tolist(), strict=True))
+        hypotheses, start = [], 0
+        for end, by_emissions, by_language in zip(ends.tolist(), acoustic.tolist(), language.tolist(), strict=True):
+            hypotheses.append(
+                Hypothesis(
+                    tokens=tuple(tokens[start:end].tolist()),
+                    frames=tuple(frames[start:end].tolist()),
+                    probabilities=tuple(probabilities[start:end].tolist()),
+                    text=self._tokeniser.decode(tokens[start:end]),
+                    acoustic_score=by_emissions,
+                    lm_score=by_language,
+                )
+            )
+            start = end
+        return tuple(hypotheses)
 
 
 class BeamDecoder:
@@ -369,21 +395,6 @@ class BeamDecoder:
             return list(pool.map(self._search, utterances))
 
     def _search(self, log_probs: np.ndarray) -> tuple[Hypothesis, ...]:
-        search = _Search(self.settings, self.fusion, log_probs.shape[1])
+        search = _Search(self.tokeniser, self.settings, self.fusion)
         search.feed(log_probs)
-        return tuple(
-            self._hypothesis(log_probs, tokens, acoustic, language)
-            for tokens, acoustic, language in search.best(self.nbest)
-        )
-
-    def _hypothesis(
-        self, log_probs: np.ndarray, tokens: tuple[int, ...], acoustic: float, language: float
-    ) -> Hypothesis:
-        return Hypothesis(
-            tokens=tokens,
-            frames=(),
-            probabilities=(),
-            text=self.tokeniser.decode(tokens),
-            acoustic_score=acoustic,
-            lm_score=language,
-        )
+        return search.best(self.nbest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,11 +16,12 @@ from asr.decode.greedy import words_of
 from asr.errors import AudioError
 from asr.model.acoustic import AcousticModel
 from asr.recipe.reading import override_recipe
-from asr.records import Batch, Emissions, Features, Hypothesis, Segment, Transcript, Waveform
+from asr.records import AlignedText, Batch, Emissions, Hypothesis, Segment, Transcript, Waveform
 from asr.text.tokenise import Tokeniser
+from asr.transcribe.windows import emissions_of
 
-MAX_SECONDS = 2 * 3600
-"""A whole recording goes through the model at once, at about 3 GiB an hour."""
+Audible: TypeAlias = str | PathLike[str] | bytes | np.ndarray
+"""A file, the bytes of one, or an array of samples: (S,) or (channels, S), floats in [-1, 1] or 16-bit integers."""
 
 
 @torch.inference_mode()
@@ -77,52 +78,51 @@ class Recogniser:
         )
         return cls(loaded.model, loaded.tokeniser, settings, loaded.meta, decoder)
 
-    def transcribe(
-        self, recording: str | PathLike[str] | bytes | np.ndarray, *, sample_rate: int | None = None
-    ) -> Transcript:
-        """What is said in a file, in the bytes of one, or in an array of samples at ``sample_rate`` Hz.
-
-        An array is (S,) or (channels, S), floats in [-1, 1] or 16-bit integers. Raises AudioError.
-        """
-        rate = self.recipe.features.sample_rate
-        if isinstance(recording, np.ndarray):
-            if not isinstance(sample_rate, int) or sample_rate <= 0:
-                raise AudioError(
-                    f"an array needs its sample rate, transcribe(samples, sample_rate=16000); found {sample_rate!r}"
-                )
-            waveform = audio.prepare(Waveform(samples=_as_mono(recording), sample_rate=sample_rate), rate)
-        elif isinstance(recording, bytes):
-            waveform = audio.read(recording, sample_rate=rate)
-        else:
-            waveform = audio.read(Path(recording), sample_rate=rate)
-        return self._transcribe(waveform)
-
-    def _transcribe(self, waveform: Waveform) -> Transcript:
-        if waveform.duration > MAX_SECONDS:
-            raise AudioError(
-                f"the recording lasts {waveform.duration / 3600:.1f} h and is read in one piece, at most "
-                f"{MAX_SECONDS / 3600:.0f} h of it: cut it up first"
-            )
-        features = None
-        if self.recipe.features.backend == "librosa":
-            from asr.model.features import ReferenceFeatures
-
-            values = torch.from_numpy(ReferenceFeatures(self.recipe.features)(waveform.samples))
-            features = Features(values=values[None], lengths=torch.tensor([len(values)]))
-        batch = Batch(
-            ids=("",),
-            texts=("",),
-            speakers=("",),
-            waveforms=torch.from_numpy(waveform.samples)[None],
-            waveform_lengths=torch.tensor([len(waveform.samples)]),
-            tokens=torch.zeros(1, 0, dtype=torch.int64),
-            token_lengths=torch.zeros(1, dtype=torch.int64),
-            features=features,
-        )
-        [(_, emissions, [(hypothesis, *_)])] = recognise(self.model, self.decoder, [batch])
+    def transcribe(self, recording: Audible, *, sample_rate: int | None = None) -> Transcript:
+        """What is said in a recording of any length; an array's ``sample_rate`` is in Hz. Raises AudioError."""
+        emissions, duration = self.listen(recording, sample_rate=sample_rate)
+        [(hypothesis, *_)] = self.decoder(emissions)
         words = words_of(hypothesis, self.tokeniser, emissions.frame_shift)
-        segment = Segment(text=hypothesis.text, start=0.0, end=round(waveform.duration, 3), words=words)
-        return Transcript(segments=(segment,), duration=round(waveform.duration, 3))
+        segment = Segment(text=hypothesis.text, start=0.0, end=round(duration, 3), words=words)
+        return Transcript(segments=(segment,), duration=round(duration, 3))
+
+    def align(
+        self, recording: Audible, text: str, *, sample_rate: int | None = None, skip_unknown: bool = False
+    ) -> AlignedText:
+        """Where each word of ``text`` is said in a recording of any length. A word that does not fit is not found.
+
+        Raises AudioError; TextError for a text that is empty, that holds more than the recording has room for or,
+        unless ``skip_unknown``, what the model's alphabet cannot spell.
+        """
+        from asr.transcribe.alignment import align_text, spell  # numba's import takes a second
+
+        spelling = spell(text, self.tokeniser, self.recipe.text.normalise, skip_unknown=skip_unknown)
+        emissions, duration = self.listen(recording, sample_rate=sample_rate)
+        return align_text(emissions, spelling, self.tokeniser, duration=duration)
+
+    def listen(self, recording: Audible, *, sample_rate: int | None = None) -> tuple[Emissions, float]:
+        """A recording's emissions, a batch of one, and its duration in seconds, whatever that is. Raises AudioError."""
+        rate, heard = self.recipe.features.sample_rate, 0
+
+        def counted(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+            nonlocal heard
+            for block in blocks:
+                heard += len(block)
+                yield block
+
+        emissions = emissions_of(self.model, self.recipe, counted(_blocks(recording, sample_rate, rate)))
+        return emissions, heard / rate
+
+
+def _blocks(recording: Audible, sample_rate: int | None, rate: int) -> Iterable[np.ndarray]:
+    """A recording's samples at ``rate`` Hz, block by block."""
+    if not isinstance(recording, np.ndarray):
+        return audio.stream(recording if isinstance(recording, bytes) else Path(recording), sample_rate=rate)
+    if not isinstance(sample_rate, int) or sample_rate <= 0:
+        raise AudioError(
+            f"an array needs its sample rate, transcribe(samples, sample_rate=16000); found {sample_rate!r}"
+        )
+    return [audio.prepare(Waveform(samples=_as_mono(recording), sample_rate=sample_rate), rate).samples]
 
 
 def _as_mono(samples: np.ndarray) -> np.ndarray:
