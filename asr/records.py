@@ -75,6 +75,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def labels(self) -> int:
+        """The tokens to be spelled, padding not counted."""
+        return int(self.token_lengths.sum())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Emissions:

@@ -135,6 +135,7 @@ def loader(
 
     from asr.model.acoustic import AcousticModel
     from asr.records import Batch
+    from asr.train.acoustic import AcousticTask
     from asr.train.prepare import prepare
     from asr.train.step import Trainer
 
@@ -144,7 +145,7 @@ def loader(
     with tempfile.TemporaryDirectory() as folder:
         corpora = prepare(settings, Path(folder), root=Path(data).absolute(), resume=False)
         model = AcousticModel(settings, len(corpora.tokeniser.tokens)).to(on).train()
-    trainer = Trainer(model, settings.training)
+    trainer = Trainer(model, AcousticTask.loss, settings.training)
 
     def loaded() -> Iterator[Batch]:
         return itertools.islice(corpora.train(0), batches)
@@ -194,14 +195,14 @@ def cells(recipe_path: str, data: str, epochs: int, device: str, path: Path | No
     """Dev error rates of each kind of encoder after the same few epochs: a look, not the study."""
     import tempfile
 
-    from asr.train.loop import train
+    from asr.train.acoustic import train_acoustic_model
 
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, line in CELLS.items():
             overrides = [f"encoder={line}", f"training.epochs={epochs}"]
             settings = reading.load_recipe(Path(recipe_path), overrides)
-            meta = train(settings, Path(folder) / name, root=Path(data).absolute(), device=device)
+            meta = train_acoustic_model(settings, Path(folder) / name, root=Path(data).absolute(), device=device)
             figures[name] = {**meta["results"]["dev"], "parameters": meta["parameters"], **meta["training"]}
     for name, row in figures.items():
         size, spent = f"{row['parameters'] / 1e3:.0f} k", f"{row['minutes']:.2f} min"

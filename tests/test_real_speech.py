@@ -14,7 +14,7 @@ from asr.model.acoustic import AcousticModel
 from asr.recipe import reading
 from asr.recipe.reading import validate_recipe
 from asr.text.tokenise import CharacterTokeniser
-from asr.train.loop import train
+from asr.train.acoustic import train_acoustic_model as train
 from asr.transcribe.loading import utterances
 
 ALPHABET = " 'abcdefghijklmnopqrstuvwxyz"

@@ -23,12 +23,14 @@ def train(
     """Train the model that RECIPE describes."""
     from asr.recipe.reading import load_recipe
     from asr.runtime import data_root
-    from asr.train.loop import train
+    from asr.train.acoustic import train_acoustic_model
 
     settings = load_recipe(recipe, overrides)
     root = data_root(data, settings.data)
     directory = out or Path("models") / recipe.stem
-    meta = train(settings.model_copy(update={"data": str(root)}), directory, root=root, device=device, resume=resume)
+    meta = train_acoustic_model(
+        settings.model_copy(update={"data": str(root)}), directory, root=root, device=device, resume=resume
+    )
     results, spent = meta["results"], meta["training"]
     click.echo(
         f"{directory}: dev WER {results['dev']['wer']:.2%}, CER {results['dev']['cer']:.2%} at epoch "

@@ -254,12 +254,10 @@ class NoAveraging(Section):
     kind: Literal["none"]
 
 
-class Training(Section):
+class TrainerSettings(Section):
+    """What the training loop itself reads, whatever it trains."""
+
     epochs: Positive = 50
-    max_batch_seconds: PositiveFloat = 64.0
-    utterance_seconds: Annotated[tuple[Annotated[float, Field(ge=0)], PositiveFloat], LowToHigh] = (0.1, 40.0)
-    buckets: Positive = 10
-    workers: Count | None = None
     learning_rate: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup_steps: Count = 300
@@ -270,6 +268,13 @@ class Training(Section):
     averaging: Annotated[Ema | LastK | NoAveraging, Field(discriminator="kind")] = Ema()
     patience: Positive | None = None
     save_minutes: PositiveFloat = 5.0
+
+
+class Training(TrainerSettings):
+    max_batch_seconds: PositiveFloat = 64.0
+    utterance_seconds: Annotated[tuple[Annotated[float, Field(ge=0)], PositiveFloat], LowToHigh] = (0.1, 40.0)
+    buckets: Positive = 10
+    workers: Count | None = None
 
 
 # -------------------------------------------------------------------------------------------------- decoding

@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,9 +16,8 @@ from rich.console import Console
 
 from asr import recipe, runtime
 from asr.errors import AsrError, TrainingError
-from asr.records import Batch, ErrorCounts
-from asr.train.state import Progress
-from asr.train.step import StepFigures
+from asr.train.state import DevFigures, Progress
+from asr.train.step import Labelled, StepFigures
 
 EVERY = 10
 """Steps between two readings of the device's numbers, each of which waits for the device."""
@@ -27,27 +25,39 @@ PICTURE_SECONDS = 30
 SILENT_EPOCHS = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DevFigures:
-    """The dev set's: pooled counts, and ``loss`` in nats a label."""
+SHOWN = {
+    "loss": "loss {:.3f}",
+    "train_loss": "loss {:.3f}",
+    "dev_loss": "dev loss {:.3f}",
+    "dev_wer": "WER {:.2%}",
+    "dev_cer": "CER {:.2%}",
+    "dev_perplexity": "perplexity {:.1f}",
+    "dev_bits_per_character": "{:.3f} bits a character",
+    "blank_rate": "blank {:.0%}",
+    "gradient_norm": "grad {:.2f}",
+    "audio_hours_per_hour": "{:.0f} h/h",
+    "labels_per_second": "{:,.0f} labels/s",
+    "minutes": "{:.1f} min",
+}
+"""How a figure of metrics.jsonl is shown; those that are not here are for the file alone."""
 
-    words: ErrorCounts
-    characters: ErrorCounts
-    loss: float
+
+def _shown(figures: dict[str, Any]) -> str:
+    return "  ".join(form.format(figures[name]) for name, form in SHOWN.items() if figures.get(name) is not None)
 
 
 class Monitor:
     """Reports steps and epochs. Use as a context: it owns the progress line and the open files."""
 
-    def __init__(self, directory: Path, progress: Progress, training: recipe.Training, *, batches: int) -> None:
+    def __init__(self, directory: Path, progress: Progress, settings: recipe.TrainerSettings, *, batches: int) -> None:
         self.directory = directory
         self.progress = progress
-        self.epochs = training.epochs
-        self.warmup = training.warmup_steps
+        self.epochs = settings.epochs
+        self.warmup = settings.warmup_steps
         self.console = Console(stderr=True)
         self._pending: list[StepFigures] = []
         self._since = time.monotonic()
-        self._may_skip = training.precision == "float16"  # its loss scaler skips steps whose gradient overflows
+        self._may_skip = settings.precision == "float16"  # its loss scaler skips steps whose gradient overflows
         self._rejected: dict[str, str] = {}
         self._pictured = 0.0
         self._bar = bars.Progress(
@@ -91,8 +101,8 @@ class Monitor:
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def reject(self, *batches: Batch) -> None:
-        """Names each utterance that was left out of ``batches``, once a run."""
+    def reject(self, *batches: Labelled) -> None:
+        """Names what was left out of ``batches``, once a run."""
         for rejection in (rejection for batch in batches for rejection in batch.rejected):
             if rejection.id in self._rejected:
                 continue
@@ -113,8 +123,8 @@ class Monitor:
         """Waits for the device and takes in what is pending. Raises TrainingError for a loss that is no number."""
         if not self._pending:
             return
-        losses = torch.stack([f.loss.detach() for f in self._pending]).tolist()
-        blanks = torch.stack([f.blank_rate for f in self._pending]).tolist()
+        losses = [loss for figures in self._pending for loss in figures.losses]
+        nats = sum(torch.stack([loss.nats for loss in losses]).tolist())
         norms = torch.stack([f.gradient_norm for f in self._pending]).tolist()
         labels = sum(f.labels for f in self._pending)
         elapsed = time.monotonic() - self._since
@@ -122,32 +132,35 @@ class Monitor:
             "kind": "step",
             "step": self.progress.step,
             "epoch": self.progress.epoch + 1,
-            "loss": sum(losses) / max(labels, 1),
-            "blank_rate": sum(blanks) / len(blanks),
+            "loss": nats / max(labels, 1),
             "gradient_norm": next((n for n in reversed(norms) if math.isfinite(n)), None),
             "learning_rate": self._pending[-1].learning_rate,
-            "audio_hours_per_hour": sum(f.audio_seconds for f in self._pending) / max(elapsed, 1e-9),
         }
+        if blanks := [loss.blank_rate for loss in losses if loss.blank_rate is not None]:
+            line["blank_rate"] = float(torch.stack(blanks).mean())
+            line["audio_hours_per_hour"] = sum(loss.audio_seconds for loss in losses) / max(elapsed, 1e-9)
+            self.progress.epoch_blank += line["blank_rate"] * len(self._pending)
+        else:
+            line["labels_per_second"] = labels / max(elapsed, 1e-9)
         if not math.isfinite(line["loss"]) or not (self._may_skip or all(map(math.isfinite, norms))):
             raise TrainingError(
                 f"the loss or its gradient is no number at step {self.progress.step}: most likely the learning rate "
                 f"({line['learning_rate']:.2g}) is too high for this corpus; lower training.learning_rate or "
                 "training.clip, or lengthen training.warmup_steps, and train anew with another --out"
             )
-        self.progress.epoch_loss += sum(losses)
+        self.progress.epoch_loss += nats
         self.progress.epoch_labels += labels
-        self.progress.epoch_blank += sum(blanks)
-        self.progress.epoch_steps += len(blanks)
+        self.progress.epoch_steps += len(self._pending)
         self.progress.seconds += elapsed
         self._since = time.monotonic()
         self._pending.clear()
         self._write(line)
+        decisive = {f"dev_{name}": value for name, value in list(self.progress.last_dev.items())[:1]}
         self._bar.update(
             self._task,
             completed=self.progress.epoch * self._batches + self.progress.batch,
             epoch=f"{self.progress.epoch + 1}/{self.epochs}",
-            figures=f"loss {line['loss']:.3f}  WER {self.progress.last_wer:.1%}  blank {line['blank_rate']:.0%}  "
-            f"grad {norms[-1]:.2f}  {line['audio_hours_per_hour']:.0f} h/h",
+            figures=_shown({**line, **decisive}),
         )
 
     def epoch(self, dev: DevFigures, best: bool) -> None:
@@ -161,29 +174,24 @@ class Monitor:
             "step": progress.step,
             "epoch": progress.epoch,
             "train_loss": progress.epoch_loss / max(progress.epoch_labels, 1),
-            "dev_loss": dev.loss,
-            "dev_wer": dev.words.rate,
-            "dev_cer": dev.characters.rate,
-            "blank_rate": progress.epoch_blank / max(progress.epoch_steps, 1),
+            **{f"dev_{name}": value for name, value in dev.items()},
             "rejected": len(self._rejected),
             "minutes": progress.seconds / 60,
         }
+        if "wer" in dev:
+            line["blank_rate"] = progress.epoch_blank / max(progress.epoch_steps, 1)
         self._write(line)
-        self.say(
-            f"epoch {line['epoch']:>3}/{self.epochs}  loss {line['train_loss']:.3f}  dev loss {dev.loss:.3f}  "
-            f"WER {dev.words.rate:.2%}  CER {dev.characters.rate:.2%}  blank {line['blank_rate']:.0%}  "
-            f"{line['minutes']:.1f} min{'  best' if best else ''}"
-        )
-        self._warn_if_silent(line, dev)
+        self.say(f"epoch {line['epoch']:>3}/{self.epochs}  {_shown(line)}{'  best' if best else ''}")
+        self._warn_if_silent(line)
         progress.epoch_loss = progress.epoch_blank = 0.0
         progress.epoch_labels = progress.epoch_steps = 0
         if now - self._pictured > PICTURE_SECONDS:
             self._draw()
             self._pictured = now
 
-    def _warn_if_silent(self, line: dict[str, Any], dev: DevFigures) -> None:
+    def _warn_if_silent(self, line: dict[str, Any]) -> None:
         """Every CTC model begins by emitting blanks alone; one that still does long after the warm-up has collapsed."""
-        collapsed = self.progress.step > self.warmup and line["blank_rate"] > 0.99 and dev.characters.hits == 0
+        collapsed = self.progress.step > self.warmup and line.get("blank_rate", 0) > 0.99 and line["dev_cer"] >= 1
         self.progress.silent_epochs = self.progress.silent_epochs + 1 if collapsed else 0
         if self.progress.silent_epochs == SILENT_EPOCHS:
             self.say(

@@ -14,7 +14,7 @@ FLOOR = 0.005
 """The last steps' share of the peak learning rate."""
 
 
-def build_optimiser(model: nn.Module, settings: recipe.Training) -> torch.optim.AdamW:
+def build_optimiser(model: nn.Module, settings: recipe.TrainerSettings) -> torch.optim.AdamW:
     """AdamW; biases and norms (one-dimensional parameters) are not decayed."""
     matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
@@ -25,7 +25,7 @@ def build_optimiser(model: nn.Module, settings: recipe.Training) -> torch.optim.
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
 
 
-def learning_rate(step: int, total: int, settings: recipe.Training) -> float:
+def learning_rate(step: int, total: int, settings: recipe.TrainerSettings) -> float:
     """The rate of step ``step`` of ``total``, counted from 0: a linear warm-up, then the decay to FLOOR of the peak."""
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps

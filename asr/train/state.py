@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -19,6 +19,10 @@ from asr.errors import CheckpointError
 from asr.train.step import Trainer
 
 STATE = Path("training") / "state.pt"
+
+DevFigures = dict[str, float]
+"""What the dev set says of a model, by the names of metrics.jsonl and meta.json: ``wer``, ``perplexity`` and so on.
+Lower is better in each; between two epochs the first decides, or where it is equal the next."""
 
 
 @dataclass(slots=True)
@@ -32,38 +36,33 @@ class Progress:
     seconds: float = 0.0
     finished: bool = False
     best_epoch: int = 0
-    best_wer: float = math.inf
-    best_cer: float = math.inf
-    best_loss: float = math.inf
-    last_wer: float = math.nan
+    best_dev: DevFigures = field(default_factory=dict)
+    last_dev: DevFigures = field(default_factory=dict)
     silent_epochs: int = 0
     epoch_loss: float = 0.0
     epoch_labels: int = 0
     epoch_blank: float = 0.0
     epoch_steps: int = 0
 
-    def close_epoch(self, wer: float, cer: float, loss: float, training: recipe.Training) -> bool:
-        """Moves on to the next epoch, or to the end; true where this one is the best so far.
-
-        Among epochs of equal WER the lower loss is better, so that a model still silent counts as getting somewhere.
-        """
+    def close_epoch(self, dev: DevFigures, settings: recipe.TrainerSettings) -> bool:
+        """Moves on to the next epoch, or to the end; true where this one is the best so far."""
         self.epoch, self.batch = self.epoch + 1, 0
-        best = self.best_epoch == 0 or (wer, loss) < (self.best_wer, self.best_loss)
+        best = self.best_epoch == 0 or tuple(dev.values()) < tuple(self.best_dev.values())
         if best:
-            self.best_epoch, self.best_wer, self.best_cer, self.best_loss = self.epoch, wer, cer, loss
-        self.last_wer = wer
-        weary = training.patience is not None and self.epoch - self.best_epoch >= training.patience
-        self.finished = weary or self.epoch >= training.epochs
+            self.best_epoch, self.best_dev = self.epoch, dev
+        self.last_dev = dev
+        weary = settings.patience is not None and self.epoch - self.best_epoch >= settings.patience
+        self.finished = weary or self.epoch >= settings.epochs
         return best
 
 
-def save_state(directory: Path, progress: Progress, trainer: Trainer) -> None:
+def save_state(directory: Path, progress: Progress, trainer: Trainer[Any, Any]) -> None:
     """Writes the whole state aside and renames it, so that a kill at any moment leaves the old or the new one."""
     with runtime.replacing(directory / STATE, "wb") as file:
         torch.save({"progress": asdict(progress), **trainer.state_dict()}, file)
 
 
-def load_state(directory: Path, trainer: Trainer) -> Progress | None:
+def load_state(directory: Path, trainer: Trainer[Any, Any]) -> Progress | None:
     """Restores ``trainer`` and returns the progress; None where no state was saved yet.
 
     Raises CheckpointError for a damaged state, or a trained model without one.

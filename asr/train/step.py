@@ -1,55 +1,78 @@
-"""One optimiser step: forward, CTC, backward, update."""
+"""One optimiser step: forward, loss, backward, update."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from asr import recipe, runtime
-from asr.decode.greedy import blank_rate
-from asr.model.acoustic import AcousticModel, ctc_loss
-from asr.records import Batch
+from asr.records import Rejection
 from asr.train.optimiser import build_average, build_optimiser
+
+
+class Labelled(Protocol):
+    """A batch of what is trained on: ``labels`` is the number of tokens in it to be learnt."""
+
+    @property
+    def labels(self) -> int: ...
+
+    @property
+    def rejected(self) -> tuple[Rejection, ...]: ...
+
+    def __len__(self) -> int: ...
+
+
+M = TypeVar("M", bound=nn.Module)
+B = TypeVar("B", bound=Labelled)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """A batch's loss, ``nats`` summed over its labels. An acoustic model's also has the ``blank_rate``, a fraction,
+    and the ``audio_seconds`` that were heard."""
+
+    nats: Tensor
+    blank_rate: Tensor | None = None
+    audio_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepFigures:
-    """One step's numbers, tensors still on the device: ``loss`` in nats summed over ``labels`` labels, ``blank_rate``
-    a fraction, ``gradient_norm`` before clipping."""
+    """One step's numbers: the ``losses`` of its batches, still on the device, their ``labels`` together, and
+    ``gradient_norm`` before clipping."""
 
-    loss: Tensor
+    losses: tuple[Loss, ...]
     labels: int
-    blank_rate: Tensor
     gradient_norm: Tensor
     learning_rate: float
-    audio_seconds: float
 
 
-class Trainer:
+class Trainer(Generic[M, B]):
     """The model with what moves its weights: optimiser, loss scaler (float16 alone) and average."""
 
-    def __init__(self, model: AcousticModel, settings: recipe.Training) -> None:
+    def __init__(self, model: M, loss: Callable[[M, B], Loss], settings: recipe.TrainerSettings) -> None:
         self.model = model
+        self.loss = loss
         self.settings = settings
+        self.device = next(model.parameters()).device
         self.optimiser = build_optimiser(model, settings)
-        self.scaler = torch.amp.GradScaler(model.device.type, enabled=settings.precision == "float16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "float16")
         self.average = build_average(settings.averaging, model)
 
-    def step(self, batches: Sequence[Batch], learning_rate: float) -> StepFigures:
+    def step(self, batches: Sequence[B], learning_rate: float) -> StepFigures:
         """Accumulates the gradient of the loss per label over ``batches``, then updates the weights once."""
-        labels = sum(int(batch.token_lengths.sum()) for batch in batches)
-        losses, blanks = [], []
+        labels = sum(batch.labels for batch in batches)
+        losses = []
         for batch in batches:
-            with runtime.autocast(self.model.device, self.settings.precision):
-                emissions = self.model(batch)
-            loss = ctc_loss(emissions, batch.tokens, batch.token_lengths)
-            self.scaler.scale(loss / labels).backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
-            blanks.append(blank_rate(emissions))
+            with runtime.autocast(self.device, self.settings.precision):
+                loss = self.loss(self.model, batch)
+            self.scaler.scale(loss.nats / labels).backward()  # type: ignore[no-untyped-call]
+            losses.append(dataclasses.replace(loss, nats=loss.nats.detach()))
 
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
@@ -59,15 +82,8 @@ class Trainer:
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
         self.average.after_step(self.model)
-
-        samples = sum(int(batch.waveform_lengths.sum()) for batch in batches)
         return StepFigures(
-            loss=torch.stack(losses).sum(),
-            labels=labels,
-            blank_rate=torch.stack(blanks).mean(),
-            gradient_norm=gradient_norm,
-            learning_rate=learning_rate,
-            audio_seconds=samples / self.model.features.settings.sample_rate,
+            losses=tuple(losses), labels=labels, gradient_norm=gradient_norm, learning_rate=learning_rate
         )
 
     def state_dict(self) -> dict[str, Any]:
