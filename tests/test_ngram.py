@@ -114,7 +114,7 @@ def test_perplexity_is_told_with_and_without_unknown_words(arpa):
 def test_the_same_model_comes_from_gzip_from_the_cache_and_from_a_saved_file(arpa, tmp_path, monkeypatch):
     sentence = ["dog", "the", "cat"]
     scores = NgramModel.load(arpa).score(sentence)
-    (tmp_path / "lm.arpa.gz").write_bytes(gzip.compress(ARPA.encode()))
+    (tmp_path / "lm.arpa.gz").write_bytes(gzip.compress(b"# a comment\n" + ARPA.encode()))
     NgramModel.load(arpa).save(tmp_path / "lm.safetensors")
     assert NgramModel.load(tmp_path / "lm.arpa.gz").score(sentence) == scores
     assert NgramModel.load(tmp_path / "lm.safetensors").score(sentence) == scores

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from asr import __version__
+from asr.cli.language import lm
 from asr.cli.recognition import align, evaluate, transcribe
 from asr.cli.training import check, train
 from asr.cli.tuning import tune
@@ -30,6 +31,10 @@ class _Commands(click.Group):
             click.echo(f"asr: {error.filename or 'writing'}: {error.strerror or error}", err=True)
         except KeyboardInterrupt:
             click.echo("asr: stopped", err=True)
+        except RuntimeError as error:  # torch raises it wherever the program happens to be
+            if "DataLoader worker" not in str(error):
+                raise
+            click.echo(f"asr: a loader process died, for want of memory perhaps: {error}", err=True)
         return ctx.exit(1)
 
 
@@ -39,5 +44,5 @@ def main() -> None:
     """Train, run and measure your own speech recogniser."""
 
 
-for command in (train, evaluate, transcribe, align, check, tune):
+for command in (train, evaluate, transcribe, align, check, lm, tune):
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""Reading ARPA files, the common text form of back-off n-gram models.
+"""Reading and writing ARPA files, the common text form of back-off n-gram models.
 
     \\data\\
     ngram 1=4
@@ -17,11 +17,12 @@
     \\end\\
 
 Each line is log10 p(last word | the words before it), the words, and log10 of the back-off weight of the words as a
-context (0 where it is left out). Read a megabyte at a time; a line of the file is named in each complaint.
+context (0 where it is left out). Files are read a megabyte at a time, and a complaint names the line.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import itertools
 import math
@@ -34,6 +35,7 @@ from typing import IO, cast
 
 import numpy as np
 
+from asr import runtime
 from asr.errors import LanguageModelError
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
@@ -47,12 +49,12 @@ BLOCK_LINES = 50_000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
     """The M n-grams of one order: ``ids`` (M, n) int32 in the order of the unigrams, ``log_probs`` (M,) and
-    ``backoffs`` (M,) float32 natural logs. Row i is line ``first_line + i`` of the file."""
+    ``backoffs`` (M,) float32 natural logs. Row i is line ``first_line + i`` of a file that was read."""
 
     ids: np.ndarray
     log_probs: np.ndarray
     backoffs: np.ndarray
-    first_line: int
+    first_line: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +119,29 @@ def read_arpa(path: Path) -> Arpa:
         raise LanguageModelError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
+def write_arpa(path: Path, arpa: Arpa) -> None:
+    """Writes the model, compressed where the name ends in .gz. Raises AsrError where the disk refuses."""
+    names = np.array(arpa.words, dtype=object)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(runtime.replacing(path, "wb"))
+        if path.suffix == ".gz":
+            # Without a name and a time, so that the same model is the same file.
+            file = cast(IO[bytes], stack.enter_context(gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0)))
+        counts = "".join(f"ngram {n}={len(section.ids)}\n" for n, section in enumerate(arpa.sections, start=1))
+        file.write(f"\\data\\\n{counts}".encode())
+        for n, section in enumerate(arpa.sections, start=1):
+            file.write(f"\n\\{n}-grams:\n".encode())
+            line = "%.7g\t" + " ".join(["%s"] * n) + ("\t%.7g\n" if n < len(arpa.sections) else "\n")
+            for start in range(0, len(section.ids), BLOCK_LINES):
+                rows = slice(start, start + BLOCK_LINES)
+                columns = [section.log_probs[rows] / math.log(10), *names[section.ids[rows].T]]
+                if n < len(arpa.sections):
+                    columns.append(section.backoffs[rows] / math.log(10))
+                fields = zip(*(column.tolist() for column in columns), strict=True)
+                file.write("".join(map(line.__mod__, fields)).encode())
+        file.write(b"\n\\end\\\n")
+
+
 def _read(lines: _Lines) -> Arpa:
     counts = _read_counts(lines)
     index: dict[bytes, int] = {}
@@ -135,7 +160,8 @@ def _read(lines: _Lines) -> Arpa:
 
 
 def _read_counts(lines: _Lines) -> list[int]:
-    first = lines.one("\\data\\")
+    while (first := lines.one("\\data\\")).startswith("#"):  # KenLM's comments
+        pass
     if first.removeprefix("\ufeff") != "\\data\\":
         raise LanguageModelError(f"an ARPA file begins with \\data\\, and this one with {_short(first)}")
     counts: list[int] = []
