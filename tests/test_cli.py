@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import toy
 
-COMMANDS = ["", "train", "transcribe", "evaluate", "check"]
+COMMANDS = ["", "train", "transcribe", "evaluate", "check", "lm", "lm train", "lm perplexity"]
 
 
 def asr(*arguments: object, cwd=None, stdin: bytes | None = None) -> subprocess.CompletedProcess:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from asr import __version__
+from asr.cli.language import lm
 from asr.cli.recognition import evaluate, transcribe
 from asr.cli.training import check, train
 from asr.errors import AsrError
@@ -36,5 +37,5 @@ def main() -> None:
     """Train, run and measure your own speech recogniser."""
 
 
-for command in (train, evaluate, transcribe, check):
+for command in (train, evaluate, transcribe, check, lm):
     main.add_command(command)

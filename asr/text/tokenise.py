@@ -83,6 +83,11 @@ class SentencePieceTokeniser:
         return json.dumps({"kind": "sentencepiece", "model": base64.b64encode(self._model).decode()}, indent=1)
 
 
+def lm_symbols(tokeniser: Tokeniser) -> tuple[str, ...]:
+    """How a language model over tokens spells each of them: a boundary is ▁, because files part symbols at spaces."""
+    return tuple(token.replace(tokeniser.space, "▁") for token in tokeniser.tokens)
+
+
 def build_tokeniser(settings: recipe.Characters | recipe.SentencePiece, texts: Iterable[str]) -> Tokeniser:
     """The tokeniser that a recipe asks for, learnt from normalised training ``texts`` where the recipe leaves it open.
 
