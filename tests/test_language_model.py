@@ -17,10 +17,12 @@ from safetensors.torch import load_file
 
 from asr import checkpoint, recipe
 from asr.data.sentences import SentenceBatches
+from asr.decode.rescore import rescore
 from asr.errors import CheckpointError, CorpusError, RecipeError, TextError
 from asr.model.acoustic import AcousticModel
 from asr.model.language import BOUNDARY, LanguageModel, PrefixRows, select
 from asr.recipe.reading import validate_recipe
+from asr.records import Hypothesis
 from asr.text.sentences import read_sentences
 from asr.text.tokenise import CharacterTokeniser
 from asr.train.language import measure_fit, train_language_model
@@ -136,6 +138,41 @@ def test_every_prefix_of_a_growing_tree_has_the_row_that_it_has_alone(model):
     for prefix, row in zip(prefixes, tree.rows, strict=True):
         alone = model(torch.tensor([prefix], dtype=torch.int64), torch.tensor([len(prefix)]))[0, -1].detach()
         torch.testing.assert_close(row, alone, atol=1e-5, rtol=1e-5)
+
+
+def hypothesis(text: str, acoustic_score: float, lm_score: float = 0.0) -> Hypothesis:
+    tokens = tuple(TOKENISER.encode(text))
+    return Hypothesis(
+        tokens=tokens,
+        frames=tuple(range(len(tokens))),
+        probabilities=(1.0,) * len(tokens),
+        text=text,
+        acoustic_score=acoustic_score,
+        lm_score=lm_score,
+    )
+
+
+def test_rescoring_puts_the_likely_sentence_before_one_that_sounds_a_little_better(trained):
+    lm = checkpoint.load_language_model(trained[0]).model
+    nbest = (hypothesis("abc acb", -1.0), hypothesis("abc abc", -1.5))
+    right = rescore(nbest, lm, weight=0.5)
+    assert [each.text for each in right] == ["abc abc", "abc acb"]
+    assert right[0].acoustic_score == -1.5
+    assert right[0].lm_score == pytest.approx(0.5 * lm.score([nbest[1].tokens])[0])
+
+
+def test_rescoring_adds_to_what_the_search_said_and_a_bonus_for_each_word(model):
+    nbest = (hypothesis("abc a b", -1.0, -2.0), hypothesis("abc", -1.0, -3.0))
+    scores = dict(zip(["abc a b", "abc"], model.score([each.tokens for each in nbest]), strict=True))
+    for each in rescore(nbest, model, weight=0.3, length_bonus=0.7):
+        earlier = {"abc a b": -2.0, "abc": -3.0}[each.text]
+        assert each.lm_score == pytest.approx(earlier + 0.3 * scores[each.text] + 0.7 * len(each.text.split()))
+
+
+def test_rescoring_with_no_weight_changes_nothing(model):
+    nbest = (hypothesis("a", -1.0), hypothesis("b", -1.0), hypothesis("c", -2.0, -0.5))
+    assert rescore(nbest, model, weight=0.0) == nbest
+    assert rescore((), model, weight=0.5) == ()
 
 
 def test_every_epoch_holds_every_sentence_once_in_another_order_and_can_be_entered_midway(text):
