@@ -56,7 +56,7 @@ class LanguageModelCheckpoint:
         if self.tokeniser.tokens != tokeniser.tokens:
             raise CheckpointError(
                 f"the language model {self.directory} spells in {len(self.tokeniser.tokens)} tokens that are not the "
-                f"recogniser's {len(tokeniser.tokens)}: train it with --model and this recogniser's directory"
+                f"recogniser's {len(tokeniser.tokens)}: train it with --tokeniser and this recogniser's directory"
             )
 
 

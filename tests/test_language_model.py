@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import random
+import re
 import subprocess
 import sys
 import time
@@ -13,9 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 import toy
+from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 from asr import checkpoint, recipe
+from asr.cli import main
 from asr.data.sentences import SentenceBatches
 from asr.decode.rescore import rescore
 from asr.errors import CheckpointError, CorpusError, RecipeError, TextError
@@ -238,7 +241,7 @@ def test_a_model_directory_tells_a_language_model_from_a_recogniser(trained, tmp
 def test_a_language_model_in_other_tokens_than_the_recognisers_is_refused(trained):
     loaded = checkpoint.load_language_model(trained[0])
     loaded.check_spells_as(CharacterTokeniser(" abc"))
-    with pytest.raises(CheckpointError, match="train it with --model"):
+    with pytest.raises(CheckpointError, match="train it with --tokeniser"):
         loaded.check_spells_as(CharacterTokeniser(" abcd"))
 
 
@@ -286,3 +289,44 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(text, tmp_path):
     for name in (checkpoint.WEIGHTS, checkpoint.LAST_WEIGHTS):
         expected, found = load_file(whole / name), load_file(cut / name)
         assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def asr_lm(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["lm", *map(str, arguments)])
+
+
+@pytest.fixture
+def recogniser(tmp_path):
+    checkpoint.save_description(tmp_path / "recogniser", validate_recipe(toy.recipe(), "toy"), TOKENISER)
+    return tmp_path / "recogniser"
+
+
+def test_the_command_line_trains_measures_and_goes_on(text, recogniser, tmp_path):
+    lm = tmp_path / "lm"
+    command = ("train", text, "--kind", "lstm", "--tokeniser", recogniser, "-o", lm, "--epochs", 1, "--hidden", 16)
+    command = (*command, "--set", "network.embedding=4")
+    done = asr_lm(*command)
+    assert done.exit_code == 0, done.output
+    assert "bits a character on held-out sentences at epoch 1 of 1" in done.output
+    network = checkpoint.load_language_model(lm).recipe.network
+    assert (network.layers, network.hidden, network.embedding) == (1, 16, 4)
+    assert "go on with --resume" in asr_lm(*command).output
+    assert asr_lm(*command, "--resume").exit_code == 0
+    done = asr_lm("perplexity", lm, text)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"perplexity [\d.]+, [\d.]+ bits a character; \d+ words in 400 sentences", done.output)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--kind", "lstm"], "--kind lstm needs --tokeniser"),
+        (["--kind", "lstm", "--order", 3], "--order is for --kind ngram"),
+        (["--set", "network.hidden=3"], "--set is for --kind lstm"),
+        (["--min-count", 2, "--kind", "lstm"], "--min-count is for --kind ngram"),
+    ],
+)
+def test_an_option_that_would_not_be_heeded_is_refused(text, tmp_path, arguments, sentence):
+    done = asr_lm("train", text, "-o", tmp_path / "lm", *arguments)
+    assert done.exit_code == 2
+    assert sentence in done.output
