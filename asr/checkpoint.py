@@ -1,4 +1,4 @@
-"""The model directory: what a trained recogniser is on disk.
+"""The model directory: what a trained recogniser, or an LSTM language model, is on disk.
 
     model.safetensors   the best averaged weights        recipe.yaml      the resolved recipe
     last.safetensors    the last epoch's averaged ones   tokenizer.json   the alphabet or sentencepiece model
@@ -12,19 +12,22 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import nn
 
 from asr import recipe, runtime
 from asr.errors import CheckpointError, RecipeError, TextError
 from asr.model.acoustic import AcousticModel
+from asr.model.language import LanguageModel
 from asr.recipe import reading
 from asr.text.tokenise import Tokeniser, tokeniser_from_json
 
 FORMAT = 1
+R = TypeVar("R", bound=recipe.Section)
 WEIGHTS, LAST_WEIGHTS = "model.safetensors", "last.safetensors"
 
 
@@ -38,7 +41,26 @@ class Checkpoint:
     meta: dict[str, Any]
 
 
-def save_description(directory: Path, settings: recipe.Recipe, tokeniser: Tokeniser) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageModelCheckpoint:
+    """As ``Checkpoint``, of an LSTM language model. ``directory`` names it in what is said of it."""
+
+    directory: Path
+    model: LanguageModel
+    tokeniser: Tokeniser
+    recipe: recipe.LanguageModelRecipe
+    meta: dict[str, Any]
+
+    def check_spells_as(self, tokeniser: Tokeniser) -> None:
+        """Raises CheckpointError where the language model's tokens are not those of ``tokeniser``, a recogniser's."""
+        if self.tokeniser.tokens != tokeniser.tokens:
+            raise CheckpointError(
+                f"the language model {self.directory} spells in {len(self.tokeniser.tokens)} tokens that are not the "
+                f"recogniser's {len(tokeniser.tokens)}: train it with --tokeniser and this recogniser's directory"
+            )
+
+
+def save_description(directory: Path, settings: recipe.Section, tokeniser: Tokeniser) -> None:
     """Writes tokenizer.json and, last, recipe.yaml: all of the directory but weights and results."""
     with runtime.replacing(directory / "tokenizer.json") as file:
         file.write(tokeniser.to_json())
@@ -57,13 +79,17 @@ def save_meta(directory: Path, meta: dict[str, Any]) -> None:
         file.write("\n")
 
 
-def load_description(directory: Path) -> tuple[recipe.Recipe, Tokeniser]:
+@overload
+def load_description(directory: Path) -> tuple[recipe.Recipe, Tokeniser]: ...
+@overload
+def load_description(directory: Path, schema: type[R]) -> tuple[R, Tokeniser]: ...
+def load_description(directory: Path, schema: type[recipe.Section] = recipe.Recipe) -> tuple[recipe.Section, Tokeniser]:
     """The recipe and tokeniser of a model directory. Raises CheckpointError."""
     if not directory.is_dir():
         why = "it is a file" if directory.exists() else "there is no such folder"
         raise CheckpointError(f"{directory} is not a model directory: {why}")
     try:
-        settings = reading.load_recipe(directory / "recipe.yaml")
+        settings = reading.load_recipe(directory / "recipe.yaml", schema=schema)
         return settings, tokeniser_from_json((directory / "tokenizer.json").read_text(encoding="utf-8"))
     except (RecipeError, TextError, OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{directory} is not a whole model directory: {error}") from error
@@ -72,10 +98,32 @@ def load_description(directory: Path) -> tuple[recipe.Recipe, Tokeniser]:
 def load_checkpoint(directory: Path, *, device: str = "auto", weights: str = WEIGHTS) -> Checkpoint:
     """The model in ``directory``. Raises CheckpointError where it is missing, incomplete or not one of ours."""
     settings, tokeniser = load_description(directory)
+    model = AcousticModel(settings, len(tokeniser.tokens))
+    meta = _load_weights(model, directory, weights)
+    return Checkpoint(
+        model=model.to(runtime.pick_device(device)).eval(), tokeniser=tokeniser, recipe=settings, meta=meta
+    )
+
+
+def load_language_model(directory: Path, *, device: str = "auto", weights: str = WEIGHTS) -> LanguageModelCheckpoint:
+    """The LSTM language model in ``directory``. Raises CheckpointError as ``load_checkpoint`` does."""
+    settings, tokeniser = load_description(directory, recipe.LanguageModelRecipe)
+    model = LanguageModel(settings.network, len(tokeniser.tokens))
+    meta = _load_weights(model, directory, weights)
+    return LanguageModelCheckpoint(
+        directory=directory,
+        model=model.to(runtime.pick_device(device)).eval(),
+        tokeniser=tokeniser,
+        recipe=settings,
+        meta=meta,
+    )
+
+
+def _load_weights(model: nn.Module, directory: Path, weights: str) -> dict[str, Any]:
+    """Fills ``model`` and returns the contents of meta.json. Raises CheckpointError."""
     path = directory / weights
     if not path.is_file():
         raise CheckpointError(f"{path} is not there: has the training finished its first epoch?")
-    model = AcousticModel(settings, len(tokeniser.tokens))
     try:
         model.load_state_dict(load_file(path))
         meta: dict[str, Any] = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
@@ -84,9 +132,7 @@ def load_checkpoint(directory: Path, *, device: str = "auto", weights: str = WEI
         raise CheckpointError(f"{directory} does not load: {reason}") from error
     if meta.get("format") != FORMAT:
         raise CheckpointError(f"{directory} is of format {meta.get('format')}, and this version reads {FORMAT}")
-    return Checkpoint(
-        model=model.to(runtime.pick_device(device)).eval(), tokeniser=tokeniser, recipe=settings, meta=meta
-    )
+    return meta
 
 
 def newest(folder: Path) -> Path:

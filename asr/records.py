@@ -82,6 +82,25 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sentences:
+    """Written sentences padded with zeros to the longest, as a language model learns from them: ``tokens`` (B, U),
+    ``token_lengths`` (B,). ``rejected`` names the sentences that should have been here."""
+
+    ids: tuple[str, ...]
+    tokens: Tensor
+    token_lengths: Tensor
+    rejected: tuple[Rejection, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def labels(self) -> int:
+        """The tokens to be predicted: each sentence's own and its end."""
+        return int(self.token_lengths.sum()) + len(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Emissions:
     """``log_probs`` (B, T', V), natural log, float32; ``lengths`` (B,) in frames; ``frame_shift`` in seconds."""
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from asr.cli.options import FOLDER, progress_bar
+from asr.cli.options import FOLDER, device_option, progress_bar, set_option
 
 files_argument = click.argument("files", nargs=-1, required=True, metavar="TEXT...")
 normalise_option = click.option(
@@ -20,6 +21,13 @@ normalise_option = click.option(
 tokeniser_option = click.option(
     "--tokeniser", type=FOLDER, metavar="MODEL_DIR", help="Spell the text in this model's tokens, not in words."
 )
+
+
+OF_ONE_KIND = {
+    "ngram": {"order", "prune", "vocabulary", "min_count"},
+    "lstm": {"epochs", "layers", "hidden", "overrides", "resume", "device"},
+}
+"""Options of ``lm train`` that the other kind would not heed."""
 
 
 def _thresholds(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -36,8 +44,15 @@ def lm() -> None:
 
 @lm.command()
 @files_argument
-@click.option("-o", "--out", type=FOLDER, required=True, metavar="FILE", help="x.arpa, x.arpa.gz or x.safetensors.")
-@click.option("--kind", type=click.Choice(["ngram"]), default="ngram", show_default=True)
+@click.option(
+    "-o",
+    "--out",
+    type=FOLDER,
+    required=True,
+    metavar="PATH",
+    help="x.arpa, x.arpa.gz or x.safetensors; for an LSTM, a folder.",
+)
+@click.option("--kind", type=click.Choice(["ngram", "lstm"]), default="ngram", show_default=True)
 @click.option("--order", default=4, show_default=True, help="Words in the longest n-grams.")
 @click.option(
     "--prune",
@@ -47,23 +62,49 @@ def lm() -> None:
 )
 @click.option("--vocabulary", type=click.IntRange(1), metavar="N", help="Keep the N most frequent words.")
 @click.option("--min-count", type=click.IntRange(1), default=1, show_default=True, help="Keep words seen so often.")
+@click.option("--epochs", type=click.IntRange(1), help="LSTM: times through the text; default: 3.")
+@click.option("--layers", type=click.IntRange(1), help="LSTM: default 1.")
+@click.option("--hidden", type=click.IntRange(1), help="LSTM: units a layer; default: 512.")
+@click.option("--resume", is_flag=True, help="LSTM: go on with the run in PATH, or start it where there is none.")
+@set_option
+@device_option
 @normalise_option
 @tokeniser_option
+@click.pass_context
 def train(
+    context: click.Context,
     files: tuple[str, ...],
     out: Path,
-    kind: str,  # noqa: ARG001
+    kind: str,
     order: int,
     prune: tuple[int, ...] | None,
     vocabulary: int | None,
     min_count: int,
+    epochs: int | None,
+    layers: int | None,
+    hidden: int | None,
+    resume: bool,
+    overrides: tuple[str, ...],
+    device: str,
     form: str | None,
     tokeniser: Path | None,
 ) -> None:
     """Estimate a language model from TEXT, one sentence a line, plain or gzipped ("-" reads standard input).
 
-    Words that are not kept become <unk>, of which the model then knows how often it comes.
+    Words that are not kept become <unk>, of which the model then knows how often it comes. An LSTM spells in the tokens
+    of the recogniser that it is to serve, --tokeniser, and knows every word.
     """
+    for other, options in OF_ONE_KIND.items():
+        given = [name for name in options if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+        if other != kind and given:
+            name = "set" if given[0] == "overrides" else given[0].replace("_", "-")
+            raise click.UsageError(f"--{name} is for --kind {other}")
+    if kind == "lstm":
+        if tokeniser is None:
+            raise click.UsageError("--kind lstm needs --tokeniser MODEL_DIR, the recogniser whose tokens it spells in")
+        network = {"layers": layers, "hidden": hidden}
+        _train_lstm(files, out, form, tokeniser, network, epochs, overrides, resume=resume, device=device)
+        return
     from asr.decode.arpa import write_arpa
     from asr.decode.ngram import NgramModel
     from asr.train import ngram
@@ -92,6 +133,43 @@ def train(
     click.echo(f"{out}: {sizes} n-grams from {words} words in {text.sentences} sentences")
 
 
+def _train_lstm(
+    files: Sequence[str],
+    out: Path,
+    form: str | None,
+    recogniser: Path,
+    network: dict[str, int | None],
+    epochs: int | None,
+    overrides: tuple[str, ...],
+    *,
+    resume: bool,
+    device: str,
+) -> None:
+    from asr.checkpoint import load_description
+    from asr.recipe import LanguageModelRecipe
+    from asr.recipe.reading import validate_recipe
+    from asr.train.language import train_language_model
+
+    spoken, tokeniser = load_description(recogniser)
+    raw = {
+        "kind": "language_model",
+        "sentences": {
+            "train": [name if name == "-" else str(Path(name).absolute()) for name in files],
+            "normalise": form or spoken.text.normalise,
+        },
+        "network": {key: value for key, value in network.items() if value is not None},
+        "training": {} if epochs is None else {"epochs": epochs},
+    }
+    settings = validate_recipe(raw, "asr lm train", overrides, schema=LanguageModelRecipe)
+    meta = train_language_model(settings, tokeniser, out, device=device, resume=resume)
+    dev, spent = meta["results"]["dev"], meta["training"]
+    click.echo(
+        f"{out}: perplexity {dev['perplexity']:.2f} a word, {dev['bits_per_character']:.3f} bits a character on "
+        f"held-out sentences at epoch {meta['results']['best_epoch']} of {spent['epochs']}, "
+        f"{meta['parameters'] / 1e6:.2f} M parameters, {spent['minutes']:.1f} min"
+    )
+
+
 @lm.command()
 @click.argument("model", type=FOLDER, metavar="LM")
 @files_argument
@@ -99,6 +177,11 @@ def train(
 @tokeniser_option
 def perplexity(model: Path, files: tuple[str, ...], form: str | None, tokeniser: Path | None) -> None:
     """Perplexity of the language model LM on TEXT, one sentence a line, and how many of its words LM does not know."""
+    if model.is_dir():
+        if tokeniser is not None:
+            raise click.UsageError(f"--tokeniser is for n-grams; {model} has its own")
+        _measure_lstm(model, files, form)
+        return
     from asr.decode.ngram import NgramModel
 
     with _progress(files) as progress:
@@ -113,6 +196,29 @@ def perplexity(model: Path, files: tuple[str, ...], form: str | None, tokeniser:
         f"perplexity {measured.including_oov:.2f}, without unknown words {measured.excluding_oov:.2f}; "
         f"{measured.oovs} of {measured.words} words unknown ({measured.oov_rate:.2%}); "
         f"{measured.sentences} sentences"
+    )
+
+
+def _measure_lstm(directory: Path, files: Sequence[str], form: str | None) -> None:
+    from asr.checkpoint import load_language_model
+    from asr.text.sentences import read_sentences
+    from asr.train.language import measure_fit
+
+    loaded = load_language_model(directory)
+    with _progress(files) as progress:
+        [task] = progress.task_ids
+        sentences = read_sentences(
+            files, form or loaded.recipe.sentences.normalise, lambda count: progress.advance(task, count)
+        )
+        fit = measure_fit(loaded.model, loaded.tokeniser, sentences)
+    if fit.unspelled:
+        click.echo(
+            f"asr: {fit.unspelled} sentences hold characters outside the alphabet of {directory} and were left out",
+            err=True,
+        )
+    click.echo(
+        f"perplexity {fit.perplexity:.2f}, {fit.bits_per_character:.3f} bits a character; "
+        f"{fit.words} words in {fit.sentences} sentences"
     )
 
 

@@ -21,12 +21,14 @@ import numpy as np
 
 from asr.decode.ngram import NgramArrays, NgramModel, advance
 from asr.errors import LanguageModelError, TextError
-from asr.text.tokenise import Tokeniser
+from asr.text.tokenise import Tokeniser, lm_symbols
 
 NO_MODEL, OVER_WORDS, OVER_TOKENS = 0, 1, 2
 START, OFF, NONE = 0, -1, -1
 """Places in the lexicon: no letter spelled yet; off it, in a word that it lacks."""
 BOUNDARY = 0
+MARK = "▁"
+"""Begins a sub-word model's symbols, see ``lm_symbols``."""
 
 
 class Lexicon(NamedTuple):
@@ -247,11 +249,10 @@ def _is_over_tokens(model: NgramModel, tokeniser: Tokeniser) -> bool:
 
     Raises LanguageModelError where they should be and are not.
     """
-    mark = "▁"
-    if not any(word.startswith(mark) for word in model.words):
+    if not any(word.startswith(MARK) for word in model.words):
         return False
     known = set(model.words)
-    missing = [t for t in tokeniser.tokens[1:] if t.replace(" ", mark) not in known and t != "<unk>"]
+    missing = [token for token in lm_symbols(tokeniser)[1:] if token not in known]
     if len(missing) > len(tokeniser.tokens) / 4:
         raise LanguageModelError(
             f"the language model is over sub-words, and lacks {len(missing)} of the model's "
@@ -261,7 +262,7 @@ def _is_over_tokens(model: NgramModel, tokeniser: Tokeniser) -> bool:
 
 
 def _units(model: NgramModel, tokeniser: Tokeniser) -> np.ndarray:
-    return np.array([model.index(token.replace(" ", "▁")) for token in tokeniser.tokens], np.int32)
+    return np.array([model.index(symbol) for symbol in lm_symbols(tokeniser)], np.int32)
 
 
 def _unigrams(model: NgramModel) -> np.ndarray:

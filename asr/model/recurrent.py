@@ -71,9 +71,13 @@ class RecurrentLayer(nn.Module):
 
 
 def _carry_on(cell: nn.RNNBase, values: Tensor, lengths: Tensor, state: State) -> tuple[Tensor, State]:
-    """Packed, since that alone reports the state at each utterance's own end."""
+    """Packed where a row ends early, since that alone reports the state at each utterance's own end."""
+    carried = state if isinstance(cell, nn.LSTM) else state[0]
+    if int(lengths.min()) == values.shape[1]:
+        outputs, final = cell(values, carried)
+        return outputs, final if isinstance(final, tuple) else (final,)
     packed = nn.utils.rnn.pack_padded_sequence(values, lengths.cpu(), batch_first=True, enforce_sorted=False)
-    outputs, final = cell(packed, state if isinstance(cell, nn.LSTM) else state[0])
+    outputs, final = cell(packed, carried)
     padded, _ = nn.utils.rnn.pad_packed_sequence(outputs, batch_first=True, total_length=values.shape[1])
     return padded, final if isinstance(final, tuple) else (final,)
 

@@ -327,3 +327,44 @@ class Recipe(Section):
         if masks and masks.frequency_warp and self.features.kind != "log_mel":
             raise ValueError("augment.spec_augment.frequency_warp needs features.kind: log_mel")
         return self
+
+
+# -------------------------------------------------------------------------------------------- language model
+
+
+class Network(Section):
+    """Embedding, one-directional LSTM layers, softmax. ``tied`` shares the embedding with the softmax (Press and Wolf
+    2017): many parameters fewer where the vocabulary is large, nothing worth having with characters."""
+
+    embedding: Annotated[int, Field(ge=1, le=8192)] = 64
+    layers: Annotated[int, Field(ge=1, le=32)] = 1
+    hidden: Annotated[int, Field(ge=1, le=8192)] = 512
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    tied: bool = False
+
+
+class Sentences(Section):
+    """Text files, plain or .gz, one sentence a line. Without ``dev`` files, the last ``held_out`` of the sentences are
+    the dev set. Sentences of more than ``longest`` characters are left out, by name."""
+
+    train: Annotated[tuple[str, ...], Field(min_length=1)]
+    dev: tuple[str, ...] = ()
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    normalise: Literal["none", "lower", "words"] = "words"
+    longest: Positive = 1000
+
+
+class LanguageModelTraining(TrainerSettings):
+    epochs: Positive = 3
+    learning_rate: PositiveFloat = 2e-3
+    max_batch_characters: Positive = 8192
+
+
+class LanguageModelRecipe(Section):
+    """A whole recipe of an LSTM language model."""
+
+    kind: Literal["language_model"] = "language_model"
+    seed: Seed = 1
+    sentences: Sentences
+    network: Network = Network()
+    training: LanguageModelTraining = LanguageModelTraining()

@@ -18,9 +18,11 @@ import yaml
 from pydantic import ValidationError
 
 from asr.errors import RecipeError
-from asr.recipe import Recipe, Section
+from asr.recipe import LanguageModelRecipe, Recipe, Section
 
 MAX_RECIPE_BYTES = 1_000_000
+
+R = typing.TypeVar("R", bound=Section)
 
 
 class _Loader(yaml.SafeLoader):
@@ -88,10 +90,14 @@ def _parse_yaml(text: str, where: str) -> Any:
         raise RecipeError(f"{where}: not valid YAML: {error}") from error
 
 
-def load_recipe(path: Path, overrides: typing.Sequence[str] = ()) -> Recipe:
+@typing.overload
+def load_recipe(path: Path, overrides: typing.Sequence[str] = ()) -> Recipe: ...
+@typing.overload
+def load_recipe(path: Path, overrides: typing.Sequence[str] = (), *, schema: type[R]) -> R: ...
+def load_recipe(path: Path, overrides: typing.Sequence[str] = (), *, schema: type[Section] = Recipe) -> Section:
     """The recipe in ``path`` with ``overrides`` (``encoder.hidden=256``; list items by number) laid over it.
 
-    Raises RecipeError, listing every fault.
+    ``schema`` is what it describes. Raises RecipeError, listing every fault.
     """
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:
@@ -100,32 +106,35 @@ def load_recipe(path: Path, overrides: typing.Sequence[str] = ()) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise RecipeError(f"the recipe {path} cannot be read: {reason}") from error
-    raw = _parse_yaml(text, str(path))
-    for override in overrides:
-        _override(raw, override)
-    return validate_recipe(raw, str(path))
+    return validate_recipe(_parse_yaml(text, str(path)), str(path), overrides, schema=schema)
 
 
-def override_recipe(recipe: Recipe, overrides: typing.Sequence[str], where: str) -> Recipe:
-    """``recipe`` with ``overrides`` laid over it, as ``load_recipe`` does. Raises RecipeError."""
-    raw = recipe.model_dump(mode="json")
-    for override in overrides:
-        _override(raw, override)
-    return validate_recipe(raw, where)
-
-
-def validate_recipe(raw: Any, where: str) -> Recipe:
+@typing.overload
+def validate_recipe(raw: Any, where: str, overrides: typing.Sequence[str] = ()) -> Recipe: ...
+@typing.overload
+def validate_recipe(raw: Any, where: str, overrides: typing.Sequence[str] = (), *, schema: type[R]) -> R: ...
+def validate_recipe(
+    raw: Any, where: str, overrides: typing.Sequence[str] = (), *, schema: type[Section] = Recipe
+) -> Section:
     """The recipe that ``raw`` (plain YAML values) spells; ``where`` heads the list of faults."""
+    for override in overrides:
+        _override(raw, override)
     if not isinstance(raw, dict):
         raise RecipeError(f"{where}: a recipe is a mapping of keys to values; found {type(raw).__name__}")
+    if (raw.get("kind") == _kind(LanguageModelRecipe)) is not (schema is LanguageModelRecipe):
+        raise RecipeError(
+            f"{where} describes a recogniser, not a language model"
+            if schema is LanguageModelRecipe
+            else f"{where} describes a language model, not a recogniser"
+        )
     try:
         # Through JSON, since there a strict model takes a list for a tuple and nothing else.
-        return Recipe.model_validate_json(json.dumps(_with_default_kinds(Recipe, raw)))
+        return schema.model_validate_json(json.dumps(_with_default_kinds(schema, raw)))
     except ValidationError as error:
         found = error.errors()
         # A list whose items are at fault is also called too short; once is enough.
         found = [f for f in found if f["type"] != "too_short" or not any(_within(other, f) for other in found)]
-        faults = [_sentence(fault, raw) for fault in found]
+        faults = [_sentence(fault, raw, schema) for fault in found]
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise RecipeError("\n".join([f"{where}: {count}", *(f"  - {fault}" for fault in faults)])) from None
     except TypeError as error:
@@ -144,7 +153,7 @@ def _with_default_kinds(section: type[Section], raw: Any) -> Any:
     return raw
 
 
-def dump_recipe(recipe: Recipe) -> str:
+def dump_recipe(recipe: Section) -> str:
     """The recipe as YAML, every default written out."""
     return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
@@ -173,9 +182,9 @@ def _override(raw: Any, override: str) -> None:
             node = node[index]
 
 
-def _sentence(fault: Any, raw: Any) -> str:
+def _sentence(fault: Any, raw: Any, schema: type[Section]) -> str:
     """One pydantic error as: path: what was found, what was expected, what was probably meant."""
-    path, sections = _resolve(fault["loc"], raw)
+    path, sections = _resolve(fault["loc"], raw, schema)
     where = ".".join(str(part) for part in path)
     match fault["type"]:
         case "extra_forbidden":
@@ -205,10 +214,12 @@ def _within(fault: Any, outer: Any) -> bool:
     return len(fault["loc"]) > depth and fault["loc"][:depth] == outer["loc"]
 
 
-def _resolve(loc: tuple[str | int, ...], raw: Any) -> tuple[list[str | int], tuple[type[Section], ...]]:
+def _resolve(
+    loc: tuple[str | int, ...], raw: Any, schema: type[Section]
+) -> tuple[list[str | int], tuple[type[Section], ...]]:
     """The user's path for a pydantic location (which also names union tags), and the sections its last key is in."""
     path: list[str | int] = []
-    sections: tuple[type[Section], ...] = (Recipe,)
+    sections: tuple[type[Section], ...] = (schema,)
     value = raw
     for depth, part in enumerate(loc):
         tagged = tuple(s for s in sections if _kind(s) == part)

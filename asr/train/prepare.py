@@ -64,9 +64,7 @@ class TrainingCorpora:
 
 def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: bool) -> TrainingCorpora:
     """Opens the corpora and takes ``directory`` for this run. Raises AsrError where either cannot be had."""
-    begun = checkpoint.is_described(directory)
-    if begun and not resume:
-        raise RecipeError(f"{directory} holds a run already: go on with --resume, or train elsewhere with --out")
+    begun = is_begun(directory, resume=resume)
     mixture = open_corpora(settings.corpora.train, root, seed=settings.seed)
     dev_mixture = open_corpora(settings.corpora.dev, root)
     augmenter = Augmenter(settings.augment, root, seed=settings.seed)
@@ -79,7 +77,7 @@ def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: boo
         checkpoint.save_description(directory, settings, tokeniser)
     else:
         stored, tokeniser = checkpoint.load_description(directory)
-        _check_same(stored, settings, directory)
+        check_same(stored, settings, directory)
     training = settings.training
     batches, seconds = plan_batches(
         mixture.epoch(0), max_batch_seconds=training.max_batch_seconds, buckets=training.buckets, seed=settings.seed
@@ -114,7 +112,15 @@ def measure_statistics(model: AcousticModel, corpora: TrainingCorpora) -> None:
     model.features.deviation.copy_((squares / max(count, 1) - mean.square()).clamp(min=1e-6).sqrt())
 
 
-def _check_same(stored: recipe.Recipe, given: recipe.Recipe, directory: Path) -> None:
+def is_begun(directory: Path, *, resume: bool) -> bool:
+    """Whether a run in ``directory`` is to be gone on with. Raises RecipeError where there is one that is not."""
+    begun = checkpoint.is_described(directory)
+    if begun and not resume:
+        raise RecipeError(f"{directory} holds a run already: go on with --resume, or train elsewhere with --out")
+    return begun
+
+
+def check_same(stored: recipe.Section, given: recipe.Section, directory: Path) -> None:
     """Raises RecipeError naming each key in which a resumed recipe differs from the one it was started with."""
     differing = [
         f"{key}: was {before!r}, is {after!r}"

@@ -15,7 +15,7 @@ from asr.decode.decoder import Decoder, build_decoder, greedy
 from asr.decode.greedy import words_of
 from asr.errors import AudioError
 from asr.model.acoustic import AcousticModel
-from asr.recipe.reading import override_recipe
+from asr.recipe.reading import validate_recipe
 from asr.records import AlignedText, Batch, Emissions, Hypothesis, Segment, Transcript, Waveform
 from asr.text.tokenise import Tokeniser
 from asr.transcribe.windows import emissions_of
@@ -72,7 +72,7 @@ class Recogniser:
         Raises CheckpointError, RecipeError, LanguageModelError, TextError.
         """
         loaded = checkpoint.load_checkpoint(directory, device=device, weights=weights)
-        settings = override_recipe(loaded.recipe, decoding, "decoding") if decoding else loaded.recipe
+        settings = validate_recipe(loaded.recipe.model_dump(mode="json"), "decoding", decoding)
         decoder = build_decoder(
             settings.decoder, loaded.tokeniser, root=directory, form=settings.text.normalise, nbest=nbest
         )

@@ -1,0 +1,151 @@
+"""Training an LSTM language model: cross-entropy on written sentences, judged by the perplexity of held-out ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asr import checkpoint, recipe, runtime
+from asr.data.sentences import SentenceBatches
+from asr.errors import CorpusError, TextError
+from asr.model.language import LanguageModel
+from asr.records import Sentences
+from asr.text.sentences import read_sentences
+from asr.text.tokenise import Tokeniser
+from asr.train.loop import train
+from asr.train.monitor import Monitor
+from asr.train.prepare import check_same, is_begun
+from asr.train.state import DevFigures
+from asr.train.step import Loss
+
+
+def train_language_model(
+    settings: recipe.LanguageModelRecipe,
+    tokeniser: Tokeniser,
+    directory: Path,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Trains the recipe's model into ``directory`` and returns the contents of its meta.json.
+
+    ``tokeniser`` is that of the acoustic model it shall serve. With ``resume`` a stopped or killed run goes on,
+    mid-epoch, to the weights it would have reached. Raises AsrError for whatever stands in the way.
+    """
+    on = runtime.pick_device(device)
+    begun = is_begun(directory, resume=resume)
+    sentences = settings.sentences
+    text = list(read_sentences(sentences.train, sentences.normalise))
+    if sentences.dev:
+        dev = list(read_sentences(sentences.dev, sentences.normalise))
+    else:
+        # The last, not every hundredth: neighbours in a book are alike.
+        cut = round(len(text) * (1 - sentences.held_out))
+        text, dev = text[:cut], text[cut:]
+    if not text or not dev:
+        raise CorpusError(f"there are {len(text)} sentences to train on and {len(dev)} to measure with: give more text")
+    if not begun:
+        checkpoint.save_description(directory, settings, tokeniser)
+    else:
+        stored, same = checkpoint.load_description(directory, recipe.LanguageModelRecipe)
+        check_same(stored, settings, directory)
+        if same.tokens != tokeniser.tokens:
+            raise CorpusError(f"{directory} was started with another tokeniser, so it cannot be resumed with this one")
+    torch.manual_seed(settings.seed)
+    model = LanguageModel(settings.network, len(tokeniser.tokens)).to(on)
+    return train(LanguageTask(model, settings, tokeniser, text, dev), settings.training, directory, seed=settings.seed)
+
+
+class LanguageTask:
+    """The training loop's view of a language model's recipe."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        settings: recipe.LanguageModelRecipe,
+        tokeniser: Tokeniser,
+        text: Sequence[str],
+        dev: Sequence[str],
+    ) -> None:
+        self.model = model
+        self.tokeniser = tokeniser
+        self.text = text
+        self.dev = dev
+        self._batches = SentenceBatches(
+            text,
+            tokeniser,
+            max_characters=settings.training.max_batch_characters,
+            longest=settings.sentences.longest,
+            seed=settings.seed,
+        )
+        self.batches = len(self._batches)
+
+    def epoch(self, number: int, *, skip: int) -> Iterator[Sentences]:
+        return self._batches.epoch(number, skip=skip)
+
+    @staticmethod
+    def loss(model: LanguageModel, batch: Sentences) -> Loss:
+        return Loss(nats=-model.log_probability(batch.tokens, batch.token_lengths).sum())
+
+    def score_dev(self, model: LanguageModel, monitor: Monitor) -> DevFigures:  # noqa: ARG002
+        fit = measure_fit(model, self.tokeniser, self.dev)
+        return {
+            "perplexity": fit.perplexity,
+            "bits_per_character": fit.bits_per_character,
+            "loss": fit.nats / max(fit.tokens, 1),
+        }
+
+    def describe(self) -> dict[str, Any]:
+        return {"sentences_per_epoch": len(self.text)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """How well a model foresees a text: ``nats`` is the whole text's negative log probability. Each sentence's end is
+    one more word, one more character and one more token. ``unspelled`` sentences hold what no token spells, and are
+    not counted."""
+
+    nats: float
+    sentences: int
+    words: int
+    characters: int
+    tokens: int
+    unspelled: int
+
+    @property
+    def perplexity(self) -> float:
+        """Per word, so that models of words, of sub-words and of characters compare."""
+        return math.exp(min(self.nats / max(self.words + self.sentences, 1), 700.0))
+
+    @property
+    def bits_per_character(self) -> float:
+        return self.nats / math.log(2) / max(self.characters + self.sentences, 1)
+
+
+def measure_fit(model: LanguageModel, tokeniser: Tokeniser, text: Iterable[str]) -> Fit:
+    """How well ``model``, in evaluation mode, foresees ``text``. Raises TextError where no sentence can be spelled."""
+    spelled: list[list[int]] = []
+    words = characters = unspelled = 0
+    for sentence in text:
+        try:
+            spelled.append(tokeniser.encode(sentence))
+        except TextError:
+            unspelled += 1
+            continue
+        words += len(sentence.split())
+        characters += len(sentence)
+    if not spelled:
+        raise TextError("the language model's tokens spell no sentence of the text")
+    return Fit(
+        nats=-sum(model.score(spelled)),
+        sentences=len(spelled),
+        words=words,
+        characters=characters,
+        tokens=sum(map(len, spelled)) + len(spelled),
+        unspelled=unspelled,
+    )
