@@ -44,10 +44,7 @@ def test_a_model_is_trained_and_measured(tmp_path, text, name):
     assert done.exit_code == 0, done.output
     assert f"{lm}: 6 + " in done.output
     assert "from 300 words in 50 sentences" in done.output
-    assert (
-        NgramModel.load(lm).words[3:]
-        == tuple(sorted(["one", "two", "three"], key=lambda w: -NgramModel.load(lm).index(w)))[::-1]
-    )
+    assert set(NgramModel.load(lm).words[3:]) == {"one", "two", "three"}
     done = run("perplexity", lm, text)
     assert done.exit_code == 0, done.output
     assert float(done.output.split()[1].rstrip(",")) == pytest.approx(3, abs=0.8)

@@ -227,6 +227,20 @@ def test_a_broken_arpa_is_a_sentence_with_the_files_line(tmp_path, text, line, r
         NgramModel.load(path)
 
 
+pieces = st.sampled_from([b"\n", b"\t", b"-", b"1", b"\\end\\", b"<s>", b"\xff", b"1e400", b"nan", b"\0", b"the", b""])
+
+
+@given(st.lists(st.tuples(st.integers(0, len(ARPA)), st.integers(0, 4), pieces), min_size=1, max_size=3))
+def test_an_arpa_damaged_anywhere_scores_or_is_a_sentence(tmp_path_factory, damages):
+    content = bytearray(ARPA.encode())
+    for place, length, piece in damages:
+        content[place : place + length] = piece
+    path = tmp_path_factory.mktemp("lm") / "lm.arpa"
+    path.write_bytes(content)
+    with contextlib.suppress(LanguageModelError):
+        assert np.isfinite(NgramModel.load(path).score(["the", "cat", "dog"])).all()
+
+
 @pytest.mark.parametrize("word", ["<s>", "</s>"])
 def test_a_model_without_sentence_markers_is_refused(tmp_path, word):
     path = tmp_path / "lm.arpa"
