@@ -4,10 +4,12 @@
 scripts/benchmark.py encoder    our recurrent stack against nn.LSTM(bidirectional=True) on packed sequences
 scripts/benchmark.py loader     the training loop against the same loop fed with batches already in memory
 scripts/benchmark.py cells      each kind of encoder, trained for a few epochs from its recipe line alone
+scripts/benchmark.py decode     our CTC decoder against others (extra `peers`) on the same emissions
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 import time
@@ -16,15 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 from torch import nn
 
 from asr import recipe, runtime
 from asr.recipe import reading
+from asr.records import Emissions
+from asr.text.tokenise import Tokeniser
 
 
 def alternate(
-    sides: dict[str, Callable[[], Any]], repeats: int, synchronise: Callable[[], None]
+    sides: dict[str, Callable[[], Any]],
+    repeats: int,
+    synchronise: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of each side, run in turn so that a busy machine is busy for all."""
     for run in sides.values():
@@ -33,10 +41,10 @@ def alternate(
     for _ in range(repeats):
         for name, run in sides.items():
             synchronise()
-            started = time.perf_counter()
+            started = clock()
             run()
             synchronise()
-            times[name].append(time.perf_counter() - started)
+            times[name].append(clock() - started)
     return times
 
 
@@ -208,6 +216,139 @@ def cells(recipe_path: str, data: str, epochs: int, device: str, path: Path | No
         click.echo(f"{name:32} {size:>8} parameters  {spent:>9}  WER {row['wer']:7.2%}  CER {row['cer']:7.2%}")
     ratio = figures["feedforward"]["wer"] / max(figures["bidirectional lstm"]["wer"], 1e-9)
     report(figures, ratio, "WER of the feed-forward encoder over the bidirectional LSTM's", path)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("manifest", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--data", help="Data folder of the model's recipe, whose test split is decoded where no manifest is named."
+)
+@click.option("--lm", type=click.Path(path_type=Path), metavar="ARPA", help="Language model over words; default: none.")
+@click.option("--alpha", default=0.5, show_default=True, help="Weight of its natural-log probabilities.")
+@click.option("--beta", default=1.5, show_default=True, help="Earned by each word.")
+@click.option("--beams", default="16,64,100", show_default=True)
+@click.option("--token-threshold", default=-5.0, show_default=True, help="Tokens below it in a frame are not tried.")
+@click.option("--score-threshold", default=10.0, show_default=True, help="Prefixes further behind are dropped.")
+@click.option("--repeats", default=7, show_default=True)
+@click.option("--json", "path", type=click.Path(path_type=Path))
+def decode(
+    model: Path,
+    manifest: Path | None,
+    data: str | None,
+    lm: Path | None,
+    alpha: float,
+    beta: float,
+    beams: str,
+    token_threshold: float,
+    score_threshold: float,
+    repeats: int,
+    path: Path | None,
+) -> None:
+    """CTC decoders on the same emissions and beams, single-threaded, in processor time a second of audio; ours on every
+    core besides. Thresholds are in nats, and everybody's."""
+    import peers
+    from asr.decode.beam import BeamDecoder
+    from asr.decode.fusion import Fusion
+    from asr.decode.ngram import NgramModel
+
+    from asr.text.score import word_errors
+
+    tokeniser, emissions, references, seconds = emissions_of(model, manifest, data)
+    matrices = [
+        np.ascontiguousarray(m[:n]) for e in emissions for m, n in zip(e.log_probs.numpy(), e.lengths, strict=True)
+    ]
+    passing = np.concatenate([(m > token_threshold).sum(axis=1) for m in matrices])
+    search = peers.Search(
+        tokens=tokeniser.tokens,
+        space=tokeniser.space,
+        beam=0,
+        token_threshold=token_threshold,
+        token_limit=int(np.quantile(passing, 0.999)),
+        score_threshold=score_threshold,
+        arpa=lm,
+        alpha=alpha,
+        beta=beta,
+        unknown=-10.0,
+    )
+    fusion = None
+    if lm:
+        fusion = Fusion(tokeniser, model=NgramModel.load(lm), alpha=alpha, beta=beta, unknown=search.unknown)
+    click.echo(
+        f"{len(references)} utterances, {seconds:.0f} s of audio, {len(passing)} frames, {lm or 'no language model'}"
+    )
+    click.echo(
+        f"{passing.mean():.2f} tokens a frame pass {token_threshold}, {search.token_limit} at most in 99.9 % of them"
+    )
+    present = {}
+    for name, peer in peers.PEERS.items():
+        reason = peer.missing() or ("it takes no language model" if lm and not peer.language_model else None)
+        if reason:
+            click.echo(f"  {name:18} left out: {reason}")
+        else:
+            present[name] = peer
+
+    texts: dict[str, list[str]] = {}
+
+    def ours(name: str, beam: int, threads: int) -> Callable[[], None]:
+        settings = recipe.Beam(width=beam, token_threshold=token_threshold, score_threshold=score_threshold)
+        decoder = BeamDecoder(tokeniser, settings, fusion=fusion, threads=threads)
+
+        def run() -> None:
+            texts[name] = [best.text for e in emissions for best, *_ in decoder(e)]
+
+        return run
+
+    def theirs(name: str, peer: peers.Peer, beam: int) -> Callable[[], None]:
+        wanted = dataclasses.replace(search, beam=beam)
+        decoder, inputs = peer.build(wanted), [peer.reads(m, wanted) for m in matrices]
+
+        def run() -> None:
+            texts[name] = [decoder(each) for each in inputs]
+
+        return run
+
+    figures: dict[str, Any] = {}
+    ratios = []
+    for beam in map(int, beams.split(",")):
+        sides = {"ours": ours("ours", beam, 1), **{n: theirs(n, p, beam) for n, p in present.items()}}
+        times = alternate(sides, repeats, clock=time.process_time)
+        every = f"ours, {runtime.cores()} threads"
+        times |= alternate({every: ours(every, beam, 0)}, repeats)
+        click.echo(f"beam {beam}")
+        for name, values in times.items():
+            each, wer = [1e3 * v / seconds for v in values], word_errors(references, texts[name]).rate
+            figures[f"{name}, beam {beam}"] = {"ms_per_second": each, "wer": wer}
+            click.echo(f"  {name:18} {spread(each):>28} ms a second of audio  WER {wer:.2%}")
+        medians = {name: statistics.median(times[name]) for name in present}
+        fastest = min(medians, key=medians.__getitem__)
+        ratios.append(statistics.median(t / o for t, o in zip(times[fastest], times["ours"], strict=True)))
+        click.echo(f"  {ratios[-1]:.2f} times as fast as {fastest}")
+    report(figures, min(ratios), "times as fast as the fastest peer, at the beam that suits us worst", path)
+
+
+def emissions_of(
+    model: Path, manifest: Path | None, data: str | None
+) -> tuple[Tokeniser, list[Emissions], list[str], float]:
+    """A model's tokeniser, and of a set its emissions, references and seconds."""
+    from asr import evaluate
+    from asr.data.corpora import open_corpora
+    from asr.transcribe.loading import plain_batches
+    from asr.transcribe.recogniser import Recogniser, recognise
+
+    recogniser = Recogniser.load(model)
+    settings = recogniser.recipe
+    sources = (evaluate.manifest_source(manifest),) if manifest else evaluate.sources_of(settings, "test")
+    root = Path() if manifest else runtime.data_root(data, settings.data)
+    emissions, references, samples = [], [], 0
+    for batch, each, _ in recognise(
+        recogniser.model, recogniser.tokeniser, plain_batches(settings, open_corpora(sources, root).whole())
+    ):
+        if len(batch):
+            emissions.append(each)
+            references += batch.texts
+            samples += int(batch.waveform_lengths.sum())
+    return recogniser.tokeniser, emissions, references, samples / settings.features.sample_rate
 
 
 if __name__ == "__main__":
