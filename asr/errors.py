@@ -5,7 +5,8 @@
     ├── CorpusError          a corpus that is missing, malformed or empty
     │   └── DownloadError    a download that failed, was cut, or does not match its checksum
     ├── AudioError           a recording that cannot be read
-    ├── TextError            text that the tokeniser cannot spell
+    ├── TextError            text that the tokeniser cannot spell, or that is missing or empty
+    ├── LanguageModelError   a language model that is missing, malformed or damaged, or cannot be estimated
     ├── CheckpointError      a model directory that is missing, incomplete or not ours
     ├── TrainingError        training that cannot go on (NaN loss, nothing to train on)
     └── MissingExtraError    an optional package that this feature needs
@@ -36,7 +37,11 @@ class AudioError(AsrError):
 
 
 class TextError(AsrError):
-    """Text holds characters that the tokeniser cannot spell."""
+    """Text holds characters that the tokeniser cannot spell, or is missing or empty."""
+
+
+class LanguageModelError(AsrError):
+    """A language model is missing, malformed or damaged, or cannot be estimated from the text given."""
 
 
 class CheckpointError(AsrError):

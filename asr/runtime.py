@@ -58,10 +58,14 @@ def seed_step(*numbers: int) -> None:
     torch.manual_seed(random.Random(str(numbers)).getrandbits(63))
 
 
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_workers() -> int:
-    """Loader processes: one per two cores that this process may use, at most eight."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, max(1, cores // 2))
+    """Loader processes: one per two cores, at most eight."""
+    return min(8, max(1, cores() // 2))
 
 
 def cache_directory() -> Path:

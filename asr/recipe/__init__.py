@@ -272,6 +272,37 @@ class Training(Section):
     save_minutes: PositiveFloat = 5.0
 
 
+# -------------------------------------------------------------------------------------------------- decoding
+
+
+class Greedy(Section):
+    kind: Literal["greedy"] = "greedy"
+
+
+class Beam(Section):
+    """Paths are relative to the model directory.
+
+    Thresholds are in nats: a token is tried where its log probability is at least ``token_threshold``, a prefix kept
+    where its score is within ``score_threshold`` of the best. The language model's log probability is weighed by
+    ``alpha``; each word earns ``beta``, and ``unknown`` besides where the language model lacks it.
+    """
+
+    kind: Literal["beam"] = "beam"
+    width: Annotated[int, Field(ge=1, le=100_000)] = 64
+    tokens: Positive = 32
+    token_threshold: Annotated[float, Field(le=0)] = -8.0
+    score_threshold: PositiveFloat = 16.0
+    language_model: str | None = None
+    alpha: Annotated[float, Field(ge=0)] = 0.5
+    beta: float = 1.0
+    unknown: float = -5.0
+    lexicon: str | None = None
+    hotwords: dict[str, float] = {}
+
+
+Decoder = Annotated[Greedy | Beam, Field(discriminator="kind")]
+
+
 class Recipe(Section):
     """A whole recipe; the field names are the keys of the YAML file."""
 
@@ -283,6 +314,7 @@ class Recipe(Section):
     augment: Augment = Augment()
     encoder: Encoder = Lstm()
     training: Training = Training()
+    decoder: Decoder = Greedy()
 
     @model_validator(mode="after")
     def _warps_mels_alone(self) -> Recipe:

@@ -106,6 +106,14 @@ def load_recipe(path: Path, overrides: typing.Sequence[str] = ()) -> Recipe:
     return validate_recipe(raw, str(path))
 
 
+def override_recipe(recipe: Recipe, overrides: typing.Sequence[str], where: str) -> Recipe:
+    """``recipe`` with ``overrides`` laid over it, as ``load_recipe`` does. Raises RecipeError."""
+    raw = recipe.model_dump(mode="json")
+    for override in overrides:
+        _override(raw, override)
+    return validate_recipe(raw, where)
+
+
 def validate_recipe(raw: Any, where: str) -> Recipe:
     """The recipe that ``raw`` (plain YAML values) spells; ``where`` heads the list of faults."""
     if not isinstance(raw, dict):

@@ -20,7 +20,7 @@ from asr.records import Batch
 from asr.text.tokenise import Tokeniser, build_tokeniser
 from asr.transcribe.loading import plain_batches, utterances, workers
 
-FREE_TO_CHANGE = {"data", "training.workers", "training.save_minutes"}
+FREE_TO_CHANGE = {"data", "decoder", "training.workers", "training.save_minutes"}
 """Recipe keys that may differ when a run is resumed: they move no weight."""
 STATISTICS_BATCHES = 100
 

@@ -1,0 +1,389 @@
+"""CTC prefix beam search (Graves 2006; Hannun et al. 2014, algorithm 1): sums over paths, where greedy decoding takes
+one.
+
+The search grows a tree of prefixes. A beam is a prefix with the probability mass of all paths that spell it so far,
+those that end in a blank apart from those that end in its last token. Masses are linear, not logarithms: a frame costs
+multiplications and additions, and dividing by the best beam's mass after each frame keeps them in range. What a
+language model, a lexicon or hotwords say of a prefix (``decode.fusion``) is a factor on its mass.
+
+Two things make it quick. Tokens that are unlikely in a frame are not tried, and a CTC model leaves most frames to the
+blank alone, which costs one multiplication a beam. And a prefix enters the tree only where it survives a frame.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+
+from asr import recipe, runtime
+from asr.decode.fusion import Fusion, extend, finish
+from asr.records import BLANK, Emissions, Hypothesis
+from asr.text.tokenise import Tokeniser
+
+NONE = -1
+
+_FUSION = [
+    ("word", np.int32),
+    ("context", np.int32),
+    ("hotword", np.int32),
+    ("language", np.float64),
+    ("total", np.float64),
+]
+_PREFIX = np.dtype(
+    [
+        ("parent", np.int32),
+        ("token", np.int32),
+        ("child", np.int32),  # the newest of its extensions, each of which names the one before it as its sibling
+        ("sibling", np.int32),
+        ("slot", np.int32),  # its place among this frame's candidates, or NONE
+        ("factor", np.float64),  # exp(total - its parent's total)
+        *_FUSION,
+    ]
+)
+_CANDIDATE = np.dtype(
+    [
+        ("prefix", np.int32),  # NONE where it is not in the tree yet
+        ("parent", np.int32),
+        ("token", np.int32),
+        ("blank", np.float64),
+        ("nonblank", np.float64),
+        *_FUSION,
+    ]
+)
+_BEAM = np.dtype([("prefix", np.int32), ("blank", np.float64), ("nonblank", np.float64)])
+
+
+@numba.njit(cache=True, nogil=True)
+def _likely_tokens(log_probs, threshold, limit, tokens, probabilities):  # type: ignore[no-untyped-def]
+    """The frame's tokens but the blank of at least ``threshold``, likeliest first, at most ``limit``; their number."""
+    count = 0
+    for token in range(len(log_probs)):
+        if token == BLANK or log_probs[token] < threshold or log_probs[token] == -np.inf:
+            continue
+        probability = math.exp(log_probs[token])
+        if count == limit and probability <= probabilities[count - 1]:
+            continue
+        place = count if count < limit else count - 1
+        while place > 0 and probabilities[place - 1] < probability:
+            tokens[place], probabilities[place] = tokens[place - 1], probabilities[place - 1]
+            place -= 1
+        tokens[place], probabilities[place] = token, probability
+        count = min(count + 1, limit)
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def _nth_largest(values, count, n):  # type: ignore[no-untyped-def]
+    """The ``n``-th largest (from 1) of the first ``count`` values, which are reordered (Hoare's quickselect)."""
+    low, high, wanted = 0, count - 1, n - 1
+    while low < high:
+        pivot = values[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while values[i] > pivot:
+                i += 1
+            while values[j] < pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if wanted <= j:
+            high = j
+        elif wanted >= i:
+            low = i
+        else:
+            break
+    return values[wanted]
+
+
+@numba.njit(cache=True, nogil=True)
+def _advance(  # type: ignore[no-untyped-def]
+    log_probs,
+    frame,
+    tables,
+    rows,
+    pause,
+    limits,
+    prefixes,
+    candidates,
+    beams,
+    sizes,
+    scale,
+    tokens,
+    probabilities,
+    dense,
+    masses,
+):
+    """Searches on from ``frame``; returns the first frame not read.
+
+    That is the end, or where the tree lacks room for one frame's prefixes, or with ``pause`` after a frame that brought
+    new prefixes. ``sizes`` holds the numbers of prefixes and of beams, ``scale`` the log of what masses were divided
+    by. ``dense`` holds zeros, here and on return.
+    """
+    width, token_limit, token_threshold, score_threshold = limits
+    floor_factor = math.exp(-score_threshold)
+    while frame < len(log_probs):
+        prefix_count, beam_count = sizes
+        if prefix_count + width > len(prefixes):
+            return frame
+        count = _likely_tokens(log_probs[frame], token_threshold, token_limit, tokens, probabilities)
+        blank = math.exp(log_probs[frame, BLANK])
+        frame += 1
+
+        if count == 0:
+            if blank == 0.0:
+                continue  # nothing is possible here but what is impossible everywhere
+            for i in range(beam_count):
+                beams[i].blank += beams[i].nonblank
+                beams[i].nonblank = 0.0
+            scale[0] += math.log(blank)
+            continue
+
+        for j in range(count):
+            dense[tokens[j]] = probabilities[j]
+        # A beam stays what it is with a blank, or with its last token once more.
+        best = 0.0
+        for i in range(beam_count):
+            prefix = beams[i].prefix
+            candidate = candidates[i]
+            candidate.prefix = prefix
+            candidate.blank = (beams[i].blank + beams[i].nonblank) * blank
+            candidate.nonblank = beams[i].nonblank * dense[prefixes[prefix].token]
+            prefixes[prefix].slot = i
+            best = max(best, candidate.blank + candidate.nonblank)
+        # Or it grows by a token: after itself only where a blank lies between.
+        candidate_count = beam_count
+        for i in range(beam_count):
+            prefix = beams[i].prefix
+            last = prefixes[prefix].token
+            both = beams[i].blank + beams[i].nonblank
+            for j in range(count):
+                token = tokens[j]
+                mass = (beams[i].blank if token == last else both) * probabilities[j]
+                if mass == 0.0:
+                    continue
+                if tables is None:  # noqa: SIM102 (numba drops such a branch, but no conjunction)
+                    if mass < best * floor_factor:
+                        continue
+                child = prefixes[prefix].child
+                while child != NONE and prefixes[child].token != token:
+                    child = prefixes[child].sibling
+                if child != NONE:
+                    mass *= prefixes[child].factor
+                    slot = prefixes[child].slot
+                    if slot != NONE:
+                        candidates[slot].nonblank += mass
+                        best = max(best, candidates[slot].blank + candidates[slot].nonblank)
+                        continue
+                    candidates[candidate_count].prefix = child
+                else:
+                    candidate = candidates[candidate_count]
+                    if tables is not None:
+                        if not extend(tables, rows, prefixes, prefix, token, candidate):
+                            continue
+                        mass *= math.exp(candidate.total - prefixes[prefix].total)
+                    candidate.prefix = NONE
+                    candidate.parent = prefix
+                    candidate.token = token
+                if mass < best * floor_factor:
+                    continue
+                candidates[candidate_count].blank = 0.0
+                candidates[candidate_count].nonblank = mass
+                candidate_count += 1
+                best = max(best, mass)
+        for j in range(count):
+            dense[tokens[j]] = 0.0
+        for i in range(beam_count):
+            prefixes[beams[i].prefix].slot = NONE
+        if best == 0.0:
+            continue  # as above
+
+        least, ties = best * floor_factor, candidate_count
+        for i in range(candidate_count):
+            masses[i] = candidates[i].blank + candidates[i].nonblank
+        if candidate_count > width:
+            nth = _nth_largest(masses, candidate_count, width)
+            if nth > least:
+                least, ties = nth, width
+                for i in range(width):
+                    if masses[i] > nth:
+                        ties -= 1
+        beam_count = 0
+        for i in range(candidate_count):
+            candidate = candidates[i]
+            mass = candidate.blank + candidate.nonblank
+            if mass < least or mass == 0.0:
+                continue
+            if mass == least:
+                if ties == 0:
+                    continue
+                ties -= 1
+            prefix = candidate.prefix
+            if prefix == NONE:
+                prefix = prefix_count
+                prefix_count += 1
+                parent = candidate.parent
+                new = prefixes[prefix]
+                new.parent = parent
+                new.token = candidate.token
+                new.child = NONE
+                new.sibling = prefixes[parent].child
+                prefixes[parent].child = prefix
+                new.slot = NONE
+                new.factor = 1.0
+                if tables is not None:
+                    new.word = candidate.word
+                    new.context = candidate.context
+                    new.hotword = candidate.hotword
+                    new.language = candidate.language
+                    new.total = candidate.total
+                    new.factor = math.exp(candidate.total - prefixes[parent].total)
+            beams[beam_count].prefix = prefix
+            beams[beam_count].blank = candidate.blank / best
+            beams[beam_count].nonblank = candidate.nonblank / best
+            beam_count += 1
+        scale[0] += math.log(best)
+        grown = prefix_count > sizes[0]
+        sizes[0], sizes[1] = prefix_count, beam_count
+        if pause and grown:
+            return frame
+    return frame
+
+
+@numba.njit(cache=True, nogil=True)
+def _best(tables, prefixes, beams, sizes, scale, count):  # type: ignore[no-untyped-def]
+    """The best ``count`` beams as if the sentence ended here: tokens one after another, where each one's end, and what
+    the emissions and what fusion say of each, in nats."""
+    beam_count = sizes[1]
+    acoustic, language = np.empty(beam_count), np.zeros(beam_count)
+    for i in range(beam_count):
+        prefix = beams[i].prefix
+        acoustic[i] = math.log(beams[i].blank + beams[i].nonblank) + scale[0] - prefixes[prefix].total
+        if tables is not None:
+            language[i] = finish(tables, prefixes, prefix)
+    order = np.argsort(-(acoustic + language), kind="mergesort")[:count]
+    ends = np.empty(len(order), np.int64)
+    length = 0
+    for i in range(len(order)):
+        prefix = beams[order[i]].prefix
+        while prefixes[prefix].parent != NONE:
+            prefix = prefixes[prefix].parent
+            length += 1
+        ends[i] = length
+    tokens = np.empty(length, np.int32)
+    for i in range(len(order)):
+        prefix, place = beams[order[i]].prefix, ends[i]
+        while prefixes[prefix].parent != NONE:
+            place -= 1
+            tokens[place] = prefixes[prefix].token
+            prefix = prefixes[prefix].parent
+    return tokens, ends, acoustic[order], language[order]
+
+
+class _Search:
+    """One utterance's search, fed with frames as they come."""
+
+    def __init__(self, settings: recipe.Beam, fusion: Fusion | None, vocabulary: int) -> None:
+        self._tables = None if fusion is None else fusion.tables
+        self._limits = (
+            settings.width,
+            min(settings.tokens, vocabulary - 1),
+            settings.token_threshold,
+            settings.score_threshold,
+        )
+        room = settings.width * (1 + min(settings.tokens, vocabulary - 1))
+        self._prefixes = np.zeros(max(1024, 4 * settings.width), _PREFIX)
+        context = 0 if fusion is None else fusion.start
+        self._prefixes[0] = (NONE, BLANK, NONE, NONE, NONE, 1.0, 0, context, 0, 0.0, 0.0)
+        self._beams = np.zeros(settings.width, _BEAM)
+        self._beams[0] = (0, 1.0, 0.0)
+        self._sizes, self._scale = np.array([1, 1]), np.zeros(1)
+        self._work = (
+            np.zeros(vocabulary, np.int32),
+            np.zeros(vocabulary),
+            np.zeros(vocabulary),
+            np.zeros(room),
+        )
+        self._candidates = np.zeros(room, _CANDIDATE)
+        self._rows = np.zeros((0, 0), np.float32)
+
+    def feed(self, log_probs: np.ndarray) -> None:
+        """Reads (T', V) emissions."""
+        frame = 0
+        while frame < len(log_probs):
+            frame = _advance(
+                log_probs,
+                frame,
+                self._tables,
+                self._rows,
+                False,
+                self._limits,
+                self._prefixes,
+                self._candidates,
+                self._beams,
+                self._sizes,
+                self._scale,
+                *self._work,
+            )
+            if frame < len(log_probs):
+                self._prefixes = np.concatenate([self._prefixes, np.zeros_like(self._prefixes)])
+
+    def best(self, count: int) -> list[tuple[tuple[int, ...], float, float]]:
+        """The ``count`` best of what the frames so far spell: tokens, acoustic and language score, each in nats."""
+        tokens, ends, acoustic, language = _best(
+            self._tables, self._prefixes, self._beams, self._sizes, self._scale, count
+        )
+        spelt = [tuple(part.tolist()) for part in np.split(tokens, ends[:-1])]
+        return list(zip(spelt, acoustic.tolist(), language.tolist(), strict=True))
+
+
+class BeamDecoder:
+    """Emissions to n-best lists. ``threads`` utterances are searched at once; 0 takes every core."""
+
+    def __init__(
+        self,
+        tokeniser: Tokeniser,
+        settings: recipe.Beam,
+        *,
+        fusion: Fusion | None = None,
+        nbest: int = 1,
+        threads: int = 0,
+    ) -> None:
+        self.tokeniser = tokeniser
+        self.settings = settings
+        self.fusion = fusion
+        self.nbest = nbest
+        self.threads = threads or runtime.cores()
+
+    def __call__(self, emissions: Emissions) -> list[tuple[Hypothesis, ...]]:
+        """For each utterance its ``nbest`` likeliest readings, best first."""
+        log_probs = emissions.log_probs.numpy()
+        utterances = [row[:length] for row, length in zip(log_probs, emissions.lengths.tolist(), strict=True)]
+        if self.threads == 1 or len(utterances) == 1:
+            return [self._search(utterance) for utterance in utterances]
+        with ThreadPoolExecutor(self.threads) as pool:
+            return list(pool.map(self._search, utterances))
+
+    def _search(self, log_probs: np.ndarray) -> tuple[Hypothesis, ...]:
+        search = _Search(self.settings, self.fusion, log_probs.shape[1])
+        search.feed(log_probs)
+        return tuple(
+            self._hypothesis(log_probs, tokens, acoustic, language)
+            for tokens, acoustic, language in search.best(self.nbest)
+        )
+
+    def _hypothesis(
+        self, log_probs: np.ndarray, tokens: tuple[int, ...], acoustic: float, language: float
+    ) -> Hypothesis:
+        return Hypothesis(
+            tokens=tokens,
+            frames=(),
+            probabilities=(),
+            text=self.tokeniser.decode(tokens),
+            acoustic_score=acoustic,
+            lm_score=language,
+        )

@@ -1,0 +1,75 @@
+"""The decoder that settings ask for: the one seam through which emissions become n-best lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from asr import recipe
+from asr.decode.greedy import decode_greedy
+from asr.errors import LanguageModelError
+from asr.records import Emissions, Hypothesis
+from asr.text.normalise import normalise
+from asr.text.tokenise import Tokeniser
+
+if TYPE_CHECKING:
+    from asr.decode.fusion import Fusion
+
+Decoder = Callable[[Emissions], list[tuple[Hypothesis, ...]]]
+"""A batch of emissions, on the CPU, to each utterance's readings, the best one first and at least one."""
+
+
+def greedy(tokeniser: Tokeniser) -> Decoder:
+    return lambda emissions: [(hypothesis,) for hypothesis in decode_greedy(emissions, tokeniser)]
+
+
+def build_decoder(
+    settings: recipe.Decoder, tokeniser: Tokeniser, *, root: Path, form: str = "none", nbest: int = 1, threads: int = 0
+) -> Decoder:
+    """``root`` is where the settings' relative paths start, ``form`` the model's text normalisation, which hotwords and
+    lexicon go through too. Raises LanguageModelError and TextError."""
+    if isinstance(settings, recipe.Greedy):
+        return greedy(tokeniser)
+    from asr.decode.beam import BeamDecoder  # numba's import takes a second
+
+    return BeamDecoder(
+        tokeniser, settings, fusion=build_fusion(settings, tokeniser, root, form), nbest=nbest, threads=threads
+    )
+
+
+def build_fusion(settings: recipe.Beam, tokeniser: Tokeniser, root: Path, form: str) -> Fusion | None:
+    """What the settings add to the emissions, None where that is nothing."""
+    from asr.decode.fusion import Fusion
+    from asr.decode.ngram import NgramModel
+
+    model = NgramModel.load(root / settings.language_model) if settings.language_model else None
+    lexicon = read_lexicon(root / settings.lexicon, form) if settings.lexicon else None
+    hotwords = {normalise(phrase, form): weight for phrase, weight in settings.hotwords.items()}
+    if model is None and lexicon is None and not hotwords:
+        return None
+    return Fusion(
+        tokeniser,
+        model=model,
+        alpha=settings.alpha,
+        beta=settings.beta,
+        unknown=settings.unknown,
+        lexicon=lexicon,
+        hotwords=hotwords,
+    )
+
+
+def read_lexicon(path: Path, form: str) -> list[str]:
+    """The words of a lexicon: the first of each line, so that one with pronunciations serves too.
+
+    Raises LanguageModelError where the file cannot be read or holds none.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise LanguageModelError(f"the lexicon {path} cannot be read: {reason}") from error
+    words = [word for line in lines if line.strip() for word in normalise(line.split()[0], form).split()]
+    if not words:
+        raise LanguageModelError(f"the lexicon {path} holds no word")
+    return list(dict.fromkeys(words))

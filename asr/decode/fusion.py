@@ -1,0 +1,378 @@
+"""What a beam search knows besides the emissions: a language model over words or sub-words, a lexicon, hotwords.
+
+All of it is one log weight a prefix: what its finished words have earned (``language``), and with them a potential for
+what is begun and may still fail (``total``): the best that any word of the lexicon with this beginning could earn, and
+of a hotword the share that is spelled already. A potential that is not fulfilled is taken back by the letter that ends
+the hope, so it moves no final score; it only keeps promising prefixes in the beam.
+
+Words are spelled in characters, whatever the tokeniser: a token is a word boundary, or not, and then some characters.
+Symbol 0 is the boundary, the alphabet's characters follow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from asr.decode.ngram import NgramArrays, NgramModel, advance
+from asr.errors import LanguageModelError, TextError
+from asr.text.tokenise import Tokeniser
+
+NO_MODEL, OVER_WORDS, OVER_TOKENS = 0, 1, 2
+START, OFF, NONE = 0, -1, -1
+"""Places in the lexicon: no letter spelled yet; off it, in a word that it lacks."""
+BOUNDARY = 0
+
+
+class Lexicon(NamedTuple):
+    """Words as a tree of their letters, breadth first, so that a place's children are neighbours.
+
+    ``first_child`` (N + 1,), ``symbol`` (N,), ``word`` (N,), the id of the word that ends there or NONE, and ``best``
+    (N,), the log probability of the likeliest word at or below the place.
+    """
+
+    first_child: np.ndarray
+    symbol: np.ndarray
+    word: np.ndarray
+    best: np.ndarray
+
+
+class Hotwords(NamedTuple):
+    """An automaton over symbols (Aho & Corasick 1975) whose matches begin at word boundaries.
+
+    ``follow`` (N, symbols) is the next place; ``potential`` (N,) what a match so far is worth, ``gain`` (N,) what the
+    phrases that end at the place are worth once the word ends too.
+    """
+
+    follow: np.ndarray
+    potential: np.ndarray
+    gain: np.ndarray
+
+
+class FusionTables(NamedTuple):
+    """All that the search's compiled code reads, see the records above.
+
+    A token t ends a word first where ``boundary[t]``, and then spells ``spelling[spelling_start[t] : spelling_start[t +
+    1]]``. ``unit`` maps tokens to a sub-word model's ids. ``alpha`` weighs the model's log probabilities, ``beta`` is
+    added for each word (each token over sub-words), ``unknown`` for a word that the lexicon lacks; where ``closed``,
+    such words are not spelled at all.
+    """
+
+    model: int
+    has_words: bool
+    closed: bool
+    alpha: float
+    beta: float
+    unknown: float
+    unknown_id: int
+    end_id: int
+    off: float
+    boundary: np.ndarray
+    spelling_start: np.ndarray
+    spelling: np.ndarray
+    unit: np.ndarray
+    lexicon: Lexicon
+    ngrams: NgramArrays
+    hotwords: Hotwords
+
+
+@numba.njit(cache=True, nogil=True)
+def _descend(lexicon, place, symbol):  # type: ignore[no-untyped-def]
+    """The child of ``place`` under ``symbol``, or OFF."""
+    low, high = lexicon.first_child[place], lexicon.first_child[place + 1]
+    while low < high:
+        middle = (low + high) // 2
+        if lexicon.symbol[middle] < symbol:
+            low = middle + 1
+        else:
+            high = middle
+    if low < lexicon.first_child[place + 1] and lexicon.symbol[low] == symbol:
+        return low
+    return OFF
+
+
+@numba.njit(cache=True, nogil=True)
+def _end_word(tables, word, context, hotword, language):  # type: ignore[no-untyped-def]
+    """What a word boundary makes of (word, context, hotword, language); ``language`` is -inf where none may stand."""
+    if tables.has_words and word != START:
+        id = NONE if word == OFF else tables.lexicon.word[word]
+        if id == NONE:
+            id = tables.unknown_id
+            language += -math.inf if tables.closed else tables.unknown
+        if tables.model == OVER_WORDS:
+            log_prob, context = advance(tables.ngrams, context, id)
+            language += tables.alpha * log_prob
+        language += tables.beta
+    language += tables.hotwords.gain[hotword]
+    return START, context, tables.hotwords.follow[hotword, BOUNDARY], language
+
+
+@numba.njit(cache=True, nogil=True)
+def extend(tables, rows, prefixes, prefix, token, candidate):  # type: ignore[no-untyped-def]
+    """Fills ``candidate`` with what is known of the prefix grown by ``token``; False where no word begins so.
+
+    ``rows[prefix, token]`` is added where a neural model has scored the prefix's next tokens.
+    """
+    before = prefixes[prefix]
+    word, context, hotword, language = before.word, before.context, before.hotword, before.language
+    if tables.boundary[token]:
+        word, context, hotword, language = _end_word(tables, word, context, hotword, language)
+    for i in range(tables.spelling_start[token], tables.spelling_start[token + 1]):
+        symbol = tables.spelling[i]
+        if tables.has_words and word != OFF:
+            word = _descend(tables.lexicon, word, symbol)
+        hotword = tables.hotwords.follow[hotword, symbol]
+    if language == -math.inf or (tables.closed and word == OFF):
+        return False
+    if tables.model == OVER_TOKENS:
+        log_prob, context = advance(tables.ngrams, context, tables.unit[token])
+        language += tables.alpha * log_prob + tables.beta
+    if len(rows):
+        language += rows[prefix, token]
+    candidate.word = word
+    candidate.context = context
+    candidate.hotword = hotword
+    candidate.language = language
+    potential = tables.hotwords.potential[hotword]
+    if tables.has_words and word != START:
+        potential += tables.off if word == OFF else tables.alpha * tables.lexicon.best[word] + tables.beta
+    candidate.total = language + potential
+    return True
+
+
+@numba.njit(cache=True, nogil=True)
+def finish(tables, prefixes, prefix):  # type: ignore[no-untyped-def]
+    """The prefix's final log weight, its last word ended and the sentence too; -inf where it is no whole word."""
+    last = prefixes[prefix]
+    _, context, _, language = _end_word(tables, last.word, last.context, last.hotword, last.language)
+    if tables.model != NO_MODEL:
+        log_prob, _ = advance(tables.ngrams, context, tables.end_id)
+        language += tables.alpha * log_prob
+    return language
+
+
+class Fusion:
+    """What the search is to know besides emissions that ``tokeniser`` spells.
+
+    ``hotwords`` are phrases and their weights in nats; ``lexicon``, where given, closes the vocabulary to its words and
+    the hotwords'. Raises LanguageModelError for a model over other units than the tokeniser's, TextError for a hotword
+    that cannot be spelled.
+    """
+
+    def __init__(
+        self,
+        tokeniser: Tokeniser,
+        *,
+        model: NgramModel | None = None,
+        alpha: float = 0.0,
+        beta: float = 0.0,
+        unknown: float = 0.0,
+        lexicon: Iterable[str] | None = None,
+        hotwords: Mapping[str, float] | None = None,
+    ) -> None:
+        spelling = _Spelling(tokeniser)
+        over = NO_MODEL if model is None else OVER_TOKENS if _is_over_tokens(model, tokeniser) else OVER_WORDS
+        hotwords = hotwords or {}
+        named = {word for phrase in hotwords for word in phrase.split()}
+        words = _weigh_words(model if over == OVER_WORDS else None, lexicon, named)
+        has_words = over == OVER_WORDS or lexicon is not None
+        self.words, self.spelled = len(words), 0
+        tree = _NO_LEXICON
+        if has_words:
+            tree, self.spelled = _build_lexicon(words, spelling)
+            if self.spelled < len(words) / 2:
+                strange = next(word for word in words if spelling.spell(word) is None)
+                raise LanguageModelError(
+                    f"{len(words) - self.spelled} of the language model's {len(words)} words cannot be spelled with "
+                    f'the model\'s characters, "{strange}" for one: was it trained on text that is written otherwise?'
+                )
+        unknown_log_prob = 0.0 if model is None else _unigrams(model)[model.unknown]
+        self.start = 0 if model is None else model.start
+        self.tables = FusionTables(
+            model=over,
+            has_words=has_words,
+            closed=lexicon is not None,
+            alpha=float(alpha),
+            beta=float(beta),
+            unknown=float(unknown),
+            unknown_id=0 if model is None else model.unknown,
+            end_id=0 if model is None else model.end,
+            off=alpha * unknown_log_prob + unknown + beta,
+            boundary=spelling.boundary,
+            spelling_start=spelling.start,
+            spelling=spelling.symbols,
+            unit=_units(model, tokeniser) if model is not None and over == OVER_TOKENS else np.zeros(0, np.int32),
+            lexicon=tree,
+            ngrams=_NO_NGRAMS if model is None else model.arrays,
+            hotwords=_build_hotwords(hotwords, spelling),
+        )
+
+
+class _Spelling:
+    """A tokeniser's tokens as symbols."""
+
+    def __init__(self, tokeniser: Tokeniser) -> None:
+        bare = [token.replace(tokeniser.space, "") for token in tokeniser.tokens]
+        self.characters = sorted({character for token in bare[1:] for character in token})
+        self._symbol = {character: i + 1 for i, character in enumerate(self.characters)}
+        self.boundary = np.array([token.startswith(tokeniser.space) for token in tokeniser.tokens])
+        spelt = [[self._symbol[c] for c in token] if i else [] for i, token in enumerate(bare)]
+        self.start = np.cumsum([0, *map(len, spelt)]).astype(np.int32)
+        self.symbols = np.array([symbol for symbols in spelt for symbol in symbols], np.int32)
+
+    @property
+    def size(self) -> int:
+        return len(self.characters) + 1
+
+    def spell(self, word: str) -> list[int] | None:
+        """The word's symbols, None where the alphabet lacks one."""
+        symbols = [self._symbol.get(character, 0) for character in word]
+        return symbols if all(symbols) else None
+
+
+def _is_over_tokens(model: NgramModel, tokeniser: Tokeniser) -> bool:
+    """Whether the model's words are the tokeniser's tokens: where any of its words begins with the sub-word mark.
+
+    Raises LanguageModelError where they should be and are not.
+    """
+    mark = "▁"
+    if not any(word.startswith(mark) for word in model.words):
+        return False
+    known = set(model.words)
+    missing = [t for t in tokeniser.tokens[1:] if t.replace(" ", mark) not in known and t != "<unk>"]
+    if len(missing) > len(tokeniser.tokens) / 4:
+        raise LanguageModelError(
+            f"the language model is over sub-words, and lacks {len(missing)} of the model's "
+            f'{len(tokeniser.tokens) - 1} tokens, "{missing[0]}" for one: train it over them (asr lm train)'
+        )
+    return True
+
+
+def _units(model: NgramModel, tokeniser: Tokeniser) -> np.ndarray:
+    return np.array([model.index(token.replace(" ", "▁")) for token in tokeniser.tokens], np.int32)
+
+
+def _unigrams(model: NgramModel) -> np.ndarray:
+    """(V,) log probabilities of the model's words with no history."""
+    return model.arrays.log_probs[1 : 1 + len(model.words)]
+
+
+def _weigh_words(
+    model: NgramModel | None, lexicon: Iterable[str] | None, named: Iterable[str]
+) -> dict[str, tuple[int, float]]:
+    """Word to (id in the model, unigram log probability). A hotword that the model lacks goes as its unknown word."""
+    if model is None:
+        return dict.fromkeys([*(lexicon or ()), *named], (0, 0.0))
+    unigrams = _unigrams(model).tolist()
+    unknown = (model.unknown, unigrams[model.unknown])
+    known = {
+        word: (i, log_prob)
+        for i, (word, log_prob) in enumerate(zip(model.words, unigrams, strict=True))
+        if word not in ("<s>", "</s>", "<unk>")
+    }
+    if lexicon is not None:
+        return {word: known.get(word, unknown) for word in (*lexicon, *named)}
+    return {**{word: unknown for word in named}, **known}
+
+
+_NO_NGRAMS = NgramArrays(
+    words=np.zeros(1, np.int32),
+    log_probs=np.zeros(1, np.float32),
+    suffixes=np.zeros(1, np.int32),
+    backoffs=np.zeros(1, np.float32),
+    first_child=np.zeros(2, np.int32),
+)
+_NO_LEXICON = Lexicon(
+    first_child=np.zeros(2, np.int32),
+    symbol=np.zeros(1, np.int32),
+    word=np.full(1, NONE, np.int32),
+    best=np.zeros(1),
+)
+
+
+def _build_lexicon(words: Mapping[str, tuple[int, float]], spelling: _Spelling) -> tuple[Lexicon, int]:
+    """The tree of all words that can be spelled, and their number."""
+    alphabet = set(spelling.characters)
+    table = str.maketrans({character: chr(i + 1) for i, character in enumerate(spelling.characters)})
+    # Longest words bound the table's width: what is longer than any real word is left to the unknown one.
+    rows = sorted(
+        (w.translate(table), i, p) for w, (i, p) in words.items() if 0 < len(w) <= 60 and alphabet.issuperset(w)
+    )
+    if not rows:
+        return _NO_LEXICON, 0
+    letters = np.array([row[0] for row in rows])
+    letters = letters.view(np.uint32).reshape(len(rows), -1).astype(np.int32)
+    lengths = np.array([len(row[0]) for row in rows])
+    shared = np.zeros(len(rows), np.int64)  # letters in common with the row before
+    shared[1:] = np.cumprod(letters[1:] == letters[:-1], axis=1).sum(axis=1)
+
+    parents, symbols, ids, scores = [], [np.zeros(1, np.int32)], [np.full(1, NONE)], [np.full(1, -np.inf)]
+    place = np.zeros(len(rows), np.int64)  # of each row's prefix at this depth
+    total = 1
+    for depth in range(letters.shape[1]):
+        new = (shared <= depth) & (lengths > depth)
+        here = total + np.cumsum(new) - 1
+        parents.append(place[new])
+        symbols.append(letters[new, depth])
+        ends = lengths[new] == depth + 1
+        ids.append(np.where(ends, np.array([row[1] for row in rows])[new], NONE))
+        scores.append(np.where(ends, np.array([row[2] for row in rows])[new], -np.inf))
+        place = np.where(lengths > depth, here, place)
+        total += int(new.sum())
+    parent = np.concatenate(parents)
+    best = np.concatenate(scores)
+    last = total
+    for level in reversed(parents):
+        np.maximum.at(best, level, best[last - len(level) : last])
+        last -= len(level)
+    children = np.bincount(parent, minlength=total)
+    first_child = np.concatenate([[1], 1 + np.cumsum(children)])
+    lexicon = Lexicon(
+        first_child=first_child.astype(np.int32),
+        symbol=np.concatenate(symbols).astype(np.int32),
+        word=np.concatenate(ids).astype(np.int32),
+        best=best,
+    )
+    return lexicon, len(rows)
+
+
+def _build_hotwords(phrases: Mapping[str, float], spelling: _Spelling) -> Hotwords:
+    off = 1  # place 0 is the start of a word, place 1 the inside of one that matches nothing
+    children: list[dict[int, int]] = [{}, {}]
+    own, potential = [0.0, 0.0], [0.0, 0.0]
+    for phrase, weight in phrases.items():
+        spelt: list[int] = []
+        for word in phrase.split():
+            symbols = spelling.spell(word)
+            if symbols is None:
+                raise TextError(f'the hotword "{phrase}" cannot be spelled with the model\'s characters')
+            spelt += [BOUNDARY, *symbols] if spelt else symbols
+        if not spelt:
+            raise TextError("a hotword is empty")
+        place = 0
+        for depth, symbol in enumerate(spelt, start=1):
+            if symbol not in children[place]:
+                children[place][symbol] = len(children)
+                children.append({})
+                own.append(0.0)
+                potential.append(0.0)
+            place = children[place][symbol]
+            potential[place] = max(potential[place], weight * depth / len(spelt))
+        own[place] += weight
+
+    follow = np.full((len(children), spelling.size), off, np.int32)
+    follow[:, BOUNDARY] = 0
+    gain, hope = np.array(own), np.array(potential)
+    queue = [(0, off)]  # place, and where its longest proper suffix from a word boundary stands
+    for place, fallback in queue:
+        follow[place] = follow[fallback]
+        gain[place] += gain[fallback]
+        hope[place] = max(hope[place], hope[fallback])
+        for symbol, child in children[place].items():
+            queue.append((child, int(follow[fallback, symbol])))
+            follow[place, symbol] = child
+    return Hotwords(follow=follow, potential=hope, gain=gain)

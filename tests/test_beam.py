@@ -1,0 +1,219 @@
+"""Prefix beam search against every path there is, and what fusion adds to it against scores worked out by hand."""
+
+import functools
+import itertools
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr import recipe
+from asr.decode.arpa import read_arpa
+from asr.decode.beam import BeamDecoder
+from asr.decode.fusion import Fusion
+from asr.decode.greedy import decode_greedy
+from asr.decode.ngram import NgramModel
+from asr.errors import LanguageModelError, TextError
+from asr.records import Emissions
+from asr.text.tokenise import CharacterTokeniser
+
+LETTERS = CharacterTokeniser("abc")  # ids: blank 0, a 1, b 2, c 3
+WORDS = CharacterTokeniser(" abc")  # ids: blank 0, space 1, a 2, b 3, c 4
+EXACT = recipe.Beam(width=5000, tokens=100, token_threshold=-1e9, score_threshold=1e9)
+
+
+def emissions(log_probs: np.ndarray, *lengths: int) -> Emissions:
+    values = torch.from_numpy(np.asarray(log_probs, np.float32))
+    values = values if values.dim() == 3 else values[None]
+    return Emissions(log_probs=values, lengths=torch.tensor(lengths or [values.shape[1]]), frame_shift=0.04)
+
+
+def random_emissions(seed: int, frames: int, tokens: int, *, peaky: float = 1.0) -> Emissions:
+    draws = np.random.default_rng(seed).normal(size=(frames, tokens)) * peaky
+    return emissions(draws - np.log(np.exp(draws).sum(1, keepdims=True)))
+
+
+def collapse(path: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(token for token, _ in itertools.groupby(path) if token != 0)
+
+
+def brute_force(log_probs: np.ndarray) -> dict[tuple[int, ...], float]:
+    """Log probability of each token sequence, summed over all of its paths."""
+    sums: dict[tuple[int, ...], float] = {}
+    for path in itertools.product(range(log_probs.shape[1]), repeat=len(log_probs)):
+        score = sum(float(log_probs[frame, token]) for frame, token in enumerate(path))
+        sums[collapse(path)] = np.logaddexp(sums.get(collapse(path), -math.inf), score)
+    return sums
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), frames=st.integers(1, 6), tokens=st.integers(2, 4), peaky=st.sampled_from([0.3, 1, 5])
+)
+def test_unpruned_search_equals_the_sum_over_all_paths(seed, frames, tokens, peaky):
+    case = random_emissions(seed, frames, tokens, peaky=peaky)
+    truth = brute_force(case.log_probs[0].double().numpy())
+    found = BeamDecoder(CharacterTokeniser("abc"[: tokens - 1]), EXACT, nbest=1000)(case)[0]
+    assert {h.tokens: pytest.approx(h.acoustic_score, abs=1e-5) for h in found} == truth
+    assert found[0].acoustic_score == pytest.approx(max(truth.values()), abs=1e-5)
+
+
+def test_the_likeliest_text_is_found_where_the_likeliest_path_is_another():
+    # Graves 2006, figure 2: blank blank is the best path, "a" the best text.
+    case = emissions(np.log([[0.6, 0.4, 1e-30, 1e-30], [0.6, 0.4, 1e-30, 1e-30]]))
+    assert decode_greedy(case, LETTERS)[0].text == ""
+    [[best]] = BeamDecoder(LETTERS, recipe.Beam())(case)
+    assert best.text == "a"
+    assert math.exp(best.acoustic_score) == pytest.approx(0.4 * 0.4 + 2 * 0.4 * 0.6)
+
+
+def test_an_impossible_frame_ends_no_search():
+    case = emissions(np.array([[-np.inf, 0, -np.inf, -np.inf], [-np.inf] * 4, [0, -np.inf, -np.inf, -np.inf]]))
+    assert BeamDecoder(LETTERS, recipe.Beam())(case)[0][0].text == "a"
+
+
+def test_pruning_at_the_defaults_finds_what_the_unpruned_search_finds():
+    for seed in range(20):
+        case = random_emissions(seed, 12, 4, peaky=4.0)
+        assert BeamDecoder(LETTERS, recipe.Beam())(case)[0][0].text == BeamDecoder(LETTERS, EXACT)(case)[0][0].text
+
+
+def test_padding_and_company_do_not_change_a_hypothesis():
+    one, two = random_emissions(1, 9, 5), random_emissions(2, 14, 5)
+    both = torch.zeros(2, 14, 5)
+    both[0, :9], both[1] = one.log_probs[0], two.log_probs[0]
+    decoder = BeamDecoder(WORDS, recipe.Beam(width=20), nbest=3)
+    together = decoder(Emissions(log_probs=both, lengths=torch.tensor([9, 14]), frame_shift=0.04))
+    assert together == [decoder(one)[0], decoder(two)[0]]
+
+
+def test_the_tree_grows_with_the_recording():
+    case = random_emissions(3, 3000, 5)
+    [[best]] = BeamDecoder(WORDS, recipe.Beam(width=50))(case)
+    assert len(best.tokens) > 500
+    assert math.isfinite(best.acoustic_score)
+
+
+# ------------------------------------------------------------------------------------------- language models
+
+ARPA = """\\data\\
+ngram 1=6
+ngram 2=2
+
+\\1-grams:
+-9 <unk>
+-9 <s> 0
+-1 </s>
+-0.5 ab -0.3
+-1.0 b -0.2
+-1.5 ba 0
+
+\\2-grams:
+-0.1 <s> ab
+-0.2 ab b
+
+\\end\\
+"""
+
+
+@functools.cache
+def words_model() -> NgramModel:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "words.arpa"
+        path.write_text(ARPA)
+        return NgramModel.from_arpa(read_arpa(path))
+
+
+def sentence_score(model: NgramModel, text: str, *, alpha: float, beta: float, unknown: float) -> float:
+    words = text.split()
+    unknowns = sum(word not in model.words for word in words)
+    return alpha * sum(model.score(words)) + beta * len(words) + unknown * unknowns
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), frames=st.integers(1, 6))
+def test_fused_search_ranks_by_emissions_plus_language_model(seed, frames):
+    """Acoustic sum over all paths, model score of the whole text: every text's score, not the best one's alone."""
+    weights = {"alpha": 0.7, "beta": 0.4, "unknown": -1.5}
+    model = words_model()
+    case = random_emissions(seed, frames, 5)
+    fusion = Fusion(WORDS, model=model, **weights)
+    found = {h.tokens: h for h in BeamDecoder(WORDS, EXACT, fusion=fusion, nbest=100_000)(case)[0]}
+    truth = brute_force(case.log_probs[0].double().numpy())
+    assert found.keys() == truth.keys()
+    for tokens, acoustic in truth.items():
+        assert found[tokens].acoustic_score == pytest.approx(acoustic, abs=1e-4)
+        assert found[tokens].lm_score == pytest.approx(sentence_score(model, WORDS.decode(tokens), **weights), abs=1e-4)
+
+
+def test_a_lexicon_closes_the_vocabulary():
+    case = random_emissions(5, 10, 5)
+    fusion = Fusion(WORDS, lexicon=["ab", "c"])
+    for hypothesis in BeamDecoder(WORDS, EXACT.model_copy(update={"width": 200}), fusion=fusion, nbest=50)(case)[0]:
+        assert set(hypothesis.text.split()) <= {"ab", "c"}
+
+
+def spoken(text: str, instead: str, *, sure: float = 0.6) -> Emissions:
+    """Emissions that prefer ``text`` to ``instead``, letter by letter, blanks between."""
+    rows = []
+    for right, wrong in zip(text, instead, strict=True):
+        row = np.full(5, 1e-6)
+        row[WORDS.encode(right)[0]] = sure
+        row[WORDS.encode(wrong)[0]] += 1 - sure
+        rows += [row, [1 - 4e-6, *[1e-6] * 4]]
+    return emissions(np.log(np.array(rows)))
+
+
+def test_a_hotword_wins_where_the_emissions_are_near_and_costs_nothing_elsewhere():
+    near, far = spoken("ab cab", "ab aab"), spoken("ab cab", "ab aab", sure=0.999)
+    plain = BeamDecoder(WORDS, recipe.Beam())
+    biased = BeamDecoder(WORDS, recipe.Beam(), fusion=Fusion(WORDS, hotwords={"aab": 3.0}))
+    assert plain(near)[0][0].text == "ab cab"
+    assert biased(near)[0][0].text == "ab aab"
+    assert biased(far)[0][0].text == "ab cab"
+    assert biased(far)[0][0].lm_score == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "text", "gain"),
+    [
+        ("ab", "ab", 2.0),
+        ("ab", "ab ab", 4.0),
+        ("ab", "abc", 0.0),  # a part of a word is not the word
+        ("ab", "cab", 0.0),
+        ("ab c", "ab c", 2.0),
+        ("ab c", "ab ab c", 2.0),  # a match that fails may be the beginning of another
+        ("ab ab c", "ab ab ab c", 2.0),
+        ("ab c", "ab", 0.0),
+    ],
+)
+def test_a_hotword_is_worth_its_weight_once_each_time_it_is_said_whole(phrase, text, gain):
+    decoder = BeamDecoder(WORDS, recipe.Beam(), fusion=Fusion(WORDS, hotwords={phrase: 2.0}))
+    [[best]] = decoder(spoken(text, text, sure=1 - 1e-5))
+    assert best.text == text
+    assert best.lm_score == pytest.approx(gain)
+
+
+def test_a_hotword_that_the_language_model_lacks_is_no_unknown_word():
+    def score(hotwords):
+        fusion = Fusion(WORDS, model=words_model(), alpha=1.0, unknown=-4.0, hotwords=hotwords)
+        return BeamDecoder(WORDS, recipe.Beam(), fusion=fusion)(spoken("cc", "cc", sure=1 - 1e-5))[0][0].lm_score
+
+    assert score({"cc": 1.0}) - score({}) == pytest.approx(4.0 + 1.0)
+
+
+def test_a_hotword_that_cannot_be_spelled_is_named():
+    with pytest.raises(TextError, match='"zebra" cannot be spelled'):
+        Fusion(WORDS, hotwords={"zebra": 1.0})
+
+
+def test_a_language_model_over_other_characters_is_refused(tmp_path):
+    path = tmp_path / "upper.arpa"
+    path.write_text(ARPA.replace("ab", "AB").replace("ba", "BA").replace(" b", " B"))
+    with pytest.raises(LanguageModelError, match="cannot be spelled with"):
+        Fusion(WORDS, model=NgramModel.from_arpa(read_arpa(path)))
