@@ -60,8 +60,8 @@ _BEAM = np.dtype([("prefix", np.int32), ("blank", np.float64), ("nonblank", np.f
 def _likely_tokens(log_probs, threshold, limit, tokens, probabilities):  # type: ignore[no-untyped-def]
     """The frame's tokens but the blank of at least ``threshold``, likeliest first, at most ``limit``; their number."""
     count = 0
-    for token in range(len(log_probs)):
-        if token == BLANK or log_probs[token] < threshold or log_probs[token] == -np.inf:
+    for token in range(BLANK + 1, len(log_probs)):
+        if log_probs[token] < threshold:
             continue
         probability = math.exp(log_probs[token])
         if count == limit and probability <= probabilities[count - 1]:
@@ -126,23 +126,33 @@ def _advance(  # type: ignore[no-untyped-def]
     """
     width, token_limit, token_threshold, score_threshold = limits
     floor_factor = math.exp(-score_threshold)
+    sure_blank = math.log1p(-math.exp(token_threshold)) if token_threshold < 0.0 else 0.0
+    rested = False
     while frame < len(log_probs):
         prefix_count, beam_count = sizes
         if prefix_count + width > len(prefixes):
             return frame
-        count = _likely_tokens(log_probs[frame], token_threshold, token_limit, tokens, probabilities)
-        blank = math.exp(log_probs[frame, BLANK])
+        # Where the blank has nearly all of the frame, nothing is left for a token to pass the threshold with.
+        count = 0
+        if log_probs[frame, BLANK] <= sure_blank:
+            count = _likely_tokens(log_probs[frame], token_threshold, token_limit, tokens, probabilities)
+        blank_log_prob = log_probs[frame, BLANK]
         frame += 1
 
         if count == 0:
-            if blank == 0.0:
+            if blank_log_prob == -np.inf:
                 continue  # nothing is possible here but what is impossible everywhere
-            for i in range(beam_count):
-                beams[i].blank += beams[i].nonblank
-                beams[i].nonblank = 0.0
-            scale[0] += math.log(blank)
+            # The first such frame ends what the beams end in, the next are one factor for all.
+            if not rested:
+                for i in range(beam_count):
+                    beams[i].blank += beams[i].nonblank
+                    beams[i].nonblank = 0.0
+                rested = True
+            scale[0] += blank_log_prob
             continue
 
+        rested = False
+        blank = math.exp(blank_log_prob)
         for j in range(count):
             dense[tokens[j]] = probabilities[j]
         # A beam stays what it is with a blank, or with its last token once more.
@@ -212,6 +222,7 @@ def _advance(  # type: ignore[no-untyped-def]
                 for i in range(width):
                     if masses[i] > nth:
                         ties -= 1
+        rescale = 1.0 / best
         beam_count = 0
         for i in range(candidate_count):
             candidate = candidates[i]
@@ -243,8 +254,8 @@ def _advance(  # type: ignore[no-untyped-def]
                     new.total = candidate.total
                     new.factor = math.exp(candidate.total - prefixes[parent].total)
             beams[beam_count].prefix = prefix
-            beams[beam_count].blank = candidate.blank / best
-            beams[beam_count].nonblank = candidate.nonblank / best
+            beams[beam_count].blank = candidate.blank * rescale
+            beams[beam_count].nonblank = candidate.nonblank * rescale
             beam_count += 1
         scale[0] += math.log(best)
         grown = prefix_count > sizes[0]
