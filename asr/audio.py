@@ -1,14 +1,16 @@
 """Reading audio: soundfile first (WAV, FLAC, OGG, Opus, MP3), PyAV for every other container.
 
-Everything that enters the project's ears comes through ``read``: mono, float32, finite, at the rate asked for.
+Everything that enters the project's ears comes through ``read``, or through ``stream`` where it may be long: mono,
+float32, finite, at the rate asked for.
 """
 
 from __future__ import annotations
 
 import functools
 import io
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +24,8 @@ from asr.records import Waveform
 Recording = Path | bytes
 MAX_SECONDS = 24 * 3600
 """A header that claims more than a day is taken for damage."""
+BLOCK_SECONDS = 60
+"""Of ``stream``: long enough that most recordings are one block."""
 _CONTAINERS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
 """What FFmpeg may take a recording for: formats that hold audio. Its playlists (concat, hls, dash) hold the names of
 other files and hosts, which whoever hands over a recording must not be able to have opened."""
@@ -77,6 +81,25 @@ def read(
     return prepare(waveform, sample_rate or rate, describe(recording))
 
 
+def stream(recording: Recording, *, sample_rate: int) -> Iterator[np.ndarray]:
+    """The samples of ``read``, (S,) float32 blocks of a minute or so, in memory that does not grow with the recording.
+
+    They differ from those of ``read`` by the rounding of the resampler at most, and not at all where the recording fits
+    in one block. Raises AudioError on the way, for a truncated recording after the blocks that are there.
+    """
+    blocks = _blocks(recording)
+    try:
+        first, rate = next(blocks)
+    except StopIteration:
+        raise AudioError(f"{describe(recording)} holds no audio samples") from None
+
+    def mono() -> Iterator[np.ndarray]:
+        for channels, _ in itertools.chain([(first, rate)], blocks):
+            yield _finite(channels.mean(axis=0), describe(recording))
+
+    return mono() if rate == sample_rate else _resampled(mono(), rate, sample_rate)
+
+
 def read_channels(
     recording: Recording, *, offset: float = 0.0, duration: float | None = None
 ) -> tuple[np.ndarray, int]:
@@ -109,14 +132,39 @@ def read_channels(
 
 def prepare(waveform: Waveform, sample_rate: int, name: str = "the audio") -> Waveform:
     """``waveform`` checked to be finite and resampled to ``sample_rate`` Hz. Raises AudioError for NaN or infinity."""
-    if not np.isfinite(waveform.samples).all():
-        raise AudioError(f"{name} holds samples that are not numbers (NaN or infinity)")
+    _finite(waveform.samples, name)
     if waveform.sample_rate == sample_rate:
         return waveform
     import torch
 
     resampled = _resampler(waveform.sample_rate, sample_rate)(torch.from_numpy(waveform.samples))
     return Waveform(samples=resampled.numpy(), sample_rate=sample_rate)
+
+
+def _finite(samples: np.ndarray, name: str) -> np.ndarray:
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{name} holds samples that are not numbers (NaN or infinity)")
+    return samples
+
+
+def _resampled(blocks: Iterable[np.ndarray], source: int, target: int) -> Iterator[np.ndarray]:
+    """Blocks (S,) at ``source`` Hz as one continuous signal at ``target`` Hz: each piece is resampled together with as
+    much of its neighbours as the filter reaches, and what belongs to them is cut off."""
+    import torch
+
+    resampler = _resampler(source, target)
+    period, made = resampler.orig_freq, resampler.new_freq  # samples in, samples out
+    reach = -(-resampler.width // period) * period
+    pending, done = np.zeros(0, np.float32), 0  # ``done`` samples at the start of ``pending`` are context alone
+    for block in blocks:
+        stop = (len(pending) - reach) // period * period
+        if stop > done:
+            piece = resampler(torch.from_numpy(pending)).numpy()
+            yield piece[done // period * made : stop // period * made]
+            kept = max(0, stop - reach)
+            pending, done = pending[kept:], stop - kept
+        pending = np.concatenate([pending, block])
+    yield resampler(torch.from_numpy(pending)).numpy()[done // period * made :]
 
 
 @functools.lru_cache(maxsize=16)
@@ -147,9 +195,58 @@ def _check_bytes(recording: Recording) -> None:
         raise AudioError(f"{describe(recording)} is empty (0 bytes)")
 
 
+def _blocks(recording: Recording) -> Iterator[tuple[np.ndarray, int]]:
+    """(channels, S) blocks of about a minute as they are, each with the sample rate in Hz."""
+    import soundfile
+
+    _check_bytes(recording)
+    found = 0
+    try:
+        with soundfile.SoundFile(_open(recording)) as file:
+            rate = file.samplerate
+            while len(block := file.read(BLOCK_SECONDS * rate, dtype="float32", always_2d=True)):
+                found += len(block)
+                yield block.T, rate
+            if found < file.frames < MAX_SECONDS * rate:
+                raise AudioError(
+                    f"{describe(recording)} is truncated: its header promises {file.frames} samples, "
+                    f"and {found} are there"
+                )
+            return
+    except (soundfile.SoundFileError, OSError) as error:
+        if found:
+            raise AudioError(f"{describe(recording)} cannot be read past {found / rate:.1f} s: {error}") from error
+        cause = error
+    held: list[np.ndarray] = []
+    for block, rate in _av_blocks(recording, cause):
+        held.append(block)
+        found += block.shape[1]
+        if found >= BLOCK_SECONDS * rate:
+            yield np.concatenate(held, axis=1), rate
+            held, found = [], 0
+    if found:
+        yield np.concatenate(held, axis=1), rate
+
+
 def _read_av(
     recording: Recording, cause: Exception | None, offset: float, duration: float | None
 ) -> tuple[np.ndarray, int]:
+    until = math.inf if duration is None else offset + duration
+    blocks = list(_av_blocks(recording, cause, until))
+    if not blocks:
+        return np.zeros((1, 0), np.float32), 1
+    rate = blocks[0][1]
+    samples = np.concatenate([block for block, _ in blocks], axis=1)
+    return samples[:, round(offset * rate) : None if duration is None else round(until * rate)], rate
+
+
+def _av_blocks(
+    recording: Recording, cause: Exception | None, until: float = math.inf
+) -> Iterator[tuple[np.ndarray, int]]:
+    """What PyAV decodes, frame by frame up to ``until`` seconds: (channels, S) float32, and the sample rate in Hz.
+
+    ``cause`` is why soundfile could not, which says more than FFmpeg's own reasons.
+    """
     import av
 
     try:
@@ -159,26 +256,16 @@ def _read_av(
             rate = container.streams.audio[0].rate
             if not rate:
                 raise ValueError("it has no sample rate")
-            blocks = list(_decode(container, rate, math.inf if duration is None else offset + duration))
+            resampler = av.AudioResampler(format="fltp", rate=rate)
+            read = 0
+            for frame in container.decode(audio=0):
+                for block in resampler.resample(frame):
+                    samples = block.to_ndarray()
+                    read += samples.shape[1]
+                    yield samples, rate
+                if read >= until * rate:
+                    return
     except (av.error.FFmpegError, ValueError, OSError) as error:
         # Without soundfile's prefix, which repeats the file's name or, for bytes, an object's address.
         reason = getattr(cause, "error_string", None) or cause or getattr(error, "strerror", None) or error
         raise AudioError(f"{describe(recording)} is not audio that can be read: {reason}") from error
-    samples = np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0), np.float32)
-    end = None if duration is None else round((offset + duration) * rate)
-    return samples[:, round(offset * rate) : end], rate
-
-
-def _decode(container: object, rate: int, until: float) -> Iterator[np.ndarray]:
-    """(channels, S) float32 blocks of a PyAV container's first audio stream, up to ``until`` seconds."""
-    import av
-
-    resampler = av.AudioResampler(format="fltp", rate=rate)
-    read = 0
-    for frame in container.decode(audio=0):  # type: ignore[attr-defined]
-        for block in resampler.resample(frame):
-            samples = block.to_ndarray()
-            read += samples.shape[1]
-            yield samples
-        if read >= until * rate:
-            return

@@ -5,7 +5,7 @@
     ├── CorpusError          a corpus that is missing, malformed or empty
     │   └── DownloadError    a download that failed, was cut, or does not match its checksum
     ├── AudioError           a recording that cannot be read
-    ├── TextError            text that the tokeniser cannot spell, or that is missing or empty
+    ├── TextError            text that cannot be spelled, is missing or empty, or has no room in its recording
     ├── LanguageModelError   a language model that is missing, malformed or damaged, or cannot be estimated
     ├── CheckpointError      a model directory that is missing, incomplete or not ours
     ├── TrainingError        training that cannot go on (NaN loss, nothing to train on)
@@ -37,7 +37,7 @@ class AudioError(AsrError):
 
 
 class TextError(AsrError):
-    """Text holds characters that the tokeniser cannot spell, or is missing or empty."""
+    """Text that the tokeniser cannot spell, that is missing or empty, or that has no room in its recording."""
 
 
 class LanguageModelError(AsrError):

@@ -95,7 +95,7 @@ def evaluate(
     root: Path,
     advance: Callable[[float], None] = lambda _seconds: None,
 ) -> list[SetScore]:
-    """Scores greedy transcripts of each source.
+    """Scores the recogniser's transcripts of each source.
 
     ``advance`` hears of each batch's seconds of audio. Raises CorpusError for a source that is missing or empty.
     """
@@ -111,10 +111,10 @@ def _evaluate_set(
     audio = processing = 0.0
     started = time.perf_counter()
     batches = plain_batches(settings, open_corpora((source,), root).whole())
-    for batch, _, hypotheses in recognise(recogniser.model, recogniser.tokeniser, batches):
+    for batch, _, hypotheses in recognise(recogniser.model, recogniser.decoder, batches):
         processing += time.perf_counter() - started
         unreadable += batch.rejected
-        for id, reference, hypothesis in zip(batch.ids, batch.texts, hypotheses, strict=True):
+        for id, reference, (hypothesis, *_) in zip(batch.ids, batch.texts, hypotheses, strict=True):
             scored.append(
                 ScoredUtterance(
                     id=id,

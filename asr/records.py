@@ -142,6 +142,37 @@ class Transcript:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AlignedWord:
+    """A word of a given text, as it is written there, and where it is said.
+
+    ``start`` and ``end`` in seconds are None where the recording does not hold it. ``confidence`` in [0, 1] is the
+    geometric mean of its tokens' posteriors, 0 where it was not found. ``characters`` are its tokens, timed alike.
+    """
+
+    text: str
+    start: float | None
+    end: float | None
+    confidence: float
+    characters: tuple[Word, ...] = ()
+
+    @property
+    def found(self) -> bool:
+        return self.start is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlignedText:
+    """A given text over a recording, line by line; ``duration`` is the recording's, in seconds."""
+
+    lines: tuple[tuple[AlignedWord, ...], ...]
+    duration: float
+
+    @property
+    def words(self) -> tuple[AlignedWord, ...]:
+        return tuple(word for line in self.lines for word in line)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorCounts:
     """Edit operations between references and hypotheses. Add them up, then ask for the rate: pooled, never averaged."""
 

@@ -150,6 +150,51 @@ def test_a_waveform_at_the_rate_asked_for_is_left_alone(tone):
     assert audio.prepare(waveform, 16000) is waveform
 
 
+# ------------------------------------------------------------------------------------------------- streaming
+
+
+@pytest.mark.parametrize("suffix", EVERY_FORMAT)
+def test_a_stream_of_one_block_is_what_is_read(tmp_path, tone, suffix):
+    path = write(tmp_path / f"tone.{suffix}", tone(1.0, 440, 48000), 48000)
+    for recording in (path, path.read_bytes()):
+        [block] = audio.stream(recording, sample_rate=16000)
+        np.testing.assert_array_equal(block, audio.read(recording, sample_rate=16000).samples)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44101])
+@pytest.mark.parametrize("suffix", ["flac", "m4a"])
+def test_blocks_join_without_a_seam(tmp_path, monkeypatch, rate, suffix):
+    if suffix == "m4a" and rate == 44101:
+        pytest.skip("AAC has no such rate")
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, rate * 3 + 17).astype(np.float32)
+    path = write(tmp_path / f"noise.{suffix}", noise, rate)
+    whole = audio.read(path, sample_rate=16000).samples
+    monkeypatch.setattr(audio, "BLOCK_SECONDS", 1)
+    blocks = list(audio.stream(path, sample_rate=16000))
+    assert len(blocks) > 2
+    np.testing.assert_allclose(np.concatenate(blocks), whole, atol=1e-6)
+
+
+def test_a_truncated_stream_says_so_after_what_is_there(tmp_path, tone, monkeypatch):
+    monkeypatch.setattr(audio, "BLOCK_SECONDS", 1)
+    path = write(tmp_path / "cut.mp3", tone(4.0), 16000)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    blocks = audio.stream(path, sample_rate=16000)
+    assert len(next(blocks)) == 16000
+    with pytest.raises(AudioError, match=r"cut\.mp3 is truncated: its header promises 64000 samples"):
+        list(blocks)
+
+
+@pytest.mark.parametrize("content", [b"", b"this is a text\n" * 100])
+def test_a_stream_of_what_is_no_audio_says_what_read_says(tmp_path, content):
+    path = tmp_path / "no.wav"
+    path.write_bytes(content)
+    with pytest.raises(AudioError) as caught:
+        list(audio.stream(path, sample_rate=16000))
+    assert str(caught.value) == sentence_of(path, "no.wav")
+
+
 # ----------------------------------------------------------------------------------------- what is no audio
 
 

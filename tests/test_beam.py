@@ -72,6 +72,14 @@ def test_the_likeliest_text_is_found_where_the_likeliest_path_is_another():
     assert math.exp(best.acoustic_score) == pytest.approx(0.4 * 0.4 + 2 * 0.4 * 0.6)
 
 
+@pytest.mark.parametrize("text", ["ab cab", "aa bb", "a"])
+def test_tokens_have_the_frames_and_probabilities_that_greedy_decoding_gives_them(text):
+    case = spoken(text, text, sure=0.9)
+    [[best]], [path] = BeamDecoder(WORDS, recipe.Beam())(case), decode_greedy(case, WORDS)
+    assert (best.text, best.frames) == (text, path.frames)
+    assert best.probabilities == pytest.approx(path.probabilities)
+
+
 def test_an_impossible_frame_ends_no_search():
     case = emissions(np.array([[-np.inf, 0, -np.inf, -np.inf], [-np.inf] * 4, [0, -np.inf, -np.inf, -np.inf]]))
     assert BeamDecoder(LETTERS, recipe.Beam())(case)[0][0].text == "a"

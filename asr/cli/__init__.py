@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from asr import __version__
-from asr.cli.recognition import evaluate, transcribe
+from asr.cli.recognition import align, evaluate, transcribe
 from asr.cli.training import check, train
+from asr.cli.tuning import tune
 from asr.errors import AsrError
 
 
@@ -21,6 +22,8 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except AsrError as error:
             click.echo(f"asr: {error}", err=True)
+        except click.UsageError as error:
+            click.echo(f"asr: {error.format_message()}", err=True)
         except BrokenPipeError:
             sys.stderr.close()
         except OSError as error:  # a full disk, a folder that may not be written: wherever it is met
@@ -36,5 +39,5 @@ def main() -> None:
     """Train, run and measure your own speech recogniser."""
 
 
-for command in (train, evaluate, transcribe, check):
+for command in (train, evaluate, transcribe, align, check, tune):
     main.add_command(command)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from asr.errors import AsrError
+
+if TYPE_CHECKING:
+    from asr.recipe import Corpus, Recipe
+
+    Sources = tuple[Corpus, ...]
 
 FOLDER = click.Path(path_type=Path)
 
@@ -27,3 +37,82 @@ device_option = click.option("--device", default="auto", show_default=True, help
 set_option = click.option(
     "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a recipe key: encoder.hidden=256."
 )
+
+
+def decoder_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that ``decoder_overrides`` reads, passed on to the command as ``decoding``."""
+    options = (
+        click.option("--greedy", is_flag=True, help="The best path alone, whatever the model directory says."),
+        click.option("--beam", metavar="N", help="Search with N prefixes at once."),
+        click.option("--lm", metavar="FILE", help="Language model: ARPA, plain or gzipped."),
+        click.option("--alpha", metavar="X", help="Weight of the language model's log probability."),
+        click.option("--beta", metavar="X", help="Added for each word, in nats."),
+        click.option("--unknown", metavar="X", help="Added for a word that the language model lacks, in nats."),
+        click.option("--lexicon", metavar="FILE", help="Only words of this file, one a line."),
+        click.option("--hotwords", metavar="LIST", help='Favoured words and phrases: "Kettering:8,saturn" (in nats).'),
+    )
+
+    @functools.wraps(command)
+    def with_decoding(**arguments: Any) -> None:
+        decoding = {name: arguments.pop(name) for name in DECODING}
+        command(**arguments, decoding=decoder_overrides(**decoding))
+
+    for option in reversed(options):
+        with_decoding = option(with_decoding)
+    return with_decoding
+
+
+DECODING = ("greedy", "beam", "lm", "alpha", "beta", "unknown", "lexicon", "hotwords")
+HOTWORD_WEIGHT = 6.0
+
+
+def decoder_overrides(greedy: bool, hotwords: str | None, **settings: str | None) -> list[str]:
+    """Recipe overrides (``decoder.alpha=0.5``) that say what the options say. Raises AsrError."""
+    if greedy and (hotwords or any(settings.values())):
+        raise AsrError("--greedy searches nothing, so it goes with no other decoding option")
+    if greedy:
+        return ["decoder={kind: greedy}"]
+    names = {"beam": "width", "lm": "language_model"}
+    overrides = []
+    for option, value in settings.items():
+        if value is not None:
+            is_path = option in ("lm", "lexicon")
+            overrides.append(
+                f"decoder.{names.get(option, option)}={json.dumps(str(Path(value).absolute())) if is_path else value}"
+            )
+    if hotwords:
+        overrides.append(f"decoder.hotwords={json.dumps(_hotwords(hotwords), ensure_ascii=False)}")
+    return ["decoder.kind=beam", *overrides] if overrides else []
+
+
+def _hotwords(text: str) -> dict[str, float]:
+    """``Kettering:8,saturn`` as phrases and weights."""
+    weights = {}
+    for entry in filter(None, map(str.strip, text.split(","))):
+        phrase, colon, weight = entry.rpartition(":")
+        try:
+            weights[phrase.strip() if colon else entry] = float(weight) if colon else HOTWORD_WEIGHT
+        except ValueError:
+            raise AsrError(f'--hotwords: "{weight}" is not a weight; expected "phrase" or "phrase:weight"') from None
+    return weights
+
+
+def chosen_sources(sets: Sequence[Path], own: Recipe, split: str, data: str | None) -> list[tuple[Sources, Path]]:
+    """Corpora and where their paths start: of manifests, of other recipes' split, or else of the model's own recipe's.
+
+    Raises RecipeError, CorpusError.
+    """
+    from asr import evaluate
+    from asr.recipe.reading import load_recipe
+    from asr.runtime import data_root
+
+    chosen: list[tuple[Sources, Path]] = []
+    for path in sets:
+        if path.suffix in {".yaml", ".yml"}:
+            settings = load_recipe(path)
+            chosen.append((evaluate.sources_of(settings, split), data_root(data, settings.data)))
+        else:
+            chosen.append(((evaluate.manifest_source(path),), Path()))
+    chosen = chosen or [(evaluate.sources_of(own, split), data_root(data, own.data))]
+    evaluate.check_names([source for sources, _ in chosen for source in sources])
+    return chosen

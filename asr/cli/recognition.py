@@ -1,14 +1,13 @@
-"""asr transcribe, asr evaluate."""
+"""asr transcribe, asr align, asr evaluate."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
-from asr.cli.options import FOLDER, data_option, device_option, progress_bar
+from asr.cli.options import FOLDER, chosen_sources, data_option, decoder_options, device_option, progress_bar
 from asr.errors import AsrError
 
 
@@ -16,17 +15,14 @@ from asr.errors import AsrError
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--model", type=FOLDER, metavar="DIR", help="Model directory; default: the newest under models/.")
 @click.option("--format", "form", type=click.Choice(["txt", "json"]), default="txt", show_default=True)
+@decoder_options
 @device_option
-def transcribe(files: tuple[str, ...], model: Path | None, form: str, device: str) -> None:
+def transcribe(files: tuple[str, ...], model: Path | None, form: str, device: str, decoding: list[str]) -> None:
     """Transcribe audio files of any format ("-" reads standard input)."""
-    from asr.checkpoint import newest
     from asr.transcribe.formats import as_json, as_text
     from asr.transcribe.recogniser import Recogniser
 
-    if model is None:
-        model = newest(Path("models"))
-        click.echo(f"using {model}", err=True)
-    recogniser = Recogniser.load(model, device=device)
+    recogniser = Recogniser.load(_model_directory(model), device=device, decoding=decoding)
     failures = 0
     for file in files:
         try:
@@ -45,6 +41,83 @@ def transcribe(files: tuple[str, ...], model: Path | None, form: str, device: st
 
 
 @click.command()
+@click.argument("audio", metavar="AUDIO")
+@click.argument("text", required=False, metavar="[TEXT]")
+@click.option("--text", "inline", metavar="WORDS", help="The text itself, in place of a file of it.")
+@click.option("--model", type=FOLDER, metavar="DIR", help="Model directory; default: the newest under models/.")
+@click.option(
+    "--format", "form", type=click.Choice(["ctm", "textgrid", "json", "srt"]), default="ctm", show_default=True
+)
+@click.option("--skip-unknown", is_flag=True, help="Leave out words that the model's alphabet cannot spell.")
+@click.option("-o", "--output", type=FOLDER, metavar="FILE", help="Write there; default: standard output.")
+@device_option
+def align(
+    audio: str,
+    text: str | None,
+    inline: str | None,
+    model: Path | None,
+    form: str,
+    skip_unknown: bool,
+    output: Path | None,
+    device: str,
+) -> None:
+    """When each word of the file TEXT is said in AUDIO (either may be "-", standard input).
+
+    Words that the recording does not hold are named on standard error and have no times.
+    """
+    from asr import runtime
+    from asr.transcribe import formats
+    from asr.transcribe.recogniser import Recogniser
+
+    if (text is None) == (inline is None):
+        raise AsrError("the text to align is a file, TEXT, or the words after --text: give one of them")
+    if audio == text == "-":
+        raise AsrError("the audio and the text cannot both be read from standard input")
+    words = inline if text is None else _read_text(text)
+    recogniser = Recogniser.load(_model_directory(model), device=device)
+    recording = sys.stdin.buffer.read() if audio == "-" else Path(audio)
+    aligned = recogniser.align(recording, words or "", skip_unknown=skip_unknown)
+    lost = [word.text for word in aligned.words if not word.found]
+    if len(lost) == len(aligned.words):
+        raise AsrError(f"{audio} holds none of the {len(lost)} words of the text: is it the right text?")
+    if lost:
+        some = ", ".join(lost[:20]) + (f" and {len(lost) - 20} more" if len(lost) > 20 else "")
+        click.echo(f"not found, {len(lost)} of {len(aligned.words)} words: {some}", err=True)
+    document = {
+        "ctm": lambda: formats.as_ctm(aligned, Path(audio).stem),
+        "textgrid": lambda: formats.as_textgrid(aligned),
+        "json": lambda: formats.as_aligned_json(aligned, audio),
+        "srt": lambda: formats.as_srt(aligned),
+    }[form]()
+    if output is None:
+        click.echo(document)
+    else:
+        with runtime.replacing(output) as file:
+            file.write(document + "\n")
+
+
+def _read_text(name: str) -> str:
+    """A text file in UTF-8, or standard input."""
+    try:
+        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise AsrError(f"{name} is not text in UTF-8: byte {error.start} does not fit") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise AsrError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _model_directory(given: Path | None) -> Path:
+    """The model asked for, or the newest, said aloud."""
+    from asr.checkpoint import newest
+
+    if given is None:
+        given = newest(Path("models"))
+        click.echo(f"using {given}", err=True)
+    return given
+
+
+@click.command()
 @click.argument("model", type=FOLDER)
 @click.argument("sets", nargs=-1, type=FOLDER, metavar="[MANIFEST|RECIPE]...")
 @click.option(
@@ -54,6 +127,7 @@ def transcribe(files: tuple[str, ...], model: Path | None, form: str, device: st
 @click.option("--hypotheses", type=FOLDER, metavar="FILE", help="Write id, reference, hypothesis as JSON lines.")
 @click.option("--worst", default=5, show_default=True, help="How many of the worst utterances to show.")
 @click.option("--weights", type=click.Choice(["best", "last"]), default="best", show_default=True)
+@decoder_options
 @data_option
 @device_option
 def evaluate(
@@ -66,28 +140,18 @@ def evaluate(
     weights: str,
     data: str | None,
     device: str,
+    decoding: list[str],
 ) -> None:
     """Word and character error rates of MODEL on manifests, on another recipe's split, or on its own recipe's."""
     from rich.progress import TextColumn, TimeElapsedColumn
 
     from asr import checkpoint
     from asr import evaluate as scoring
-    from asr.recipe import Recipe
-    from asr.recipe.reading import load_recipe
-    from asr.runtime import data_root
     from asr.transcribe.recogniser import Recogniser
 
     chosen = {"best": checkpoint.WEIGHTS, "last": checkpoint.LAST_WEIGHTS}[weights]
-    recogniser = Recogniser.load(model, device=device, weights=chosen)
-
-    def sources(settings: Recipe) -> Any:
-        return scoring.sources_of(settings, split), data_root(data, settings.data)
-
-    wanted = [
-        sources(load_recipe(path)) if path.suffix in {".yaml", ".yml"} else ((scoring.manifest_source(path),), Path())
-        for path in sets
-    ] or [sources(recogniser.recipe)]
-    scoring.check_names([source for members, _ in wanted for source in members])
+    recogniser = Recogniser.load(model, device=device, weights=chosen, decoding=decoding)
+    wanted = chosen_sources(sets, recogniser.recipe, split, data)
     columns = (TextColumn("evaluating, {task.completed:.0f} s of audio"), TimeElapsedColumn())
     scores = []
     with progress_bar(*columns) as progress:

@@ -20,8 +20,9 @@ from lhotse.audio.backend import AudioBackend, audio_backend
 
 from asr import audio
 from asr.data.augment import Augmenter
+from asr.data.collation import Utterance, collate
 from asr.errors import AudioError, CorpusError, TextError
-from asr.records import Batch, Fault, Features, Rejection
+from asr.records import Batch, Fault, Rejection
 from asr.text.normalise import normalise
 from asr.text.tokenise import Tokeniser
 
@@ -58,7 +59,7 @@ class Utterances(torch.utils.data.Dataset[Batch]):
     seconds: tuple[float, float] = (0.0, float("inf"))
 
     def __getitem__(self, cuts: Any) -> Batch:
-        loaded: list[_Loaded] = []
+        loaded: list[Utterance] = []
         rejected: list[Rejection] = []
         with audio_backend(_ProjectReader()):
             for cut in cuts:
@@ -66,9 +67,9 @@ class Utterances(torch.utils.data.Dataset[Batch]):
                     loaded.append(self._load(cut))
                 except _Refused as refusal:
                     rejected.append(Rejection(id=cut.id, fault=refusal.fault, reason=refusal.reason))
-        return _collate(loaded, tuple(rejected))
+        return collate(loaded, rejected)
 
-    def _load(self, cut: Any) -> _Loaded:
+    def _load(self, cut: Any) -> Utterance:
         text = text_of(cut, self.normalisation)
         tokens: list[int] = []
         if self.tokeniser is not None:
@@ -88,7 +89,9 @@ class Utterances(torch.utils.data.Dataset[Batch]):
             check_length(self.emission_frames(len(samples)), tokens)
         features = self.featurise(samples) if self.featurise else None
         speaker = next((s.speaker for s in cut.supervisions if s.speaker), "")
-        return _Loaded(cut.id, text, speaker, samples, tokens, features)
+        return Utterance(
+            samples=samples, features=features, id=cut.id, text=text, speaker=speaker, tokens=tuple(tokens)
+        )
 
 
 def text_of(cut: Any, normalisation: str) -> str:
@@ -205,46 +208,8 @@ class _Refused(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    id: str
-    text: str
-    speaker: str
-    samples: np.ndarray
-    tokens: list[int]
-    features: np.ndarray | None
-
-
 def _first_line(error: Exception) -> str:
     """The cause at the root of lhotse's wrapped errors, in one line."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _collate(loaded: list[_Loaded], rejected: tuple[Rejection, ...]) -> Batch:
-    waveforms, waveform_lengths = _pad([torch.from_numpy(u.samples) for u in loaded])
-    tokens, token_lengths = _pad([torch.tensor(u.tokens, dtype=torch.int64) for u in loaded])
-    features = None
-    if loaded and loaded[0].features is not None:
-        values, lengths = _pad([torch.from_numpy(u.features) for u in loaded])
-        features = Features(values=values, lengths=lengths)
-    return Batch(
-        ids=tuple(u.id for u in loaded),
-        texts=tuple(u.text for u in loaded),
-        speakers=tuple(u.speaker for u in loaded),
-        waveforms=waveforms,
-        waveform_lengths=waveform_lengths,
-        tokens=tokens,
-        token_lengths=token_lengths,
-        features=features,
-        rejected=rejected,
-    )
-
-
-def _pad(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows padded with zeros to the longest, and their lengths."""
-    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
-    if not rows:
-        return torch.zeros(0, 0), lengths
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths

@@ -39,6 +39,8 @@ _PREFIX = np.dtype(
         ("child", np.int32),  # the newest of its extensions, each of which names the one before it as its sibling
         ("sibling", np.int32),
         ("slot", np.int32),  # its place among this frame's candidates, or NONE
+        ("frame", np.int32),  # where its token is likeliest among the frames that most of its mass has it in,
+        ("probability", np.float64),  # and its posterior there
         ("factor", np.float64),  # exp(total - its parent's total)
         *_FUSION,
     ]
@@ -54,6 +56,7 @@ _CANDIDATE = np.dtype(
     ]
 )
 _BEAM = np.dtype([("prefix", np.int32), ("blank", np.float64), ("nonblank", np.float64)])
+_SPELT = np.dtype([("token", np.int32), ("frame", np.int32), ("probability", np.float64)])
 _READING = np.dtype([("end", np.int64), ("acoustic", np.float64), ("language", np.float64)])
 
 
@@ -122,15 +125,15 @@ def _advance(  # type: ignore[no-untyped-def]
     """Searches on from ``frame``; returns the first frame not read.
 
     That is the end, or where the tree lacks room for one frame's prefixes, or with ``pause`` after a frame that brought
-    new prefixes. ``sizes`` holds the numbers of prefixes and of beams, ``scale`` the log of what masses were divided
-    by. ``dense`` holds zeros, here and on return.
+    new prefixes. ``sizes`` holds the numbers of prefixes, of beams and of frames read, ``scale`` the log of what masses
+    were divided by. ``dense`` holds zeros, here and on return.
     """
     width, token_limit, token_threshold, score_threshold = limits
     floor_factor = math.exp(-score_threshold)
     sure_blank = math.log1p(-math.exp(token_threshold)) if token_threshold < 0.0 else 0.0
     rested = False
     while frame < len(log_probs):
-        prefix_count, beam_count = sizes
+        prefix_count, beam_count, read = sizes
         if prefix_count + width > len(prefixes):
             return frame
         # Where the blank has nearly all of the frame, nothing is left for a token to pass the threshold with.
@@ -139,6 +142,7 @@ def _advance(  # type: ignore[no-untyped-def]
             count = _likely_tokens(log_probs[frame], token_threshold, token_limit, tokens, probabilities)
         blank_log_prob = log_probs[frame, BLANK]
         frame += 1
+        sizes[2] += 1
 
         if count == 0:
             if blank_log_prob == -np.inf:
@@ -206,11 +210,11 @@ def _advance(  # type: ignore[no-untyped-def]
                 candidates[candidate_count].nonblank = mass
                 candidate_count += 1
                 best = max(best, mass)
-        for j in range(count):
-            dense[tokens[j]] = 0.0
         for i in range(beam_count):
             prefixes[beams[i].prefix].slot = NONE
         if best == 0.0:
+            for j in range(count):
+                dense[tokens[j]] = 0.0
             continue  # as above
 
         least, ties = best * floor_factor, candidate_count
@@ -246,6 +250,7 @@ def _advance(  # type: ignore[no-untyped-def]
                 new.sibling = prefixes[parent].child
                 prefixes[parent].child = prefix
                 new.slot = NONE
+                new.probability = 0.0
                 new.factor = 1.0
                 if tables is not None:
                     new.word = candidate.word
@@ -254,10 +259,16 @@ def _advance(  # type: ignore[no-untyped-def]
                     new.language = candidate.language
                     new.total = candidate.total
                     new.factor = math.exp(candidate.total - prefixes[parent].total)
+            probability = dense[prefixes[prefix].token]
+            if candidate.nonblank > candidate.blank and probability > prefixes[prefix].probability:
+                prefixes[prefix].frame = read
+                prefixes[prefix].probability = probability
             beams[beam_count].prefix = prefix
             beams[beam_count].blank = candidate.blank * rescale
             beams[beam_count].nonblank = candidate.nonblank * rescale
             beam_count += 1
+        for j in range(count):
+            dense[tokens[j]] = 0.0
         scale[0] += math.log(best)
         grown = prefix_count > sizes[0]
         sizes[0], sizes[1] = prefix_count, beam_count
@@ -272,6 +283,8 @@ def _begin(prefixes, beams, sizes, scale, context):  # type: ignore[no-untyped-d
     root = prefixes[0]
     root.parent = root.child = root.sibling = root.slot = NONE
     root.token = BLANK
+    root.frame = NONE
+    root.probability = 0.0
     root.factor = 1.0
     root.word = root.hotword = 0
     root.context = context
@@ -279,15 +292,14 @@ def _begin(prefixes, beams, sizes, scale, context):  # type: ignore[no-untyped-d
     beams[0].prefix = 0
     beams[0].blank = 1.0
     beams[0].nonblank = 0.0
-    sizes[:] = 1
+    sizes[0], sizes[1], sizes[2] = 1, 1, 0
     scale[:] = 0.0
 
 
 @numba.njit(cache=True, nogil=True)
-def _read_out(tables, prefixes, beams, sizes, scale, readings, tokens, end):  # type: ignore[no-untyped-def]
-    """Fills ``readings`` with the best beams as if the sentence ended here, and ``tokens`` from ``end`` on with theirs.
-
-    Returns how many there are, and where their tokens end.
+def _read_out(tables, prefixes, beams, sizes, scale, readings, spelt, end):  # type: ignore[no-untyped-def]
+    """Fills ``readings`` with the best beams as if the sentence ended here, and ``spelt`` from ``end`` on with their
+    tokens. Returns how many there are, and where their tokens end.
     """
     beam_count = sizes[1]
     acoustic, language = np.empty(beam_count), np.zeros(beam_count)
@@ -306,7 +318,9 @@ def _read_out(tables, prefixes, beams, sizes, scale, readings, tokens, end):  # 
         place, prefix = end, last
         while prefixes[prefix].parent != NONE:
             place -= 1
-            tokens[place] = prefixes[prefix].token
+            spelt[place].token = prefixes[prefix].token
+            spelt[place].frame = prefixes[prefix].frame
+            spelt[place].probability = prefixes[prefix].probability
             prefix = prefixes[prefix].parent
         readings[i].end = end
         readings[i].acoustic = acoustic[order[i]]
@@ -326,12 +340,12 @@ def _search(log_probs, lengths, tables, context, limits, nbest):  # type: ignore
     prefixes = np.empty(1024 + 4 * width, _PREFIX)
     candidates = np.empty(room, _CANDIDATE)
     beams = np.empty(width, _BEAM)
-    sizes, scale, rows = np.empty(2, np.int64), np.empty(1), np.empty((0, 0), np.float32)
+    sizes, scale, rows = np.empty(3, np.int64), np.empty(1), np.empty((0, 0), np.float32)
     tokens, probabilities = np.empty(vocabulary, np.int32), np.empty(vocabulary)
     dense, masses = np.zeros(vocabulary), np.empty(room)
     readings = np.empty((len(log_probs), nbest), _READING)
     found = np.empty(len(log_probs), np.int64)
-    spelt, end = np.empty(lengths.sum() * nbest, np.int32), 0
+    spelt, end = np.empty(lengths.sum() * nbest, _SPELT), 0
     for i in range(len(log_probs)):
         utterance, frame = log_probs[i, : lengths[i]], 0
         _begin(prefixes, beams, sizes, scale, context)
@@ -400,21 +414,22 @@ class BeamDecoder:
         )
         tables, context = (None, 0) if self.fusion is None else (self.fusion.tables, self.fusion.start)
         readings, found, spelt = _search(log_probs, lengths, tables, context, limits, self.nbest)
-        tokens, start, lists = spelt.tolist(), 0, []
+        tokens, frames, probabilities = (spelt[field].tolist() for field in _SPELT.names)
+        start, lists = 0, []
         for row, count in zip(readings.tolist(), found.tolist(), strict=True):
             hypotheses = []
             for end, acoustic, language in row[:count]:
-                hypotheses.append(self._hypothesis(tuple(tokens[start:end]), acoustic, language))
+                own = slice(start, end)
+                hypotheses.append(
+                    Hypothesis(
+                        tokens=tuple(tokens[own]),
+                        frames=tuple(frames[own]),
+                        probabilities=tuple(probabilities[own]),
+                        text=self.tokeniser.decode(tokens[own]),
+                        acoustic_score=acoustic,
+                        lm_score=language,
+                    )
+                )
                 start = end
             lists.append(tuple(hypotheses))
         return lists
-
-    def _hypothesis(self, tokens: tuple[int, ...], acoustic: float, language: float) -> Hypothesis:
-        return Hypothesis(
-            tokens=tokens,
-            frames=(),
-            probabilities=(),
-            text=self.tokeniser.decode(tokens),
-            acoustic_score=acoustic,
-            lm_score=language,
-        )

@@ -11,6 +11,7 @@ Symbol 0 is the boundary, the alphabet's characters follow.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -190,7 +191,7 @@ class Fusion:
                     f"{len(words) - self.spelled} of the language model's {len(words)} words cannot be spelled with "
                     f'the model\'s characters, "{strange}" for one: was it trained on text that is written otherwise?'
                 )
-        unknown_log_prob = 0.0 if model is None else _unigrams(model)[model.unknown]
+        self._unknown_log_prob = 0.0 if model is None else float(_unigrams(model)[model.unknown])
         self.start = 0 if model is None else model.start
         self.tables = FusionTables(
             model=over,
@@ -201,7 +202,7 @@ class Fusion:
             unknown=float(unknown),
             unknown_id=0 if model is None else model.unknown,
             end_id=0 if model is None else model.end,
-            off=alpha * unknown_log_prob + unknown + beta,
+            off=alpha * self._unknown_log_prob + unknown + beta,
             boundary=spelling.boundary,
             spelling_start=spelling.start,
             spelling=spelling.symbols,
@@ -210,6 +211,13 @@ class Fusion:
             ngrams=_NO_NGRAMS if model is None else model.arrays,
             hotwords=_build_hotwords(hotwords, spelling),
         )
+
+    def reweighted(self, *, alpha: float, beta: float, unknown: float) -> Fusion:
+        """The same knowledge, otherwise weighed."""
+        other = copy.copy(self)
+        off = alpha * self._unknown_log_prob + unknown + beta
+        other.tables = self.tables._replace(alpha=alpha, beta=beta, unknown=unknown, off=off)
+        return other
 
 
 class _Spelling:

@@ -142,6 +142,11 @@ class ReferenceFeatures:
         return np.ascontiguousarray(values.T, dtype=np.float32)
 
 
+def loader_features(settings: recipe.LogMel | recipe.Mfcc) -> ReferenceFeatures | None:
+    """What computes the features before the model does, where the recipe asks for the librosa backend."""
+    return ReferenceFeatures(settings) if settings.backend == "librosa" else None
+
+
 def frame_mask(lengths: Tensor, frames: int) -> Tensor:
     """(B, T) bool, true on real frames."""
     return torch.arange(frames, device=lengths.device)[None, :] < lengths[:, None]

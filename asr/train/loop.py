@@ -14,6 +14,7 @@ import torch
 
 import asr
 from asr import checkpoint, recipe, runtime
+from asr.decode.decoder import greedy
 from asr.errors import TextError, TrainingError
 from asr.model.acoustic import AcousticModel, ctc_loss
 from asr.records import Emissions, ErrorCounts
@@ -98,9 +99,9 @@ def score_dev(model: AcousticModel, corpora: TrainingCorpora, monitor: Monitor) 
     """
     words, characters = ErrorCounts(), ErrorCounts()
     loss, labels, scored = 0.0, 0, 0
-    for batch, emissions, hypotheses in recognise(model, corpora.tokeniser, corpora.dev()):
+    for batch, emissions, hypotheses in recognise(model, greedy(corpora.tokeniser), corpora.dev()):
         monitor.reject(batch)
-        texts = [hypothesis.text for hypothesis in hypotheses]
+        texts = [best.text for best, *_ in hypotheses]
         words += word_errors(batch.texts, texts)
         characters += character_errors(batch.texts, texts)
         scored += len(batch)

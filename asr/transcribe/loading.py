@@ -9,7 +9,7 @@ from typing import Any
 from asr import recipe, runtime
 from asr.data.batches import Utterances, load_batches
 from asr.model.encoder import emission_frames
-from asr.model.features import ReferenceFeatures
+from asr.model.features import loader_features
 from asr.records import Batch
 
 
@@ -20,7 +20,7 @@ def utterances(settings: recipe.Recipe) -> Utterances:
         sample_rate=features.sample_rate,
         normalisation=settings.text.normalise,
         emission_frames=functools.partial(emission_frames, features=features, conv=settings.encoder.conv),
-        featurise=ReferenceFeatures(features) if features.backend == "librosa" else None,
+        featurise=loader_features(features),
     )
 
 

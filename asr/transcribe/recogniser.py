@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
 from asr import audio, checkpoint, recipe
-from asr.decode.greedy import decode_greedy, words_of
+from asr.decode.decoder import Decoder, build_decoder, greedy
+from asr.decode.greedy import words_of
 from asr.errors import AudioError
 from asr.model.acoustic import AcousticModel
-from asr.records import Batch, Emissions, Features, Hypothesis, Segment, Transcript, Waveform
+from asr.recipe.reading import override_recipe
+from asr.records import AlignedText, Batch, Emissions, Hypothesis, Segment, Transcript, Waveform
 from asr.text.tokenise import Tokeniser
+from asr.transcribe.windows import emissions_of
 
-MAX_SECONDS = 2 * 3600
-"""A whole recording goes through the model at once, at about 3 GiB an hour."""
+Audible: TypeAlias = str | PathLike[str] | bytes | np.ndarray
+"""A file, the bytes of one, or an array of samples: (S,) or (channels, S), floats in [-1, 1] or 16-bit integers."""
 
 
 @torch.inference_mode()
 def recognise(
-    model: AcousticModel, tokeniser: Tokeniser, batches: Iterable[Batch]
-) -> Iterator[tuple[Batch, Emissions, list[Hypothesis]]]:
-    """Emissions and greedy hypotheses, batch by batch. The model must be in evaluation mode."""
+    model: AcousticModel, decoder: Decoder, batches: Iterable[Batch]
+) -> Iterator[tuple[Batch, Emissions, list[tuple[Hypothesis, ...]]]]:
+    """Emissions and n-best lists, batch by batch. The model must be in evaluation mode."""
     for batch in batches:
         if len(batch):
             emissions = model(batch)
             on_cpu = Emissions(
                 log_probs=emissions.log_probs.cpu(), lengths=emissions.lengths.cpu(), frame_shift=emissions.frame_shift
             )
-            yield batch, on_cpu, decode_greedy(on_cpu, tokeniser)
+            yield batch, on_cpu, decoder(on_cpu)
         else:
             yield batch, Emissions(log_probs=torch.zeros(0, 0, 1), lengths=torch.zeros(0), frame_shift=0.0), []
 
@@ -41,64 +44,85 @@ class Recogniser:
     """A trained model, ready to transcribe. ``asr.load`` makes one."""
 
     def __init__(
-        self, model: AcousticModel, tokeniser: Tokeniser, settings: recipe.Recipe, meta: dict[str, Any]
+        self,
+        model: AcousticModel,
+        tokeniser: Tokeniser,
+        settings: recipe.Recipe,
+        meta: dict[str, Any],
+        decoder: Decoder | None = None,
     ) -> None:
         self.model = model.eval()
         self.tokeniser = tokeniser
         self.recipe = settings
         self.meta = meta
+        self.decoder = decoder or greedy(tokeniser)
 
     @classmethod
-    def load(cls, directory: Path, *, device: str = "auto", weights: str = checkpoint.WEIGHTS) -> Recogniser:
-        loaded = checkpoint.load_checkpoint(directory, device=device, weights=weights)
-        return cls(loaded.model, loaded.tokeniser, loaded.recipe, loaded.meta)
+    def load(
+        cls,
+        directory: Path,
+        *,
+        device: str = "auto",
+        weights: str = checkpoint.WEIGHTS,
+        decoding: Sequence[str] = (),
+        nbest: int = 1,
+    ) -> Recogniser:
+        """``decoding`` overrides the directory's own decoder (``decoder.kind=beam``), as ``--set`` does a recipe.
 
-    def transcribe(
-        self, recording: str | PathLike[str] | bytes | np.ndarray, *, sample_rate: int | None = None
-    ) -> Transcript:
-        """What is said in a file, in the bytes of one, or in an array of samples at ``sample_rate`` Hz.
-
-        An array is (S,) or (channels, S), floats in [-1, 1] or 16-bit integers. Raises AudioError.
+        Raises CheckpointError, RecipeError, LanguageModelError, TextError.
         """
-        rate = self.recipe.features.sample_rate
-        if isinstance(recording, np.ndarray):
-            if not isinstance(sample_rate, int) or sample_rate <= 0:
-                raise AudioError(
-                    f"an array needs its sample rate, transcribe(samples, sample_rate=16000); found {sample_rate!r}"
-                )
-            waveform = audio.prepare(Waveform(samples=_as_mono(recording), sample_rate=sample_rate), rate)
-        elif isinstance(recording, bytes):
-            waveform = audio.read(recording, sample_rate=rate)
-        else:
-            waveform = audio.read(Path(recording), sample_rate=rate)
-        return self._transcribe(waveform)
-
-    def _transcribe(self, waveform: Waveform) -> Transcript:
-        if waveform.duration > MAX_SECONDS:
-            raise AudioError(
-                f"the recording lasts {waveform.duration / 3600:.1f} h and is read in one piece, at most "
-                f"{MAX_SECONDS / 3600:.0f} h of it: cut it up first"
-            )
-        features = None
-        if self.recipe.features.backend == "librosa":
-            from asr.model.features import ReferenceFeatures
-
-            values = torch.from_numpy(ReferenceFeatures(self.recipe.features)(waveform.samples))
-            features = Features(values=values[None], lengths=torch.tensor([len(values)]))
-        batch = Batch(
-            ids=("",),
-            texts=("",),
-            speakers=("",),
-            waveforms=torch.from_numpy(waveform.samples)[None],
-            waveform_lengths=torch.tensor([len(waveform.samples)]),
-            tokens=torch.zeros(1, 0, dtype=torch.int64),
-            token_lengths=torch.zeros(1, dtype=torch.int64),
-            features=features,
+        loaded = checkpoint.load_checkpoint(directory, device=device, weights=weights)
+        settings = override_recipe(loaded.recipe, decoding, "decoding") if decoding else loaded.recipe
+        decoder = build_decoder(
+            settings.decoder, loaded.tokeniser, root=directory, form=settings.text.normalise, nbest=nbest
         )
-        [(_, emissions, [hypothesis])] = recognise(self.model, self.tokeniser, [batch])
+        return cls(loaded.model, loaded.tokeniser, settings, loaded.meta, decoder)
+
+    def transcribe(self, recording: Audible, *, sample_rate: int | None = None) -> Transcript:
+        """What is said in a recording of any length; an array's ``sample_rate`` is in Hz. Raises AudioError."""
+        emissions, duration = self.listen(recording, sample_rate=sample_rate)
+        [(hypothesis, *_)] = self.decoder(emissions)
         words = words_of(hypothesis, self.tokeniser, emissions.frame_shift)
-        segment = Segment(text=hypothesis.text, start=0.0, end=round(waveform.duration, 3), words=words)
-        return Transcript(segments=(segment,), duration=round(waveform.duration, 3))
+        segment = Segment(text=hypothesis.text, start=0.0, end=round(duration, 3), words=words)
+        return Transcript(segments=(segment,), duration=round(duration, 3))
+
+    def align(
+        self, recording: Audible, text: str, *, sample_rate: int | None = None, skip_unknown: bool = False
+    ) -> AlignedText:
+        """Where each word of ``text`` is said in a recording of any length. A word that does not fit is not found.
+
+        Raises AudioError; TextError for a text that is empty, that holds more than the recording has room for or,
+        unless ``skip_unknown``, what the model's alphabet cannot spell.
+        """
+        from asr.transcribe.alignment import align_text, spell  # numba's import takes a second
+
+        spelling = spell(text, self.tokeniser, self.recipe.text.normalise, skip_unknown=skip_unknown)
+        emissions, duration = self.listen(recording, sample_rate=sample_rate)
+        return align_text(emissions, spelling, self.tokeniser, duration=duration)
+
+    def listen(self, recording: Audible, *, sample_rate: int | None = None) -> tuple[Emissions, float]:
+        """A recording's emissions, a batch of one, and its duration in seconds, whatever that is. Raises AudioError."""
+        rate, heard = self.recipe.features.sample_rate, 0
+
+        def counted(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+            nonlocal heard
+            for block in blocks:
+                heard += len(block)
+                yield block
+
+        emissions = emissions_of(self.model, self.recipe, counted(_blocks(recording, sample_rate, rate)))
+        return emissions, heard / rate
+
+
+def _blocks(recording: Audible, sample_rate: int | None, rate: int) -> Iterable[np.ndarray]:
+    """A recording's samples at ``rate`` Hz, block by block."""
+    if not isinstance(recording, np.ndarray):
+        return audio.stream(recording if isinstance(recording, bytes) else Path(recording), sample_rate=rate)
+    if not isinstance(sample_rate, int) or sample_rate <= 0:
+        raise AudioError(
+            f"an array needs its sample rate, transcribe(samples, sample_rate=16000); found {sample_rate!r}"
+        )
+    return [audio.prepare(Waveform(samples=_as_mono(recording), sample_rate=sample_rate), rate).samples]
 
 
 def _as_mono(samples: np.ndarray) -> np.ndarray:

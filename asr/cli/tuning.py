@@ -1,0 +1,52 @@
+"""asr tune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from asr.cli.options import FOLDER, chosen_sources, data_option, decoder_options, device_option, progress_bar
+from asr.errors import AsrError
+
+
+@click.command()
+@click.argument("model", type=FOLDER)
+@click.argument("sets", nargs=-1, type=FOLDER, metavar="[MANIFEST|RECIPE]...")
+@click.option("--split", type=click.Choice(["train", "dev"]), default="dev", show_default=True, help="Of the recipe.")
+@decoder_options
+@data_option
+@device_option
+def tune(model: Path, sets: tuple[Path, ...], split: str, data: str | None, device: str, decoding: list[str]) -> None:
+    """Choose the weights of MODEL's language model, and its beam, on a dev set, and keep them in MODEL.
+
+    From then on transcribe and evaluate decode so, unless an option says otherwise. Never tune on a test set.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+
+    from asr import tune as tuning
+    from asr.recipe import Beam
+    from asr.transcribe.recogniser import Recogniser
+
+    recogniser = Recogniser.load(model, device=device, decoding=decoding)
+    settings = recogniser.recipe.decoder
+    if not isinstance(settings, Beam):
+        raise AsrError("there is no language model to tune: name one with --lm")
+    wanted = chosen_sources(sets, recogniser.recipe, split, data)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with progress_bar(*columns) as progress:
+        task = progress.add_task("listening", total=None)
+        dev = tuning.listen(recogniser, wanted, advance=lambda seconds: progress.advance(task, seconds))
+        progress.update(task, description="decoding", completed=0, total=tuning.TRIALS)
+        trials: list[Any] = []
+        for trial in tuning.tune(recogniser, settings, dev, root=model):
+            trials.append(trial)
+            progress.advance(task)
+    chosen = tuning.keep(model, recogniser, trials[-1].settings, root=model)
+    before, after = dev.greedy, trials[-1].words
+    click.echo(
+        f"{model}: WER {before.rate:.2%} greedy, {after.rate:.2%} with alpha {chosen.alpha:g}, beta {chosen.beta:g}, "
+        f"unknown {chosen.unknown:g}, beam {chosen.width}, of {before.reference_length} words in "
+        f"{len(dev.references)} utterances"
+    )

@@ -1,0 +1,148 @@
+"""Tuning: the language model's weights, and the beam, that make the fewest errors on a dev set."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from asr import checkpoint, recipe, runtime
+from asr.data.corpora import open_corpora
+from asr.decode.beam import BeamDecoder
+from asr.decode.decoder import build_fusion, greedy, read_lexicon
+from asr.decode.ngram import NgramModel
+from asr.errors import LanguageModelError
+from asr.records import Emissions, ErrorCounts
+from asr.text.score import character_errors, word_errors
+from asr.transcribe.loading import plain_batches
+from asr.transcribe.recogniser import Recogniser, recognise
+
+ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.3)
+BETAS = (-1.0, 0.0, 1.0, 2.0, 3.0)
+UNKNOWNS = (-20.0, -10.0, -5.0, -2.0, 0.0)
+WIDTHS = (16, 32, 64, 128, 256)
+LANGUAGE_MODEL, LEXICON = "language_model.ngrams", "lexicon.txt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One choice of settings and what it makes of the dev set."""
+
+    settings: recipe.Beam
+    words: ErrorCounts
+    characters: ErrorCounts
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        """Word errors; where these are as many, character errors."""
+        return self.words.errors, self.characters.errors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevSet:
+    """Emissions, which no decoder setting changes, and their references: computed once, decoded many times."""
+
+    emissions: tuple[Emissions, ...]
+    references: tuple[str, ...]
+    greedy: ErrorCounts
+
+
+def listen(
+    recogniser: Recogniser,
+    sets: Iterable[tuple[tuple[recipe.Corpus, ...], Path]],
+    advance: Callable[[float], None] = lambda _seconds: None,
+) -> DevSet:
+    """Computes the emissions of ``sets``, sources and their root. ``advance`` hears of each batch's seconds of audio.
+
+    Raises CorpusError for a source that is missing or empty.
+    """
+    emissions: list[Emissions] = []
+    references: list[str] = []
+    texts: list[str] = []
+    for sources, root in sets:
+        batches = plain_batches(recogniser.recipe, open_corpora(sources, root).whole())
+        for batch, emitted, hypotheses in recognise(recogniser.model, greedy(recogniser.tokeniser), batches):
+            if len(batch):
+                emissions.append(emitted)
+                references += batch.texts
+                texts += [best.text for best, *_ in hypotheses]
+                advance(float(emitted.lengths.sum()) * emitted.frame_shift)
+    return DevSet(emissions=tuple(emissions), references=tuple(references), greedy=word_errors(references, texts))
+
+
+def tune(recogniser: Recogniser, settings: recipe.Beam, dev: DevSet, *, root: Path) -> Iterator[Trial]:
+    """Tries settings and yields each trial; the last one is the choice.
+
+    First ``alpha`` and ``beta`` on a grid, then what an unknown word costs, then finer steps around the best, and last
+    the narrowest beam that makes no more errors. Raises LanguageModelError where there is no language model to weigh.
+    """
+    if settings.language_model is None:
+        raise LanguageModelError("there is no language model to tune: name one with --lm")
+    fusion = build_fusion(settings, recogniser.tokeniser, root, recogniser.recipe.text.normalise)
+    assert fusion is not None
+
+    def attempt(tried: recipe.Beam) -> Trial:
+        weighed = fusion.reweighted(alpha=tried.alpha, beta=tried.beta, unknown=tried.unknown)
+        decoder = BeamDecoder(recogniser.tokeniser, tried, fusion=weighed)
+        texts = [best.text for emissions in dev.emissions for best, *_ in decoder(emissions)]
+        return Trial(
+            settings=tried,
+            words=word_errors(dev.references, texts),
+            characters=character_errors(dev.references, texts),
+        )
+
+    best = attempt(settings)
+    yield best
+    for stage in (_grid, _unknowns, _finer, _widths):
+        for tried in stage(best.settings):
+            trial = attempt(tried)
+            yield trial
+            cheaper = trial.cost < best.cost
+            narrower = trial.settings.width < best.settings.width and trial.cost <= best.cost
+            if cheaper or narrower:
+                best = trial
+    yield best
+
+
+TRIALS = 2 + len(ALPHAS) * len(BETAS) + len(UNKNOWNS) + 8 + len(WIDTHS)
+"""How many ``tune`` yields."""
+
+
+def _grid(around: recipe.Beam) -> Iterator[recipe.Beam]:
+    for alpha, beta in itertools.product(ALPHAS, BETAS):
+        yield around.model_copy(update={"alpha": alpha, "beta": beta})
+
+
+def _unknowns(around: recipe.Beam) -> Iterator[recipe.Beam]:
+    for unknown in UNKNOWNS:
+        yield around.model_copy(update={"unknown": unknown})
+
+
+def _finer(around: recipe.Beam) -> Iterator[recipe.Beam]:
+    for alpha, beta in itertools.product((-0.1, 0.0, 0.1), (-0.5, 0.0, 0.5)):
+        if alpha or beta:
+            changed = {"alpha": round(around.alpha + alpha, 3), "beta": round(around.beta + beta, 3)}
+            yield around.model_copy(update=changed)
+
+
+def _widths(around: recipe.Beam) -> Iterator[recipe.Beam]:
+    for width in reversed(WIDTHS):
+        yield around.model_copy(update={"width": width})
+
+
+def keep(directory: Path, recogniser: Recogniser, settings: recipe.Beam, *, root: Path) -> recipe.Beam:
+    """Makes ``settings`` the model directory's own decoder, its language model and lexicon kept with the weights."""
+    kept = {}
+    if settings.language_model:
+        NgramModel.load(root / settings.language_model).save(directory / LANGUAGE_MODEL)
+        kept["language_model"] = LANGUAGE_MODEL
+    if settings.lexicon:
+        words = read_lexicon(root / settings.lexicon, recogniser.recipe.text.normalise)
+        with runtime.replacing(directory / LEXICON) as file:
+            file.writelines(f"{word}\n" for word in words)
+        kept["lexicon"] = LEXICON
+    settings = settings.model_copy(update=kept)
+    described = recogniser.recipe.model_copy(update={"decoder": settings})
+    checkpoint.save_description(directory, described, recogniser.tokeniser)
+    return settings
