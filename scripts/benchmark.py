@@ -333,6 +333,7 @@ def emissions_of(
     """A model's tokeniser, and of a set its emissions, references and seconds."""
     from asr import evaluate
     from asr.data.corpora import open_corpora
+    from asr.decode.decoder import greedy
     from asr.transcribe.loading import plain_batches
     from asr.transcribe.recogniser import Recogniser, recognise
 
@@ -341,9 +342,8 @@ def emissions_of(
     sources = (evaluate.manifest_source(manifest),) if manifest else evaluate.sources_of(settings, "test")
     root = Path() if manifest else runtime.data_root(data, settings.data)
     emissions, references, samples = [], [], 0
-    for batch, each, _ in recognise(
-        recogniser.model, recogniser.tokeniser, plain_batches(settings, open_corpora(sources, root).whole())
-    ):
+    batches = plain_batches(settings, open_corpora(sources, root).whole())
+    for batch, each, _ in recognise(recogniser.model, greedy(recogniser.tokeniser), batches):
         if len(batch):
             emissions.append(each)
             references += batch.texts
