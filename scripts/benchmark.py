@@ -248,10 +248,10 @@ def decode(
     """CTC decoders on the same emissions and beams, single-threaded, in processor time a second of audio; ours on every
     core besides. Thresholds are in nats, and everybody's."""
     import peers
+
     from asr.decode.beam import BeamDecoder
     from asr.decode.fusion import Fusion
     from asr.decode.ngram import NgramModel
-
     from asr.text.score import word_errors
 
     tokeniser, emissions, references, seconds = emissions_of(model, manifest, data)
