@@ -414,7 +414,7 @@ class BeamDecoder:
         )
         tables, context = (None, 0) if self.fusion is None else (self.fusion.tables, self.fusion.start)
         readings, found, spelt = _search(log_probs, lengths, tables, context, limits, self.nbest)
-        tokens, frames, probabilities = (spelt[field].tolist() for field in _SPELT.names)
+        tokens, frames, probabilities = (spelt[name].tolist() for name in ("token", "frame", "probability"))
         start, lists = 0, []
         for row, count in zip(readings.tolist(), found.tolist(), strict=True):
             hypotheses = []
