@@ -143,7 +143,6 @@ def loader(
 
     from asr.model.acoustic import AcousticModel
     from asr.records import Batch
-    from asr.train.acoustic import AcousticTask
     from asr.train.prepare import prepare
     from asr.train.step import Trainer
 
@@ -153,7 +152,7 @@ def loader(
     with tempfile.TemporaryDirectory() as folder:
         corpora = prepare(settings, Path(folder), root=Path(data).absolute(), resume=False)
         model = AcousticModel(settings, len(corpora.tokeniser.tokens)).to(on).train()
-    trainer = Trainer(model, AcousticTask.loss, settings.training)
+    trainer = Trainer(model, settings.training)
 
     def loaded() -> Iterator[Batch]:
         return itertools.islice(corpora.train(0), batches)
@@ -203,14 +202,14 @@ def cells(recipe_path: str, data: str, epochs: int, device: str, path: Path | No
     """Dev error rates of each kind of encoder after the same few epochs: a look, not the study."""
     import tempfile
 
-    from asr.train.acoustic import train_acoustic_model
+    from asr.train.loop import train
 
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, line in CELLS.items():
             overrides = [f"encoder={line}", f"training.epochs={epochs}"]
             settings = reading.load_recipe(Path(recipe_path), overrides)
-            meta = train_acoustic_model(settings, Path(folder) / name, root=Path(data).absolute(), device=device)
+            meta = train(settings, Path(folder) / name, root=Path(data).absolute(), device=device)
             figures[name] = {**meta["results"]["dev"], "parameters": meta["parameters"], **meta["training"]}
     for name, row in figures.items():
         size, spent = f"{row['parameters'] / 1e3:.0f} k", f"{row['minutes']:.2f} min"
@@ -334,6 +333,7 @@ def emissions_of(
     """A model's tokeniser, and of a set its emissions, references and seconds."""
     from asr import evaluate
     from asr.data.corpora import open_corpora
+    from asr.decode.decoder import greedy
     from asr.transcribe.loading import plain_batches
     from asr.transcribe.recogniser import Recogniser, recognise
 
@@ -342,9 +342,8 @@ def emissions_of(
     sources = (evaluate.manifest_source(manifest),) if manifest else evaluate.sources_of(settings, "test")
     root = Path() if manifest else runtime.data_root(data, settings.data)
     emissions, references, samples = [], [], 0
-    for batch, each, _ in recognise(
-        recogniser.model, recogniser.tokeniser, plain_batches(settings, open_corpora(sources, root).whole())
-    ):
+    batches = plain_batches(settings, open_corpora(sources, root).whole())
+    for batch, each, _ in recognise(recogniser.model, greedy(recogniser.tokeniser), batches):
         if len(batch):
             emissions.append(each)
             references += batch.texts

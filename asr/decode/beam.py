@@ -56,6 +56,8 @@ _CANDIDATE = np.dtype(
     ]
 )
 _BEAM = np.dtype([("prefix", np.int32), ("blank", np.float64), ("nonblank", np.float64)])
+_SPELT = np.dtype([("token", np.int32), ("frame", np.int32), ("probability", np.float64)])
+_READING = np.dtype([("end", np.int64), ("acoustic", np.float64), ("language", np.float64)])
 
 
 @numba.njit(cache=True, nogil=True)
@@ -276,110 +278,105 @@ def _advance(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _best(tables, prefixes, beams, sizes, scale, count):  # type: ignore[no-untyped-def]
-    """The best ``count`` beams as if the sentence ended here: tokens one after another, where each one's end, and what
-    the emissions and what fusion say of each, in nats."""
+def _begin(prefixes, beams, sizes, scale, context):  # type: ignore[no-untyped-def]
+    """One beam, the empty prefix, with all of the mass."""
+    root = prefixes[0]
+    root.parent = root.child = root.sibling = root.slot = NONE
+    root.token = BLANK
+    root.frame = NONE
+    root.probability = 0.0
+    root.factor = 1.0
+    root.word = root.hotword = 0
+    root.context = context
+    root.language = root.total = 0.0
+    beams[0].prefix = 0
+    beams[0].blank = 1.0
+    beams[0].nonblank = 0.0
+    sizes[0], sizes[1], sizes[2] = 1, 1, 0
+    scale[:] = 0.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _read_out(tables, prefixes, beams, sizes, scale, readings, spelt, end):  # type: ignore[no-untyped-def]
+    """Fills ``readings`` with the best beams as if the sentence ended here, and ``spelt`` from ``end`` on with their
+    tokens. Returns how many there are, and where their tokens end.
+    """
     beam_count = sizes[1]
     acoustic, language = np.empty(beam_count), np.zeros(beam_count)
     for i in range(beam_count):
         prefix = beams[i].prefix
-        acoustic[i] = math.log(beams[i].blank + beams[i].nonblank) + scale[0] - prefixes[prefix].total
+        acoustic[i] = math.log(beams[i].blank + beams[i].nonblank) + scale[0]
         if tables is not None:
+            acoustic[i] -= prefixes[prefix].total
             language[i] = finish(tables, prefixes, prefix)
-    order = np.argsort(-(acoustic + language), kind="mergesort")[:count]
-    ends = np.empty(len(order), np.int64)
-    length = 0
+    order = np.argsort(-(acoustic + language), kind="mergesort")[: len(readings)]
     for i in range(len(order)):
-        prefix = beams[order[i]].prefix
+        prefix = last = beams[order[i]].prefix
         while prefixes[prefix].parent != NONE:
             prefix = prefixes[prefix].parent
-            length += 1
-        ends[i] = length
-    tokens, frames, probabilities = np.empty(length, np.int32), np.empty(length, np.int32), np.empty(length)
-    for i in range(len(order)):
-        prefix, place = beams[order[i]].prefix, ends[i]
+            end += 1
+        place, prefix = end, last
         while prefixes[prefix].parent != NONE:
             place -= 1
-            tokens[place] = prefixes[prefix].token
-            frames[place] = prefixes[prefix].frame
-            probabilities[place] = prefixes[prefix].probability
+            spelt[place].token = prefixes[prefix].token
+            spelt[place].frame = prefixes[prefix].frame
+            spelt[place].probability = prefixes[prefix].probability
             prefix = prefixes[prefix].parent
-    return tokens, frames, probabilities, ends, acoustic[order], language[order]
+        readings[i].end = end
+        readings[i].acoustic = acoustic[order[i]]
+        readings[i].language = language[order[i]]
+    return len(order), end
 
 
-class _Search:
-    """One utterance's search, fed with frames as they come."""
+@numba.njit(cache=True, nogil=True)
+def _search(log_probs, lengths, tables, context, limits, nbest):  # type: ignore[no-untyped-def]
+    """Searches utterances (B, T', V) one after another in the same arrays: a search may be shorter than its call.
 
-    def __init__(self, tokeniser: Tokeniser, settings: recipe.Beam, fusion: Fusion | None) -> None:
-        vocabulary = len(tokeniser.tokens)
-        self._tokeniser = tokeniser
-        self._tables = None if fusion is None else fusion.tables
-        self._limits = (
-            settings.width,
-            min(settings.tokens, vocabulary - 1),
-            settings.token_threshold,
-            settings.score_threshold,
-        )
-        room = settings.width * (1 + min(settings.tokens, vocabulary - 1))
-        self._prefixes = np.zeros(max(1024, 4 * settings.width), _PREFIX)
-        context = 0 if fusion is None else fusion.start
-        self._prefixes[0] = (NONE, BLANK, NONE, NONE, NONE, NONE, 0.0, 1.0, 0, context, 0, 0.0, 0.0)
-        self._beams = np.zeros(settings.width, _BEAM)
-        self._beams[0] = (0, 1.0, 0.0)
-        self._sizes, self._scale = np.array([1, 1, 0]), np.zeros(1)
-        self._work = (
-            np.zeros(vocabulary, np.int32),
-            np.zeros(vocabulary),
-            np.zeros(vocabulary),
-            np.zeros(room),
-        )
-        self._candidates = np.zeros(room, _CANDIDATE)
-        self._rows = np.zeros((0, 0), np.float32)
-
-    def feed(self, log_probs: np.ndarray) -> None:
-        """Reads (T', V) emissions."""
-        frame = 0
-        while frame < len(log_probs):
+    Returns the readings (B, nbest), how many each utterance has (B,), and the tokens of all, one after another.
+    """
+    width, token_limit, _, _ = limits
+    vocabulary = log_probs.shape[2]
+    room = width * (1 + token_limit)
+    prefixes = np.empty(1024 + 4 * width, _PREFIX)
+    candidates = np.empty(room, _CANDIDATE)
+    beams = np.empty(width, _BEAM)
+    sizes, scale, rows = np.empty(3, np.int64), np.empty(1), np.empty((0, 0), np.float32)
+    tokens, probabilities = np.empty(vocabulary, np.int32), np.empty(vocabulary)
+    dense, masses = np.zeros(vocabulary), np.empty(room)
+    readings = np.empty((len(log_probs), nbest), _READING)
+    found = np.empty(len(log_probs), np.int64)
+    spelt, end = np.empty(lengths.sum() * nbest, _SPELT), 0
+    for i in range(len(log_probs)):
+        utterance, frame = log_probs[i, : lengths[i]], 0
+        _begin(prefixes, beams, sizes, scale, context)
+        while frame < len(utterance):
+            if sizes[0] + width > len(prefixes):
+                larger = np.empty(2 * len(prefixes), _PREFIX)
+                larger[: len(prefixes)] = prefixes
+                prefixes = larger
             frame = _advance(
-                log_probs,
+                utterance,
                 frame,
-                self._tables,
-                self._rows,
+                tables,
+                rows,
                 False,
-                self._limits,
-                self._prefixes,
-                self._candidates,
-                self._beams,
-                self._sizes,
-                self._scale,
-                *self._work,
+                limits,
+                prefixes,
+                candidates,
+                beams,
+                sizes,
+                scale,
+                tokens,
+                probabilities,
+                dense,
+                masses,
             )
-            if frame < len(log_probs):
-                self._prefixes = np.concatenate([self._prefixes, np.zeros_like(self._prefixes)])
-
-    def best(self, count: int) -> tuple[Hypothesis, ...]:
-        """The ``count`` best of what the frames so far spell."""
-        tokens, frames, probabilities, ends, acoustic, language = _best(
-            self._tables, self._prefixes, self._beams, self._sizes, self._scale, count
-        )
-        hypotheses, start = [], 0
-        for end, by_emissions, by_language in zip(ends.tolist(), acoustic.tolist(), language.tolist(), strict=True):
-            hypotheses.append(
-                Hypothesis(
-                    tokens=tuple(tokens[start:end].tolist()),
-                    frames=tuple(frames[start:end].tolist()),
-                    probabilities=tuple(probabilities[start:end].tolist()),
-                    text=self._tokeniser.decode(tokens[start:end]),
-                    acoustic_score=by_emissions,
-                    lm_score=by_language,
-                )
-            )
-            start = end
-        return tuple(hypotheses)
+        found[i], end = _read_out(tables, prefixes, beams, sizes, scale, readings[i], spelt, end)
+    return readings, found, spelt[:end]
 
 
 class BeamDecoder:
-    """Emissions to n-best lists. ``threads`` utterances are searched at once; 0 takes every core."""
+    """Emissions to n-best lists. ``threads`` share a batch's utterances; 0 takes every core."""
 
     def __init__(
         self,
@@ -393,19 +390,46 @@ class BeamDecoder:
         self.tokeniser = tokeniser
         self.settings = settings
         self.fusion = fusion
-        self.nbest = nbest
+        self.nbest = min(nbest, settings.width)
         self.threads = threads or runtime.cores()
 
     def __call__(self, emissions: Emissions) -> list[tuple[Hypothesis, ...]]:
         """For each utterance its ``nbest`` likeliest readings, best first."""
-        log_probs = emissions.log_probs.numpy()
-        utterances = [row[:length] for row, length in zip(log_probs, emissions.lengths.tolist(), strict=True)]
-        if self.threads == 1 or len(utterances) == 1:
-            return [self._search(utterance) for utterance in utterances]
-        with ThreadPoolExecutor(self.threads) as pool:
-            return list(pool.map(self._search, utterances))
+        log_probs = np.ascontiguousarray(emissions.log_probs.numpy())
+        lengths = emissions.lengths.numpy().astype(np.int64)
+        shares = min(self.threads, len(lengths))
+        if shares <= 1:
+            return self._search(log_probs, lengths)
+        with ThreadPoolExecutor(shares) as pool:
+            parts = pool.map(self._search, np.array_split(log_probs, shares), np.array_split(lengths, shares))
+            return [hypotheses for part in parts for hypotheses in part]
 
-    def _search(self, log_probs: np.ndarray) -> tuple[Hypothesis, ...]:
-        search = _Search(self.tokeniser, self.settings, self.fusion)
-        search.feed(log_probs)
-        return search.best(self.nbest)
+    def _search(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[tuple[Hypothesis, ...]]:
+        settings = self.settings
+        limits = (
+            settings.width,
+            min(settings.tokens, log_probs.shape[2] - 1),
+            settings.token_threshold,
+            settings.score_threshold,
+        )
+        tables, context = (None, 0) if self.fusion is None else (self.fusion.tables, self.fusion.start)
+        readings, found, spelt = _search(log_probs, lengths, tables, context, limits, self.nbest)
+        tokens, frames, probabilities = (spelt[name].tolist() for name in ("token", "frame", "probability"))
+        start, lists = 0, []
+        for row, count in zip(readings.tolist(), found.tolist(), strict=True):
+            hypotheses = []
+            for end, acoustic, language in row[:count]:
+                own = slice(start, end)
+                hypotheses.append(
+                    Hypothesis(
+                        tokens=tuple(tokens[own]),
+                        frames=tuple(frames[own]),
+                        probabilities=tuple(probabilities[own]),
+                        text=self.tokeniser.decode(tokens[own]),
+                        acoustic_score=acoustic,
+                        lm_score=language,
+                    )
+                )
+                start = end
+            lists.append(tuple(hypotheses))
+        return lists

@@ -41,6 +41,7 @@ class CharacterTokeniser:
     def __init__(self, alphabet: Sequence[str]) -> None:
         self.tokens = ("<blank>", *alphabet)
         self._ids = {character: i for i, character in enumerate(self.tokens) if i != BLANK}
+        self._spelling = ("", *alphabet)
 
     def encode(self, text: str) -> list[int]:
         try:
@@ -50,7 +51,7 @@ class CharacterTokeniser:
             raise TextError(f"{unknown!r} is outside the alphabet") from None
 
     def decode(self, ids: Sequence[int]) -> str:
-        return " ".join("".join(self.tokens[i] for i in ids if i != BLANK).split())
+        return " ".join("".join([self._spelling[i] for i in ids]).split())
 
     def to_json(self) -> str:
         return json.dumps({"kind": "characters", "alphabet": self.tokens[1:]}, ensure_ascii=False, indent=1)
