@@ -9,18 +9,19 @@ from pathlib import Path
 
 from asr import checkpoint, recipe, runtime
 from asr.data.corpora import open_corpora
-from asr.decode.beam import BeamDecoder
-from asr.decode.decoder import build_fusion, greedy, read_lexicon
+from asr.decode.beam import BeamDecoder, Knowledge
+from asr.decode.decoder import gather_knowledge, greedy, read_lexicon
 from asr.decode.ngram import NgramModel
 from asr.errors import LanguageModelError
 from asr.records import Emissions, ErrorCounts
 from asr.text.score import character_errors, word_errors
 from asr.transcribe.loading import plain_batches
-from asr.transcribe.recogniser import Recogniser, recognise
+from asr.transcribe.recogniser import Recogniser, load_lstm, recognise
 
 ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.3)
 BETAS = (-1.0, 0.0, 1.0, 2.0, 3.0)
 UNKNOWNS = (-20.0, -10.0, -5.0, -2.0, 0.0)
+LSTM_WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
 WIDTHS = (16, 32, 64, 128, 256)
 LANGUAGE_MODEL, LEXICON = "language_model.ngrams", "lexicon.txt"
 
@@ -74,17 +75,21 @@ def listen(
 def tune(recogniser: Recogniser, settings: recipe.Beam, dev: DevSet, *, root: Path) -> Iterator[Trial]:
     """Tries settings and yields each trial; the last one is the choice.
 
-    First ``alpha`` and ``beta`` on a grid, then what an unknown word costs, then finer steps around the best, and last
-    the narrowest beam that makes no more errors. Raises LanguageModelError where there is no language model to weigh.
+    First ``alpha`` and ``beta`` on a grid, then what an unknown word costs, then finer steps around the best, then the
+    LSTM's weight, and last the narrowest beam that makes no more errors. Raises LanguageModelError where there is no
+    language model to weigh.
     """
-    if settings.language_model is None:
-        raise LanguageModelError("there is no language model to tune: name one with --lm")
-    fusion = build_fusion(settings, recogniser.tokeniser, root, recogniser.recipe.text.normalise)
-    assert fusion is not None
+    if settings.language_model is None and settings.lstm is None:
+        raise LanguageModelError("there is no language model to tune: name one with --lm or --lstm")
+    tokeniser, form = recogniser.tokeniser, recogniser.recipe.text.normalise
+    lstm = load_lstm(settings, tokeniser, root)
+    knowledge = gather_knowledge(settings, tokeniser, root=root, form=form, lstm=lstm)
+    fusion = knowledge.fusion
+    assert fusion is not None  # since there is a language model
 
     def attempt(tried: recipe.Beam) -> Trial:
         weighed = fusion.reweighted(alpha=tried.alpha, beta=tried.beta, unknown=tried.unknown)
-        decoder = BeamDecoder(recogniser.tokeniser, tried, fusion=weighed)
+        decoder = BeamDecoder(tokeniser, tried, Knowledge(fusion=weighed, lstm=lstm))
         texts = [best.text for emissions in dev.emissions for best, *_ in decoder(emissions)]
         return Trial(
             settings=tried,
@@ -94,7 +99,7 @@ def tune(recogniser: Recogniser, settings: recipe.Beam, dev: DevSet, *, root: Pa
 
     best = attempt(settings)
     yield best
-    for stage in (_grid, _unknowns, _finer, _widths):
+    for stage in (_grid, _unknowns, _finer, _lstm_weights, _widths):
         for tried in stage(best.settings):
             trial = attempt(tried)
             yield trial
@@ -106,7 +111,7 @@ def tune(recogniser: Recogniser, settings: recipe.Beam, dev: DevSet, *, root: Pa
 
 
 TRIALS = 2 + len(ALPHAS) * len(BETAS) + len(UNKNOWNS) + 8 + len(WIDTHS)
-"""How many ``tune`` yields."""
+"""How many ``tune`` yields, without an LSTM."""
 
 
 def _grid(around: recipe.Beam) -> Iterator[recipe.Beam]:
@@ -124,6 +129,12 @@ def _finer(around: recipe.Beam) -> Iterator[recipe.Beam]:
         if alpha or beta:
             changed = {"alpha": round(around.alpha + alpha, 3), "beta": round(around.beta + beta, 3)}
             yield around.model_copy(update=changed)
+
+
+def _lstm_weights(around: recipe.Beam) -> Iterator[recipe.Beam]:
+    if around.lstm is not None:
+        for weight in LSTM_WEIGHTS:
+            yield around.model_copy(update={"lstm": around.lstm.model_copy(update={"weight": weight})})
 
 
 def _widths(around: recipe.Beam) -> Iterator[recipe.Beam]:

@@ -249,7 +249,7 @@ def decode(
     core besides. Thresholds are in nats, and everybody's."""
     import peers
 
-    from asr.decode.beam import BeamDecoder
+    from asr.decode.beam import BeamDecoder, Knowledge
     from asr.decode.fusion import Fusion
     from asr.decode.ngram import NgramModel
     from asr.text.score import word_errors
@@ -292,7 +292,7 @@ def decode(
 
     def ours(name: str, beam: int, threads: int) -> Callable[[], None]:
         settings = recipe.Beam(width=beam, token_threshold=token_threshold, score_threshold=score_threshold)
-        decoder = BeamDecoder(tokeniser, settings, fusion=fusion, threads=threads)
+        decoder = BeamDecoder(tokeniser, settings, Knowledge(fusion=fusion), threads=threads)
 
         def run() -> None:
             texts[name] = [best.text for e in emissions for best, *_ in decoder(e)]

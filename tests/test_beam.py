@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from asr import recipe
 from asr.decode.arpa import read_arpa
-from asr.decode.beam import BeamDecoder
+from asr.decode.beam import BeamDecoder, BeamSearch, Knowledge
 from asr.decode.fusion import Fusion
 from asr.decode.greedy import decode_greedy
 from asr.decode.ngram import NgramModel
 from asr.errors import LanguageModelError, TextError
+from asr.model.language import LanguageModel
 from asr.records import Emissions
 from asr.text.tokenise import CharacterTokeniser
 
@@ -151,7 +152,7 @@ def test_fused_search_ranks_by_emissions_plus_language_model(seed, frames):
     model = words_model()
     case = random_emissions(seed, frames, 5)
     fusion = Fusion(WORDS, model=model, **weights)
-    found = {h.tokens: h for h in BeamDecoder(WORDS, EXACT, fusion=fusion, nbest=100_000)(case)[0]}
+    found = {h.tokens: h for h in BeamDecoder(WORDS, EXACT, Knowledge(fusion=fusion), nbest=100_000)(case)[0]}
     truth = brute_force(case.log_probs[0].double().numpy())
     assert found.keys() == truth.keys()
     for tokens, acoustic in truth.items():
@@ -162,7 +163,9 @@ def test_fused_search_ranks_by_emissions_plus_language_model(seed, frames):
 def test_a_lexicon_closes_the_vocabulary():
     case = random_emissions(5, 10, 5)
     fusion = Fusion(WORDS, lexicon=["ab", "c"])
-    for hypothesis in BeamDecoder(WORDS, EXACT.model_copy(update={"width": 200}), fusion=fusion, nbest=50)(case)[0]:
+    for hypothesis in BeamDecoder(WORDS, EXACT.model_copy(update={"width": 200}), Knowledge(fusion=fusion), nbest=50)(
+        case
+    )[0]:
         assert set(hypothesis.text.split()) <= {"ab", "c"}
 
 
@@ -180,7 +183,7 @@ def spoken(text: str, instead: str, *, sure: float = 0.6) -> Emissions:
 def test_a_hotword_wins_where_the_emissions_are_near_and_costs_nothing_elsewhere():
     near, far = spoken("ab cab", "ab aab"), spoken("ab cab", "ab aab", sure=0.999)
     plain = BeamDecoder(WORDS, recipe.Beam())
-    biased = BeamDecoder(WORDS, recipe.Beam(), fusion=Fusion(WORDS, hotwords={"aab": 3.0}))
+    biased = BeamDecoder(WORDS, recipe.Beam(), Knowledge(fusion=Fusion(WORDS, hotwords={"aab": 3.0})))
     assert plain(near)[0][0].text == "ab cab"
     assert biased(near)[0][0].text == "ab aab"
     assert biased(far)[0][0].text == "ab cab"
@@ -201,7 +204,7 @@ def test_a_hotword_wins_where_the_emissions_are_near_and_costs_nothing_elsewhere
     ],
 )
 def test_a_hotword_is_worth_its_weight_once_each_time_it_is_said_whole(phrase, text, gain):
-    decoder = BeamDecoder(WORDS, recipe.Beam(), fusion=Fusion(WORDS, hotwords={phrase: 2.0}))
+    decoder = BeamDecoder(WORDS, recipe.Beam(), Knowledge(fusion=Fusion(WORDS, hotwords={phrase: 2.0})))
     [[best]] = decoder(spoken(text, text, sure=1 - 1e-5))
     assert best.text == text
     assert best.lm_score == pytest.approx(gain)
@@ -210,7 +213,9 @@ def test_a_hotword_is_worth_its_weight_once_each_time_it_is_said_whole(phrase, t
 def test_a_hotword_that_the_language_model_lacks_is_no_unknown_word():
     def score(hotwords):
         fusion = Fusion(WORDS, model=words_model(), alpha=1.0, unknown=-4.0, hotwords=hotwords)
-        return BeamDecoder(WORDS, recipe.Beam(), fusion=fusion)(spoken("cc", "cc", sure=1 - 1e-5))[0][0].lm_score
+        return BeamDecoder(WORDS, recipe.Beam(), Knowledge(fusion=fusion))(spoken("cc", "cc", sure=1 - 1e-5))[0][
+            0
+        ].lm_score
 
     assert score({"cc": 1.0}) - score({}) == pytest.approx(4.0 + 1.0)
 
@@ -225,3 +230,49 @@ def test_a_language_model_over_other_characters_is_refused(tmp_path):
     path.write_text(ARPA.replace("ab", "AB").replace("ba", "BA").replace(" b", " B"))
     with pytest.raises(LanguageModelError, match="cannot be spelled with"):
         Fusion(WORDS, model=NgramModel.from_arpa(read_arpa(path)))
+
+
+# ------------------------------------------------------------------------------------------------ LSTM, streaming
+
+
+@functools.cache
+def tiny_lstm() -> LanguageModel:
+    torch.manual_seed(1)
+    return LanguageModel(recipe.Network(layers=1, hidden=8, embedding=8, dropout=0.0), len(WORDS.tokens)).eval()
+
+
+def test_an_lstm_in_the_search_scores_every_reading_as_it_scores_the_whole_sentence():
+    settings = EXACT.model_copy(update={"lstm": recipe.LstmFusion(path="", weight=0.5, mode="fuse")})
+    case = random_emissions(7, 5, 5)
+    knowledge = Knowledge(fusion=Fusion(WORDS), lstm=tiny_lstm())
+    [found] = BeamDecoder(WORDS, settings, knowledge, nbest=5000)(case)
+    truth = brute_force(case.log_probs[0].double().numpy())
+    assert {h.tokens for h in found} == truth.keys()
+    expected = [0.5 * score for score in tiny_lstm().score([h.tokens for h in found])]
+    assert [h.lm_score for h in found] == pytest.approx(expected, abs=1e-4)
+    assert [h.acoustic_score for h in found] == pytest.approx([truth[h.tokens] for h in found], abs=1e-4)
+
+
+def test_rescoring_finds_in_the_nbest_list_what_fusing_finds_in_the_search():
+    case = random_emissions(8, 5, 5)
+    knowledge = Knowledge(fusion=Fusion(WORDS), lstm=tiny_lstm())
+    best = {}
+    for mode in ("fuse", "rescore"):
+        lstm = recipe.LstmFusion(path="", weight=0.5, mode=mode, nbest=5000)
+        [[best[mode]]] = BeamDecoder(WORDS, EXACT.model_copy(update={"lstm": lstm}), knowledge)(case)
+    assert best["fuse"].tokens == best["rescore"].tokens
+    assert best["fuse"].score == pytest.approx(best["rescore"].score, abs=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), cuts=st.lists(st.integers(0, 40), max_size=4))
+def test_a_search_fed_in_chunks_is_the_search_fed_at_once(seed, cuts):
+    case = random_emissions(seed, 40, 5, peaky=3.0).log_probs[0].numpy()
+    chosen = recipe.Beam(width=8)
+    knowledge = Knowledge(fusion=Fusion(WORDS, model=words_model(), alpha=0.5))
+    whole, chunked = (BeamSearch(WORDS, chosen, knowledge) for _ in range(2))
+    whole.feed(case)
+    edges = [0, *sorted(cuts), 40]
+    for start, end in itertools.pairwise(edges):
+        chunked.feed(case[start:end])
+    assert chunked.best(3) == whole.best(3)

@@ -48,6 +48,9 @@ def decoder_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--alpha", metavar="X", help="Weight of the language model's log probability."),
         click.option("--beta", metavar="X", help="Added for each word, in nats."),
         click.option("--unknown", metavar="X", help="Added for a word that the language model lacks, in nats."),
+        click.option("--lstm", metavar="DIR", help="LSTM language model, to rescore the readings with."),
+        click.option("--lstm-weight", metavar="X", help="Weight of its log probability."),
+        click.option("--lstm-mode", metavar="MODE", help="rescore, or fuse: in the search itself, slower."),
         click.option("--lexicon", metavar="FILE", help="Only words of this file, one a line."),
         click.option("--hotwords", metavar="LIST", help='Favoured words and phrases: "Kettering:8,saturn" (in nats).'),
     )
@@ -62,7 +65,19 @@ def decoder_options(command: Callable[..., None]) -> Callable[..., None]:
     return with_decoding
 
 
-DECODING = ("greedy", "beam", "lm", "alpha", "beta", "unknown", "lexicon", "hotwords")
+DECODING = (
+    "greedy",
+    "beam",
+    "lm",
+    "alpha",
+    "beta",
+    "unknown",
+    "lstm",
+    "lstm_weight",
+    "lstm_mode",
+    "lexicon",
+    "hotwords",
+)
 HOTWORD_WEIGHT = 6.0
 
 
@@ -72,11 +87,17 @@ def decoder_overrides(greedy: bool, hotwords: str | None, **settings: str | None
         raise AsrError("--greedy searches nothing, so it goes with no other decoding option")
     if greedy:
         return ["decoder={kind: greedy}"]
-    names = {"beam": "width", "lm": "language_model"}
+    names = {
+        "beam": "width",
+        "lm": "language_model",
+        "lstm": "lstm.path",
+        "lstm_weight": "lstm.weight",
+        "lstm_mode": "lstm.mode",
+    }
     overrides = []
     for option, value in settings.items():
         if value is not None:
-            is_path = option in ("lm", "lexicon")
+            is_path = option in ("lm", "lstm", "lexicon")
             overrides.append(
                 f"decoder.{names.get(option, option)}={json.dumps(str(Path(value).absolute())) if is_path else value}"
             )

@@ -14,16 +14,29 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numba
 import numpy as np
+import torch
 
 from asr import recipe, runtime
 from asr.decode.fusion import Fusion, extend, finish
+from asr.decode.rescore import rescore
+from asr.model.language import LanguageModel, PrefixRows
 from asr.records import BLANK, Emissions, Hypothesis
 from asr.text.tokenise import Tokeniser
 
 NONE = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knowledge:
+    """What a search knows besides the emissions. An LSTM that takes part in it needs a fusion, if an empty one."""
+
+    fusion: Fusion | None = None
+    lstm: LanguageModel | None = None
+
 
 _FUSION = [
     ("word", np.int32),
@@ -297,7 +310,7 @@ def _begin(prefixes, beams, sizes, scale, context):  # type: ignore[no-untyped-d
 
 
 @numba.njit(cache=True, nogil=True)
-def _read_out(tables, prefixes, beams, sizes, scale, readings, spelt, end):  # type: ignore[no-untyped-def]
+def _read_out(tables, rows, prefixes, beams, sizes, scale, readings, spelt, end):  # type: ignore[no-untyped-def]
     """Fills ``readings`` with the best beams as if the sentence ended here, and ``spelt`` from ``end`` on with their
     tokens. Returns how many there are, and where their tokens end.
     """
@@ -308,7 +321,7 @@ def _read_out(tables, prefixes, beams, sizes, scale, readings, spelt, end):  # t
         acoustic[i] = math.log(beams[i].blank + beams[i].nonblank) + scale[0]
         if tables is not None:
             acoustic[i] -= prefixes[prefix].total
-            language[i] = finish(tables, prefixes, prefix)
+            language[i] = finish(tables, rows, prefixes, prefix)
     order = np.argsort(-(acoustic + language), kind="mergesort")[: len(readings)]
     for i in range(len(order)):
         prefix = last = beams[order[i]].prefix
@@ -371,65 +384,142 @@ def _search(log_probs, lengths, tables, context, limits, nbest):  # type: ignore
                 dense,
                 masses,
             )
-        found[i], end = _read_out(tables, prefixes, beams, sizes, scale, readings[i], spelt, end)
+        found[i], end = _read_out(tables, rows, prefixes, beams, sizes, scale, readings[i], spelt, end)
     return readings, found, spelt[:end]
 
 
 class BeamDecoder:
-    """Emissions to n-best lists. ``threads`` share a batch's utterances; 0 takes every core."""
+    """Emissions to n-best lists, best first. ``threads`` share a batch's utterances; 0 takes every core."""
 
     def __init__(
         self,
         tokeniser: Tokeniser,
         settings: recipe.Beam,
+        knowledge: Knowledge | None = None,
         *,
-        fusion: Fusion | None = None,
         nbest: int = 1,
         threads: int = 0,
     ) -> None:
         self.tokeniser = tokeniser
         self.settings = settings
-        self.fusion = fusion
+        self.knowledge = knowledge or Knowledge()
         self.nbest = min(nbest, settings.width)
         self.threads = threads or runtime.cores()
 
     def __call__(self, emissions: Emissions) -> list[tuple[Hypothesis, ...]]:
-        """For each utterance its ``nbest`` likeliest readings, best first."""
         log_probs = np.ascontiguousarray(emissions.log_probs.numpy())
         lengths = emissions.lengths.numpy().astype(np.int64)
         shares = min(self.threads, len(lengths))
         if shares <= 1:
-            return self._search(log_probs, lengths)
+            return self._decode(log_probs, lengths)
         with ThreadPoolExecutor(shares) as pool:
-            parts = pool.map(self._search, np.array_split(log_probs, shares), np.array_split(lengths, shares))
+            parts = pool.map(self._decode, np.array_split(log_probs, shares), np.array_split(lengths, shares))
             return [hypotheses for part in parts for hypotheses in part]
 
-    def _search(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[tuple[Hypothesis, ...]]:
-        settings = self.settings
-        limits = (
-            settings.width,
-            min(settings.tokens, log_probs.shape[2] - 1),
-            settings.token_threshold,
-            settings.score_threshold,
-        )
-        tables, context = (None, 0) if self.fusion is None else (self.fusion.tables, self.fusion.start)
-        readings, found, spelt = _search(log_probs, lengths, tables, context, limits, self.nbest)
-        tokens, frames, probabilities = (spelt[name].tolist() for name in ("token", "frame", "probability"))
-        start, lists = 0, []
-        for row, count in zip(readings.tolist(), found.tolist(), strict=True):
-            hypotheses = []
-            for end, acoustic, language in row[:count]:
-                own = slice(start, end)
-                hypotheses.append(
-                    Hypothesis(
-                        tokens=tuple(tokens[own]),
-                        frames=tuple(frames[own]),
-                        probabilities=tuple(probabilities[own]),
-                        text=self.tokeniser.decode(tokens[own]),
-                        acoustic_score=acoustic,
-                        lm_score=language,
-                    )
-                )
-                start = end
-            lists.append(tuple(hypotheses))
+    def _decode(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[tuple[Hypothesis, ...]]:
+        lstm, network = self.settings.lstm, self.knowledge.lstm
+        if lstm is None or network is None:
+            return self._search(log_probs, lengths, self.nbest)
+        if lstm.mode == "rescore":
+            nbest = min(max(self.nbest, lstm.nbest), self.settings.width)
+            found = self._search(log_probs, lengths, nbest)
+            return [rescore(readings, network, weight=lstm.weight)[: self.nbest] for readings in found]
+        lists = []
+        for row, length in zip(log_probs, lengths, strict=True):
+            search = BeamSearch(self.tokeniser, self.settings, self.knowledge)
+            search.feed(row[:length])
+            lists.append(search.best(self.nbest))
         return lists
+
+    def _search(self, log_probs: np.ndarray, lengths: np.ndarray, nbest: int) -> list[tuple[Hypothesis, ...]]:
+        fusion, limits = self.knowledge.fusion, _limits(self.settings, log_probs.shape[2])
+        tables, context = (None, 0) if fusion is None else (fusion.tables, fusion.start)
+        readings, found, spelt = _search(log_probs, lengths, tables, context, limits, nbest)
+        return _hypotheses(readings, found, spelt, self.tokeniser)
+
+
+class BeamSearch:
+    """One utterance's search, fed with frames as they come: for live speech, and for an LSTM that takes part."""
+
+    def __init__(self, tokeniser: Tokeniser, settings: recipe.Beam, knowledge: Knowledge) -> None:
+        vocabulary, fusion = len(tokeniser.tokens), knowledge.fusion
+        self._tokeniser = tokeniser
+        self._tables = None if fusion is None else fusion.tables
+        self._limits = _limits(settings, vocabulary)
+        width, room = settings.width, settings.width * (1 + self._limits[1])
+        self._prefixes, self._candidates = np.zeros(1024 + 4 * width, _PREFIX), np.zeros(room, _CANDIDATE)
+        self._beams, self._sizes, self._scale = np.zeros(width, _BEAM), np.zeros(3, np.int64), np.zeros(1)
+        self._work = (np.zeros(vocabulary, np.int32), np.zeros(vocabulary), np.zeros(vocabulary), np.zeros(room))
+        start = 0 if fusion is None else fusion.start
+        _begin(self._prefixes, self._beams, self._sizes, self._scale, start)
+        self._lstm, self._rows = None, np.zeros((0, 0), np.float32)
+        if knowledge.lstm is not None and settings.lstm is not None:
+            self._lstm, self._weight = PrefixRows(knowledge.lstm), settings.lstm.weight
+            self._rows = np.zeros((len(self._prefixes), vocabulary), np.float32)
+            self._rows[0] = self._weight * self._lstm.rows[0].cpu().numpy()
+
+    def feed(self, log_probs: np.ndarray) -> None:
+        """Reads (T', V) emissions more."""
+        frame = 0
+        while frame < len(log_probs):
+            known = int(self._sizes[0])
+            frame = _advance(
+                log_probs,
+                frame,
+                self._tables,
+                self._rows,
+                self._lstm is not None,
+                self._limits,
+                self._prefixes,
+                self._candidates,
+                self._beams,
+                self._sizes,
+                self._scale,
+                *self._work,
+            )
+            if self._lstm is not None and self._sizes[0] > known:
+                new = self._prefixes[known : self._sizes[0]]
+                rows = self._lstm.grow(torch.from_numpy(new["parent"].copy()), torch.from_numpy(new["token"].copy()))
+                self._rows[known : self._sizes[0]] = self._weight * rows.cpu().numpy()
+            if self._sizes[0] + len(self._beams) > len(self._prefixes):
+                self._prefixes = np.concatenate([self._prefixes, np.zeros_like(self._prefixes)])
+                if self._lstm is not None:
+                    self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
+
+    def best(self, count: int = 1) -> tuple[Hypothesis, ...]:
+        """The ``count`` best readings of the frames so far, as if the sentence ended here."""
+        readings, spelt = np.zeros((1, count), _READING), np.zeros(int(self._sizes[2]) * count, _SPELT)
+        found, end = _read_out(
+            self._tables, self._rows, self._prefixes, self._beams, self._sizes, self._scale, readings[0], spelt, 0
+        )
+        [hypotheses] = _hypotheses(readings, np.array([found]), spelt[:end], self._tokeniser)
+        return hypotheses
+
+
+def _limits(settings: recipe.Beam, vocabulary: int) -> tuple[int, int, float, float]:
+    return settings.width, min(settings.tokens, vocabulary - 1), settings.token_threshold, settings.score_threshold
+
+
+def _hypotheses(
+    readings: np.ndarray, found: np.ndarray, spelt: np.ndarray, tokeniser: Tokeniser
+) -> list[tuple[Hypothesis, ...]]:
+    """``readings`` (B, N), the first ``found`` (B,) of each row, whose tokens lie in ``spelt`` one after another."""
+    tokens, frames, probabilities = (spelt[name].tolist() for name in ("token", "frame", "probability"))
+    start, lists = 0, []
+    for row, count in zip(readings.tolist(), found.tolist(), strict=True):
+        hypotheses = []
+        for end, acoustic, language in row[:count]:
+            own = slice(start, end)
+            hypotheses.append(
+                Hypothesis(
+                    tokens=tuple(tokens[own]),
+                    frames=tuple(frames[own]),
+                    probabilities=tuple(probabilities[own]),
+                    text=tokeniser.decode(tokens[own]),
+                    acoustic_score=acoustic,
+                    lm_score=language,
+                )
+            )
+            start = end
+        lists.append(tuple(hypotheses))
+    return lists

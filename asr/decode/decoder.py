@@ -14,7 +14,8 @@ from asr.text.normalise import normalise
 from asr.text.tokenise import Tokeniser
 
 if TYPE_CHECKING:
-    from asr.decode.fusion import Fusion
+    from asr.decode.beam import Knowledge
+    from asr.model.language import LanguageModel
 
 Decoder = Callable[[Emissions], list[tuple[Hypothesis, ...]]]
 """A batch of emissions, on the CPU, to each utterance's readings, the best one first and at least one."""
@@ -25,30 +26,39 @@ def greedy(tokeniser: Tokeniser) -> Decoder:
 
 
 def build_decoder(
-    settings: recipe.Decoder, tokeniser: Tokeniser, *, root: Path, form: str = "none", nbest: int = 1, threads: int = 0
+    settings: recipe.Decoder,
+    tokeniser: Tokeniser,
+    *,
+    root: Path,
+    form: str = "none",
+    lstm: LanguageModel | None = None,
+    nbest: int = 1,
+    threads: int = 0,
 ) -> Decoder:
     """``root`` is where the settings' relative paths start, ``form`` the model's text normalisation, which hotwords and
-    lexicon go through too. Raises LanguageModelError and TextError."""
+    lexicon go through too, ``lstm`` the model that ``settings.lstm`` names. Raises LanguageModelError and TextError."""
     if isinstance(settings, recipe.Greedy):
         return greedy(tokeniser)
     from asr.decode.beam import BeamDecoder  # numba's import takes a second
 
-    return BeamDecoder(
-        tokeniser, settings, fusion=build_fusion(settings, tokeniser, root, form), nbest=nbest, threads=threads
-    )
+    knowledge = gather_knowledge(settings, tokeniser, root=root, form=form, lstm=lstm)
+    return BeamDecoder(tokeniser, settings, knowledge, nbest=nbest, threads=threads)
 
 
-def build_fusion(settings: recipe.Beam, tokeniser: Tokeniser, root: Path, form: str) -> Fusion | None:
-    """What the settings add to the emissions, None where that is nothing."""
+def gather_knowledge(
+    settings: recipe.Beam, tokeniser: Tokeniser, *, root: Path, form: str, lstm: LanguageModel | None = None
+) -> Knowledge:
+    """As ``build_decoder``: what the settings let the search know."""
+    from asr.decode.beam import Knowledge
     from asr.decode.fusion import Fusion
     from asr.decode.ngram import NgramModel
 
     model = NgramModel.load(root / settings.language_model) if settings.language_model else None
     lexicon = read_lexicon(root / settings.lexicon, form) if settings.lexicon else None
     hotwords = {normalise(phrase, form): weight for phrase, weight in settings.hotwords.items()}
-    if model is None and lexicon is None and not hotwords:
-        return None
-    return Fusion(
+    if model is None and lexicon is None and not hotwords and lstm is None:
+        return Knowledge()
+    fusion = Fusion(
         tokeniser,
         model=model,
         alpha=settings.alpha,
@@ -57,6 +67,7 @@ def build_fusion(settings: recipe.Beam, tokeniser: Tokeniser, root: Path, form: 
         lexicon=lexicon,
         hotwords=hotwords,
     )
+    return Knowledge(fusion=fusion, lstm=lstm)
 
 
 def read_lexicon(path: Path, form: str) -> list[str]:

@@ -21,6 +21,7 @@ import numpy as np
 
 from asr.decode.ngram import NgramArrays, NgramModel, advance
 from asr.errors import LanguageModelError, TextError
+from asr.records import BLANK
 from asr.text.tokenise import Tokeniser, lm_symbols
 
 NO_MODEL, OVER_WORDS, OVER_TOKENS = 0, 1, 2
@@ -118,7 +119,7 @@ def _end_word(tables, word, context, hotword, language):  # type: ignore[no-unty
 def extend(tables, rows, prefixes, prefix, token, candidate):  # type: ignore[no-untyped-def]
     """Fills ``candidate`` with what is known of the prefix grown by ``token``; False where no word begins so.
 
-    ``rows[prefix, token]`` is added where a neural model has scored the prefix's next tokens.
+    ``rows[prefix]`` is what an LSTM adds for each next token, and for the sentence's end at BLANK; or there are none.
     """
     before = prefixes[prefix]
     word, context, hotword, language = before.word, before.context, before.hotword, before.language
@@ -148,13 +149,15 @@ def extend(tables, rows, prefixes, prefix, token, candidate):  # type: ignore[no
 
 
 @numba.njit(cache=True, nogil=True)
-def finish(tables, prefixes, prefix):  # type: ignore[no-untyped-def]
+def finish(tables, rows, prefixes, prefix):  # type: ignore[no-untyped-def]
     """The prefix's final log weight, its last word ended and the sentence too; -inf where it is no whole word."""
     last = prefixes[prefix]
     _, context, _, language = _end_word(tables, last.word, last.context, last.hotword, last.language)
     if tables.model != NO_MODEL:
         log_prob, _ = advance(tables.ngrams, context, tables.end_id)
         language += tables.alpha * log_prob
+    if len(rows):
+        language += rows[prefix, BLANK]
     return language
 
 
@@ -182,12 +185,14 @@ class Fusion:
         hotwords = hotwords or {}
         named = {word for phrase in hotwords for word in phrase.split()}
         words = _weigh_words(model if over == OVER_WORDS else None, lexicon, named)
-        has_words = over == OVER_WORDS or lexicon is not None
+        if model is None and lexicon is None:
+            unknown = 0.0  # every word is, and none is the worse for it
+        has_words = over == OVER_WORDS or lexicon is not None or (model is None and beta != 0)
         self.words, self.spelled = len(words), 0
         tree = _NO_LEXICON
         if has_words:
             tree, self.spelled = _build_lexicon(words, spelling)
-            if self.spelled < len(words) / 2:
+            if words and self.spelled < len(words) / 2:
                 strange = next(word for word in words if spelling.spell(word) is None)
                 raise LanguageModelError(
                     f"{len(words) - self.spelled} of the language model's {len(words)} words cannot be spelled with "

@@ -284,6 +284,16 @@ class Greedy(Section):
     kind: Literal["greedy"] = "greedy"
 
 
+class LstmFusion(Section):
+    """An LSTM language model's part: ``weight`` times its log probability, of each new token in the search (``fuse``)
+    or of the ``nbest`` best readings when that is over (``rescore``)."""
+
+    path: str
+    weight: Annotated[float, Field(ge=0)] = 0.3
+    mode: Literal["rescore", "fuse"] = "rescore"
+    nbest: Positive = 50
+
+
 class Beam(Section):
     """Paths are relative to the model directory.
 
@@ -301,6 +311,7 @@ class Beam(Section):
     alpha: Annotated[float, Field(ge=0)] = 0.5
     beta: float = 1.0
     unknown: float = -5.0
+    lstm: LstmFusion | None = None
     lexicon: str | None = None
     hotwords: dict[str, float] = {}
 

@@ -15,6 +15,7 @@ from asr.decode.decoder import Decoder, build_decoder, greedy
 from asr.decode.greedy import words_of
 from asr.errors import AudioError
 from asr.model.acoustic import AcousticModel
+from asr.model.language import LanguageModel
 from asr.recipe.reading import validate_recipe
 from asr.records import AlignedText, Batch, Emissions, Hypothesis, Segment, Transcript, Waveform
 from asr.text.tokenise import Tokeniser
@@ -38,6 +39,15 @@ def recognise(
             yield batch, on_cpu, decoder(on_cpu)
         else:
             yield batch, Emissions(log_probs=torch.zeros(0, 0, 1), lengths=torch.zeros(0), frame_shift=0.0), []
+
+
+def load_lstm(settings: recipe.Decoder, tokeniser: Tokeniser, root: Path) -> LanguageModel | None:
+    """The LSTM language model that decoder settings name, on the CPU, where the search is. Raises CheckpointError."""
+    if isinstance(settings, recipe.Greedy) or settings.lstm is None:
+        return None
+    loaded = checkpoint.load_language_model(root / settings.lstm.path, device="cpu")
+    loaded.check_spells_as(tokeniser)
+    return loaded.model
 
 
 class Recogniser:
@@ -74,7 +84,12 @@ class Recogniser:
         loaded = checkpoint.load_checkpoint(directory, device=device, weights=weights)
         settings = validate_recipe(loaded.recipe.model_dump(mode="json"), "decoding", decoding)
         decoder = build_decoder(
-            settings.decoder, loaded.tokeniser, root=directory, form=settings.text.normalise, nbest=nbest
+            settings.decoder,
+            loaded.tokeniser,
+            root=directory,
+            form=settings.text.normalise,
+            lstm=load_lstm(settings.decoder, loaded.tokeniser, directory),
+            nbest=nbest,
         )
         return cls(loaded.model, loaded.tokeniser, settings, loaded.meta, decoder)
 
