@@ -111,6 +111,22 @@ def test_a_one_directional_stack_fed_in_chunks_equals_the_whole(encoder):
     torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [recipe.Lstm(), recipe.Gru(kind="gru"), recipe.Rnn(kind="rnn"), recipe.Rnn(kind="rnn", nonlinearity="relu")],
+)
+def test_a_layer_fed_frame_by_frame_equals_the_whole(settings):
+    torch.manual_seed(4)
+    layer = RecurrentLayer(settings.model_copy(update={"hidden": 5, "bidirectional": False}), 3).eval()
+    values = torch.randn(2, 4, 3)
+    whole, last = layer(values, torch.tensor([4, 4]), layer.initial_state(2))
+    state = layer.initial_state(2)
+    for t in range(4):
+        frame, state = layer(values[:, t : t + 1], torch.tensor([1, 1]), state)
+        torch.testing.assert_close(frame[:, 0], whole[:, t])
+    torch.testing.assert_close(state, last)
+
+
 def test_the_state_is_the_one_after_each_utterances_own_last_frame():
     torch.manual_seed(3)
     layer = RecurrentLayer(recipe.Lstm(hidden=4, bidirectional=False), 3).eval()
