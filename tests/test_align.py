@@ -86,7 +86,7 @@ def test_the_score_is_that_of_torchaudios_aligner():
 def cheapest(values: np.ndarray, tokens: list[int], words: list[int], separator: int, slack: Slack) -> float:
     """The best score over every choice of words to leave out, by a plain search over the states that remain."""
     ends = [*words[1:], len(tokens)]
-    filler = np.maximum(values[:, 0], values[:, 1:].max(1) - slack.frame)
+    filler = np.maximum(values[:, [0, separator]].max(1), values.max(1) - slack.frame)
     best = -np.inf
     for kept in itertools.product([True, False], repeat=len(words)):
         price = sum(
@@ -230,6 +230,11 @@ def test_words_that_the_alphabet_lacks_are_named_or_left_out():
     spelling = spell("ab dab ca", TOKENISER, "words", skip_unknown=True)
     words = align_text(emissions("-a-b- -c-a-"), spelling, TOKENISER, duration=1.1).words
     assert [(word.text, word.found) for word in words] == [("ab", True), ("dab", False), ("ca", True)]
+
+
+def test_a_text_that_cannot_be_spelled_at_all_is_not_found():
+    spelling = spell("x yz", TOKENISER, "words", skip_unknown=True)
+    assert [w.found for w in align_text(emissions("-a-"), spelling, TOKENISER, duration=0.3).words] == [False, False]
 
 
 def test_words_keep_the_look_and_the_lines_that_they_have_in_the_text():
