@@ -18,7 +18,7 @@ from asr.errors import TextError
 from asr.records import AlignedText, AlignedWord, Emissions, Word
 from asr.text.tokenise import CharacterTokeniser
 from asr.transcribe import formats
-from asr.transcribe.alignment import align_text, spell
+from asr.transcribe.alignment import LAG, SEPARATOR_REACH, TAIL, align_text, spell
 
 TOKENISER = CharacterTokeniser(" abc")  # ids: blank 0, space 1, a 2, b 3, c 4
 
@@ -168,13 +168,18 @@ def test_memory_grows_with_frames_and_labels_and_not_with_their_product():
 
 
 def test_a_word_begins_with_the_separator_before_it_and_ends_where_the_next_begins():
-    first, second = aligned("ab c", "---a-b-- -c------").words
+    first, second = aligned("ab c", "---a-b-- c------").words
     assert (first.text, second.text) == ("ab", "c")
-    assert first.start == pytest.approx(0.25)  # 0.05 s before its first token's frame
-    assert second.start == pytest.approx(0.8 - 0.05)
-    assert first.end == pytest.approx(second.start)
-    assert second.end == pytest.approx(1.1 + 0.2)
+    assert first.start == pytest.approx(0.3 - LAG)
+    assert second.start == pytest.approx(0.8 - LAG)
+    assert first.end == pytest.approx(0.6 + TAIL)
+    assert second.end == pytest.approx(1.0 + TAIL)
     assert first.confidence == pytest.approx(0.9, abs=1e-3)
+
+
+def test_a_separator_long_before_its_word_does_not_mark_its_beginning():
+    words = aligned("ab c", "-a-b- ----c-").words
+    assert words[1].start == pytest.approx(1.0 - LAG - SEPARATOR_REACH)
 
 
 def test_characters_tile_their_word():
@@ -201,8 +206,8 @@ def test_a_word_too_many_at_either_end_is_not_found(text):
 
 
 def test_speech_that_the_text_lacks_is_passed_over():
-    words = aligned("ab ca", "-a-b- -b-b-bb- -c-a-").words
-    assert [(word.found, word.start) for word in words] == [(True, 0.05), (True, pytest.approx(1.4 - 0.05))]
+    words = aligned("ab ca", "-a-b- -b-b-bb- c-a-").words
+    assert [(word.found, word.start) for word in words] == [(True, 0.1 - LAG), (True, pytest.approx(1.4 - LAG))]
 
 
 def test_silence_holds_no_word():
