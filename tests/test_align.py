@@ -12,11 +12,12 @@ import torchaudio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr import recipe
 from asr.decode import align as engine
 from asr.decode.align import Slack, align
 from asr.errors import TextError
 from asr.records import AlignedText, AlignedWord, Emissions, Word
-from asr.text.tokenise import CharacterTokeniser
+from asr.text.tokenise import CharacterTokeniser, build_tokeniser
 from asr.transcribe import formats
 from asr.transcribe.alignment import LAG, SEPARATOR_REACH, TAIL, align_text, spell
 
@@ -240,6 +241,20 @@ def test_words_that_the_alphabet_lacks_are_named_or_left_out():
 def test_a_text_that_cannot_be_spelled_at_all_is_not_found():
     spelling = spell("x yz", TOKENISER, "words", skip_unknown=True)
     assert [w.found for w in align_text(emissions("-a-"), spelling, TOKENISER, duration=0.3).words] == [False, False]
+
+
+def test_sub_words_carry_their_own_boundaries():
+    texts = ["ab cab abc", "cab ab", "abc cab ab"] * 20
+    tokeniser = build_tokeniser(recipe.SentencePiece(kind="sentencepiece", vocabulary=8), texts)
+    spelling = spell("ab cab", tokeniser, "words")
+    assert spelling.tokens == tuple(tokeniser.encode("ab cab"))
+    path = np.full((2 * len(spelling.tokens) + 1, len(tokeniser.tokens)), 0.01, np.float32)
+    path[::2, 0] = 1
+    path[np.arange(1, len(path), 2), list(spelling.tokens)] = 1
+    log_probs = torch.from_numpy(np.log(path / path.sum(1, keepdims=True)))[None]
+    said = Emissions(log_probs=log_probs, lengths=torch.tensor([len(path)]), frame_shift=0.1)
+    words = align_text(said, spelling, tokeniser, duration=len(path) * 0.1).words
+    assert [(word.text, "".join(c.text for c in word.characters)) for word in words] == [("ab", "ab"), ("cab", "cab")]
 
 
 def test_words_keep_the_look_and_the_lines_that_they_have_in_the_text():
