@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from asr.errors import AsrError
-from asr.records import ErrorCounts, Segment, Transcript, Waveform, Word
+from asr.records import AlignedText, AlignedWord, ErrorCounts, Segment, Transcript, Waveform, Word
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     from asr.transcribe.recogniser import Recogniser
 
 __version__ = "0.1.0"
-__all__ = ["AsrError", "ErrorCounts", "Segment", "Transcript", "Waveform", "Word", "load"]
+__all__ = [
+    "AlignedText",
+    "AlignedWord",
+    "AsrError",
+    "ErrorCounts",
+    "Segment",
+    "Transcript",
+    "Waveform",
+    "Word",
+    "load",
+]
 
 
 def load(directory: str | PathLike[str], *, device: str = "auto") -> Recogniser:

@@ -5,6 +5,7 @@ scripts/benchmark.py encoder    our recurrent stack against nn.LSTM(bidirectiona
 scripts/benchmark.py loader     the training loop against the same loop fed with batches already in memory
 scripts/benchmark.py cells      each kind of encoder, trained for a few epochs from its recipe line alone
 scripts/benchmark.py decode     our CTC decoder against others (extra `peers`) on the same emissions
+scripts/benchmark.py align      word starts against pocketsphinx's aligner; wrong words; a recording of an hour
 """
 
 from __future__ import annotations
@@ -349,6 +350,144 @@ def emissions_of(
             references += batch.texts
             samples += int(batch.waveform_lengths.sum())
     return recogniser.tokeniser, emissions, references, samples / settings.features.sample_rate
+
+
+@main.command()
+@click.argument("model", default="models/an4", type=click.Path(path_type=Path))
+@click.argument("manifest", default="../shared/data/an4/test.jsonl", type=click.Path(path_type=Path))
+@click.option("--hours", default=1.0, show_default=True, help="Of the long recording: the clips, again and again.")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--json", "path", type=click.Path(path_type=Path))
+def align(model: Path, manifest: Path, hours: float, device: str, path: Path | None) -> None:
+    """Word starts on the clips of MANIFEST and on all of them in one long recording, against pocketsphinx's aligner
+    (extra `peers`) on the clips; words put in, exchanged and taken out; time and memory of the long recording."""
+    import os
+    import random
+    import resource
+    import subprocess
+    import sys
+    import tempfile
+
+    import numpy as np
+    import soundfile
+    from pocketsphinx import Decoder
+
+    import asr
+    from asr import audio
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    recogniser = asr.load(model, device=device)
+    rate = 16000
+    peer = Decoder(lm=None, loglevel="FATAL")
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    rows = [row for row in rows if all(peer.lookup_word(word) for word in row["text"].split())]
+    texts = [row["text"] for row in rows]
+    clips = [audio.read(manifest.parent / row["audio_filepath"], sample_rate=rate).samples for row in rows]
+
+    def starts_of_peer(clip: np.ndarray, text: str) -> list[float]:
+        peer.set_align_text(text)
+        peer.start_utt()
+        peer.process_raw((clip * 32767).astype(np.int16).tobytes(), full_utt=True)
+        peer.end_utt()
+        return [segment.start_frame / 100 for segment in peer.seg() if segment.word[0] not in "<["]
+
+    def starts_of_ours(clip: np.ndarray, text: str) -> list[float | None]:
+        return [word.start for word in recogniser.align(clip, text, sample_rate=rate).words]
+
+    def compare(name: str, found: list[float | None], expected: list[float]) -> dict[str, float]:
+        errors = np.array([f - e for f, e in zip(found, expected, strict=True) if f is not None])
+        figures = {
+            "words": len(found),
+            "not_found": len(found) - len(errors),
+            "bias": float(np.median(errors)),
+            "median": float(np.median(abs(errors))),
+            "percentile_95": float(np.percentile(abs(errors), 95)),
+        }
+        click.echo(
+            f"  {name}: {len(found)} word starts, median error {figures['median'] * 1000:.0f} ms, 95th percentile "
+            f"{figures['percentile_95'] * 1000:.0f} ms, bias {figures['bias'] * 1000:+.0f} ms, "
+            f"{figures['not_found']} not found"
+        )
+        return figures
+
+    starts_of_ours(clips[0], texts[0])  # compiled, warm
+    times: dict[str, list[float]] = {"ours": [], "pocketsphinx": []}
+    ours, theirs = [], []
+    for clip, text in zip(clips, texts, strict=True):
+        began = time.perf_counter()
+        ours.append(starts_of_ours(clip, text))
+        between = time.perf_counter()
+        theirs.append(starts_of_peer(clip, text))
+        times["ours"].append(between - began)
+        times["pocketsphinx"].append(time.perf_counter() - between)
+    aligned = [i for i, text in enumerate(texts) if len(theirs[i]) == len(text.split())]
+    click.echo(f"{model}, {manifest}: {len(aligned)} of {len(rows)} clips that pocketsphinx aligns too")
+    figures: dict[str, Any] = {
+        **times,
+        "clips": compare(
+            "clip by clip",
+            [start for i in aligned for start in ours[i]],
+            [start for i in aligned for start in theirs[i]],
+        ),
+    }
+
+    draw = random.Random(0)
+    vocabulary = sorted({word for text in texts for word in text.split()})
+    wrong: dict[str, list[bool]] = {"put in": [], "exchanged": []}
+    right: list[bool] = []
+    moved: list[float] = []
+    for i in aligned:
+        words = texts[i].split()
+        for change in ("put in", "exchanged", "taken out"):
+            k = draw.randrange(len(words))
+            other = draw.choice([word for word in vocabulary if word not in words])
+            tail = words[k if change == "put in" else k + 1 :]
+            changed = words[:k] + [other] * (change != "taken out") + tail
+            if len(words) < 3:
+                continue
+            found = starts_of_ours(clips[i], " ".join(changed))
+            if change != "taken out":
+                wrong[change].append(found.pop(k) is None)
+            before = ours[i][:k] + ours[i][len(words) - len(tail) :]
+            right += [start is None for start in found]
+            moved += [abs(a - b) for a, b in zip(found, before, strict=True) if a is not None and b is not None]
+    figures["wrong_words"] = {
+        **{f"{change}, not found": statistics.mean(flags) for change, flags in wrong.items()},
+        "right, not found": statistics.mean(right),
+        "right, moved by more than 0.1 s": statistics.mean(m > 0.1 for m in moved),
+    }
+    click.echo("  a wrong word a clip: " + ", ".join(f"{k} {v:.1%}" for k, v in figures["wrong_words"].items()))
+
+    with tempfile.TemporaryDirectory() as folder:
+        long, joins, length = [], [], 0
+        while length < hours * 3600 * rate:
+            i = aligned[len(long) % len(aligned)]
+            joins.append(length / rate)
+            long.append(i)
+            length += len(clips[i])
+        recording, text, output = (Path(folder) / name for name in ("long.flac", "long.txt", "long.json"))
+        soundfile.write(recording, np.concatenate([clips[i] for i in long]), rate)
+        text.write_text("\n".join(texts[i] for i in long))
+        command = [sys.executable, "-c", "from asr.cli import main; main()", "align", recording, text]
+        began = time.perf_counter()
+        subprocess.run([*command, "--model", model, "--format", "json", "-o", output, "--device", device], check=True)
+        seconds = time.perf_counter() - began
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        found = [word["start"] for word in json.loads(output.read_text())["words"]]
+    expected = [join + start for join, i in zip(joins, long, strict=True) for start in theirs[i]]
+    figures["long"] = {
+        **compare(f"{length / rate / 3600:.2f} h in one piece", found, expected),
+        "characters": sum(len(texts[i]) + 1 for i in long),
+        "seconds": seconds,
+        "processor_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_bytes": usage.ru_maxrss * 1024,
+    }
+    click.echo(
+        f"    asr align: {figures['long']['characters']:,} characters, {seconds:.0f} s, "
+        f"{figures['long']['processor_seconds']:.0f} s of a processor, "
+        f"peak memory {figures['long']['peak_bytes'] / 1e9:.2f} GB"
+    )
+    report(figures, sum(times["pocketsphinx"]) / sum(times["ours"]), "times as fast as pocketsphinx on clips", path)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ import torchaudio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr import recipe
 from asr.decode import align as engine
 from asr.decode.align import Slack, align
 from asr.errors import TextError
 from asr.records import AlignedText, AlignedWord, Emissions, Word
-from asr.text.tokenise import CharacterTokeniser
+from asr.text.tokenise import CharacterTokeniser, build_tokeniser
 from asr.transcribe import formats
-from asr.transcribe.alignment import align_text, spell
+from asr.transcribe.alignment import LAG, SEPARATOR_REACH, TAIL, align_text, spell
 
 TOKENISER = CharacterTokeniser(" abc")  # ids: blank 0, space 1, a 2, b 3, c 4
 
@@ -86,7 +87,7 @@ def test_the_score_is_that_of_torchaudios_aligner():
 def cheapest(values: np.ndarray, tokens: list[int], words: list[int], separator: int, slack: Slack) -> float:
     """The best score over every choice of words to leave out, by a plain search over the states that remain."""
     ends = [*words[1:], len(tokens)]
-    filler = np.maximum(values[:, 0], values[:, 1:].max(1) - slack.frame)
+    filler = np.maximum(values[:, [0, separator]].max(1), values.max(1) - slack.frame)
     best = -np.inf
     for kept in itertools.product([True, False], repeat=len(words)):
         price = sum(
@@ -168,13 +169,18 @@ def test_memory_grows_with_frames_and_labels_and_not_with_their_product():
 
 
 def test_a_word_begins_with_the_separator_before_it_and_ends_where_the_next_begins():
-    first, second = aligned("ab c", "---a-b-- -c------").words
+    first, second = aligned("ab c", "---a-b-- c------").words
     assert (first.text, second.text) == ("ab", "c")
-    assert first.start == pytest.approx(0.25)  # 0.05 s before its first token's frame
-    assert second.start == pytest.approx(0.8 - 0.05)
-    assert first.end == pytest.approx(second.start)
-    assert second.end == pytest.approx(1.1 + 0.2)
+    assert first.start == pytest.approx(0.3 - LAG)
+    assert second.start == pytest.approx(0.8 - LAG)
+    assert first.end == pytest.approx(0.6 + TAIL)
+    assert second.end == pytest.approx(1.0 + TAIL)
     assert first.confidence == pytest.approx(0.9, abs=1e-3)
+
+
+def test_a_separator_long_before_its_word_does_not_mark_its_beginning():
+    words = aligned("ab c", "-a-b- ----c-").words
+    assert words[1].start == pytest.approx(1.0 - LAG - SEPARATOR_REACH)
 
 
 def test_characters_tile_their_word():
@@ -201,8 +207,8 @@ def test_a_word_too_many_at_either_end_is_not_found(text):
 
 
 def test_speech_that_the_text_lacks_is_passed_over():
-    words = aligned("ab ca", "-a-b- -b-b-bb- -c-a-").words
-    assert [(word.found, word.start) for word in words] == [(True, 0.05), (True, pytest.approx(1.4 - 0.05))]
+    words = aligned("ab ca", "-a-b- -b-b-bb- c-a-").words
+    assert [(word.found, word.start) for word in words] == [(True, 0.1 - LAG), (True, pytest.approx(1.4 - LAG))]
 
 
 def test_silence_holds_no_word():
@@ -230,6 +236,25 @@ def test_words_that_the_alphabet_lacks_are_named_or_left_out():
     spelling = spell("ab dab ca", TOKENISER, "words", skip_unknown=True)
     words = align_text(emissions("-a-b- -c-a-"), spelling, TOKENISER, duration=1.1).words
     assert [(word.text, word.found) for word in words] == [("ab", True), ("dab", False), ("ca", True)]
+
+
+def test_a_text_that_cannot_be_spelled_at_all_is_not_found():
+    spelling = spell("x yz", TOKENISER, "words", skip_unknown=True)
+    assert [w.found for w in align_text(emissions("-a-"), spelling, TOKENISER, duration=0.3).words] == [False, False]
+
+
+def test_sub_words_carry_their_own_boundaries():
+    texts = ["ab cab abc", "cab ab", "abc cab ab"] * 20
+    tokeniser = build_tokeniser(recipe.SentencePiece(kind="sentencepiece", vocabulary=8), texts)
+    spelling = spell("ab cab", tokeniser, "words")
+    assert spelling.tokens == tuple(tokeniser.encode("ab cab"))
+    path = np.full((2 * len(spelling.tokens) + 1, len(tokeniser.tokens)), 0.01, np.float32)
+    path[::2, 0] = 1
+    path[np.arange(1, len(path), 2), list(spelling.tokens)] = 1
+    log_probs = torch.from_numpy(np.log(path / path.sum(1, keepdims=True)))[None]
+    said = Emissions(log_probs=log_probs, lengths=torch.tensor([len(path)]), frame_shift=0.1)
+    words = align_text(said, spelling, tokeniser, duration=len(path) * 0.1).words
+    assert [(word.text, "".join(c.text for c in word.characters)) for word in words] == [("ab", "ab"), ("cab", "cab")]
 
 
 def test_words_keep_the_look_and_the_lines_that_they_have_in_the_text():

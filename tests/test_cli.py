@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import toy
 
-COMMANDS = ["", "train", "transcribe", "evaluate", "check", "lm", "lm train", "lm perplexity"]
+COMMANDS = ["", "train", "transcribe", "align", "evaluate", "check", "tune", "lm", "lm train", "lm perplexity"]
 
 
 def asr(*arguments: object, cwd=None, stdin: bytes | None = None) -> subprocess.CompletedProcess:
@@ -39,7 +39,9 @@ def test_help_answers_at_once_without_importing_torch(command):
     assert done.returncode == 0
     assert b"Usage:" in done.stdout
     code = f"import sys\nfrom asr.cli import main\ntry: main({[*command.split(), '--help']})\nexcept SystemExit: pass\n"
-    code += "print([m for m in ('torch', 'numpy', 'pydantic', 'lhotse', 'librosa', 'rich') if m in sys.modules])"
+    code += (
+        "print([m for m in ('torch', 'numpy', 'pydantic', 'lhotse', 'librosa', 'numba', 'rich') if m in sys.modules])"
+    )
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert seen.stdout.splitlines()[-1] == "[]"
 
@@ -134,6 +136,17 @@ def test_one_bad_file_does_not_stop_the_others(home, tmp_path):
         (["evaluate", "models/toy", "gone.jsonl"], "gone.jsonl is not there"),
         (["transcribe", "data/dev/0.flac", "--model", "gone"], "gone is not a model directory"),
         (["transcribe", "data/dev/0.flac", "--device", "tpu"], '"tpu" is not a device'),
+        (["align", "data/dev/0.flac"], "the text to align is a file, TEXT, or the words after --text"),
+        (["align", "-", "-"], "cannot both be read from standard input"),
+        (["align", "data/dev/0.flac", "gone.txt"], "gone.txt cannot be read: No such file or directory"),
+        (["align", "data/dev/0.flac", "data/dev/0.flac"], "data/dev/0.flac is not text in UTF-8"),
+        (["align", "gone.flac", "--text", "abc"], "gone.flac cannot be read: No such file or directory"),
+        (["align", "data/dev/0.flac", "--text", " "], "the text to align holds no words"),
+        (
+            ["align", "data/dev/0.flac", "--text", "a xy"],
+            "the model cannot spell \"xy\" ('xy' is outside the alphabet)",
+        ),
+        (["align", "data/dev/0.flac", "--text", "abc " * 200], "is it the right text?"),
     ],
 )
 def test_a_mistake_is_a_sentence_and_exit_code_1(home, arguments, sentence):
@@ -141,6 +154,34 @@ def test_a_mistake_is_a_sentence_and_exit_code_1(home, arguments, sentence):
     assert done.returncode == 1
     assert sentence in done.stderr.decode()
     assert "Traceback" not in done.stderr.decode()
+
+
+def test_align_reads_a_file_or_standard_input_and_writes_either_way(home, tmp_path):
+    text = json.loads((home / "data" / "dev.jsonl").read_text().splitlines()[0])["text"].upper()
+    (tmp_path / "said.txt").write_text(text + "\n", encoding="utf-8-sig")
+    printed = asr("align", "data/dev/0.flac", tmp_path / "said.txt", "--format", "srt", cwd=home)
+    assert printed.returncode == 0, printed.stderr.decode()
+    assert printed.stdout.decode().startswith("1\n00:00:00,")
+    assert printed.stdout.decode().endswith(f"\n{text}\n")
+    piped = asr(
+        "align", "data/dev/0.flac", "-", "--format", "srt", "-o", tmp_path / "out.srt", cwd=home, stdin=text.encode()
+    )
+    assert (piped.stdout, (tmp_path / "out.srt").read_bytes()) == (b"", printed.stdout)
+
+
+def test_align_names_the_words_that_it_does_not_find(home):
+    row = json.loads((home / "data" / "dev.jsonl").read_text().splitlines()[0])
+    done = asr("align", "data/dev/0.flac", "--text", row["text"] + " xyz", "--skip-unknown", cwd=home)
+    assert done.returncode == 0, done.stderr.decode()
+    assert f"not found, 1 of {len(row['text'].split()) + 1} words: xyz" in done.stderr.decode()
+    assert done.stdout.decode().splitlines()[-1] == ";; not found: xyz"
+
+
+def test_silence_holds_none_of_the_words(home, tmp_path):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(5 * toy.RATE), toy.RATE)
+    done = asr("align", tmp_path / "silence.wav", "--text", "abc cab bca", cwd=home)
+    assert done.returncode == 1
+    assert "silence.wav holds none of the 3 words of the text" in done.stderr.decode()
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_no_half_written_file(home):

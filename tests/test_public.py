@@ -7,7 +7,8 @@ import asr
 
 
 def test_the_public_names_are_these():
-    assert asr.__all__ == ["AsrError", "ErrorCounts", "Segment", "Transcript", "Waveform", "Word", "load"]
+    records = ["AlignedText", "AlignedWord", "AsrError", "ErrorCounts", "Segment", "Transcript", "Waveform", "Word"]
+    assert asr.__all__ == [*records, "load"]
     assert all(hasattr(asr, name) for name in asr.__all__)
 
 
