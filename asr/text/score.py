@@ -25,6 +25,20 @@ def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Er
     return _count(jiwer.process_characters, references, hypotheses, len)
 
 
+def word_hits(reference: str, hypothesis: str) -> tuple[bool, ...]:
+    """Of each of the hypothesis's words, whether the alignment with the reference makes it a hit."""
+    import jiwer
+
+    words = hypothesis.split()
+    hits = [False] * len(words)
+    if words and reference.split():
+        [chunks] = jiwer.process_words(" ".join(reference.split()), " ".join(words)).alignments
+        for chunk in chunks:
+            if chunk.type == "equal":
+                hits[chunk.hyp_start_idx : chunk.hyp_end_idx] = [True] * (chunk.hyp_end_idx - chunk.hyp_start_idx)
+    return tuple(hits)
+
+
 def _count(  # type: ignore[no-untyped-def]
     process, references: Sequence[str], hypotheses: Sequence[str], size: Callable[[str], int]
 ) -> ErrorCounts:
