@@ -305,8 +305,8 @@ class Beam(Section):
     kind: Literal["beam"] = "beam"
     width: Annotated[int, Field(ge=1, le=100_000)] = 64
     tokens: Positive = 32
-    token_threshold: Annotated[float, Field(le=0)] = -8.0
-    score_threshold: PositiveFloat = 16.0
+    token_threshold: Annotated[float, Field(le=0)] = -5.0
+    score_threshold: PositiveFloat = 10.0
     language_model: str | None = None
     alpha: Annotated[float, Field(ge=0)] = 0.5
     beta: float = 1.0
