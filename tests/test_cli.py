@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import toy
 
-COMMANDS = ["", "train", "transcribe", "align", "evaluate", "check", "tune", "lm", "lm train", "lm perplexity"]
+COMMANDS = ["", "train", "transcribe", "align", "evaluate", "score", "check", "tune", "lm", "lm train", "lm perplexity"]
 
 
 def asr(*arguments: object, cwd=None, stdin: bytes | None = None) -> subprocess.CompletedProcess:
