@@ -307,6 +307,7 @@ def test_each_mistake_is_one_sentence_that_names_and_counts_and_exit_code_1(tmp_
         ([good, hyp("noid.jsonl", {"text": "a"})], "noid.jsonl, line 1: no id; found text"),
         ([good, hyp("notext.csv", "id,words", "u1,a")], "no text, which is called hyp or hypothesis or pred_text"),
         ([good, hyp("number.jsonl", {"id": "u1", "text": 5})], "a text is a string; found 5"),
+        ([hyp("nan.jsonl", '{"id": "u1", "text": "a", "duration": NaN}'), lower], "seconds, 0 or more; found nan"),
         ([hyp("a.ctm", "u A 0 1 a"), lower], "is a CTM, which tells no utterances apart"),
         ([good, hyp("b.ctm", "u1 A zero 1 a")], "b.ctm, line 1: expected two times in seconds; found zero 1"),
         ([good, hyp("c.ctm", "u1 A 0 1 a", "u1 B 0 1 a")], "1 files have several channels (u1)"),

@@ -74,8 +74,8 @@ def read_manifest(path: Path) -> Iterator[Utterance]:
                 audio=path.parent / str(row["audio_filepath"]),
                 text=str(row["text"] if row["text"] is not None else ""),
                 speaker=str(row.get("speaker") or ""),
-                offset=_seconds(row.get("offset") or 0.0),
-                duration=_seconds(row["duration"]) if row.get("duration") else None,
+                offset=seconds_of(row.get("offset") or 0.0),
+                duration=seconds_of(row["duration"]) if row.get("duration") else None,
             )
             # JSON can spell half a surrogate pair, which no file name and no hash takes.
             f"{utterance.id}{utterance.audio}{utterance.text}{utterance.speaker}".encode()
@@ -86,7 +86,8 @@ def read_manifest(path: Path) -> Iterator[Utterance]:
         yield utterance
 
 
-def _seconds(value: Any) -> float:
+def seconds_of(value: Any) -> float:
+    """A finite number of seconds, 0 or more; raises ValueError."""
     seconds = float(value)
     if not 0 <= seconds < float("inf"):
         raise ValueError(f"offset and duration are seconds, 0 or more; found {value}")
@@ -202,7 +203,7 @@ def read_kaldi(folder: Path) -> Iterator[Utterance]:
         where = f"{folder / 'segments'}, line {number}"
         try:
             recording, start, end = value.split()
-            offset, duration = _seconds(start), _seconds(float(end) - float(start))
+            offset, duration = seconds_of(start), seconds_of(float(end) - float(start))
         except ValueError as error:
             raise CorpusError(f"{where}: expected UTTERANCE RECORDING START END, found {id} {value}") from error
         yield utterance(id, recording, offset, duration, where)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from asr.data.layouts import json_lines, lines, table_rows
+from asr.data.layouts import json_lines, lines, seconds_of, table_rows
 from asr.errors import CorpusError
 
 Form = Literal["jsonl", "csv", "tsv", "kaldi", "stm", "ctm", "plain"]
@@ -159,7 +159,7 @@ def _line(row: dict[str, Any], columns: tuple[str, ...], path: Path, number: int
             speaker=str(row.get("speaker") or ""),
             corpus=str(row.get("corpus") or ""),
             noise=str(noise),
-            duration=float(row["duration"]) if row.get("duration") else None,
+            duration=seconds_of(row["duration"]) if row.get("duration") else None,
             against=None if other is None else _text(row[other]),
         )
         f"{line.id}{line.text}{line.speaker}{line.corpus}{line.noise}".encode()  # half a surrogate pair has no UTF-8
@@ -195,7 +195,7 @@ def _with_kaldi_tables(path: Path, read: Iterable[Line]) -> Iterator[Line]:
         seconds = durations.get(line.id)
         try:
             yield dataclasses.replace(
-                line, speaker=speakers.get(line.id, ""), duration=None if seconds is None else float(seconds)
+                line, speaker=speakers.get(line.id, ""), duration=None if seconds is None else seconds_of(seconds)
             )
         except ValueError as error:
             raise CorpusError(f"{path.with_name('utt2dur')}: {line.id}: {error}") from error
