@@ -13,9 +13,11 @@ import numpy as np
 
 from asr import recipe, runtime
 from asr.data.corpora import name_of, open_corpora
+from asr.decode.calibration import Reliability, reliability
+from asr.decode.greedy import words_of
 from asr.errors import CorpusError
 from asr.records import ErrorCounts, Rejection
-from asr.text.score import character_errors, word_errors
+from asr.text.score import character_errors, word_errors, word_hits
 from asr.transcribe.loading import plain_batches
 from asr.transcribe.recogniser import Recogniser, recognise
 
@@ -31,6 +33,8 @@ class ScoredUtterance:
     hypothesis: str
     words: ErrorCounts
     characters: ErrorCounts
+    confidences: tuple[float, ...] = ()
+    """Of the hypothesis's words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +115,7 @@ def _evaluate_set(
     audio = processing = 0.0
     started = time.perf_counter()
     batches = plain_batches(settings, open_corpora((source,), root).whole())
-    for batch, _, hypotheses in recognise(recogniser.model, recogniser.decoder, batches):
+    for batch, emissions, hypotheses in recognise(recogniser.model, recogniser.decoder, batches):
         processing += time.perf_counter() - started
         unreadable += batch.rejected
         for id, reference, (hypothesis, *_) in zip(batch.ids, batch.texts, hypotheses, strict=True):
@@ -122,6 +126,9 @@ def _evaluate_set(
                     hypothesis=hypothesis.text,
                     words=word_errors([reference], [hypothesis.text]),
                     characters=character_errors([reference], [hypothesis.text]),
+                    confidences=tuple(
+                        word.confidence for word in words_of(hypothesis, recogniser.tokeniser, emissions.frame_shift)
+                    ),
                 )
             )
         seconds = int(batch.waveform_lengths.sum()) / settings.features.sample_rate
@@ -134,6 +141,14 @@ def _evaluate_set(
     return SetScore(
         name=name, utterances=tuple(scored), unreadable=tuple(unreadable), audio=audio, processing=processing
     )
+
+
+def reliability_of(scores: Sequence[SetScore]) -> Reliability:
+    """How far the confidences of all the hypotheses' words can be believed."""
+    utterances = [utterance for score in scores for utterance in score.utterances]
+    confidences = [confidence for u in utterances for confidence in u.confidences]
+    hits = [hit for u in utterances for hit in word_hits(u.reference, u.hypothesis)]
+    return reliability(np.array(confidences, dtype=float), np.array(hits, dtype=bool))
 
 
 def write_scores(path: Path, scores: Sequence[SetScore]) -> None:

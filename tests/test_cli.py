@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +14,22 @@ import pytest
 import soundfile
 import toy
 
-COMMANDS = ["", "train", "transcribe", "align", "evaluate", "score", "check", "tune", "lm", "lm train", "lm perplexity"]
+from asr.recipe.reading import load_recipe
+
+COMMANDS = [
+    "",
+    "train",
+    "transcribe",
+    "align",
+    "evaluate",
+    "score",
+    "check",
+    "text",
+    "tune",
+    "lm",
+    "lm train",
+    "lm perplexity",
+]
 
 
 def asr(*arguments: object, cwd=None, stdin: bytes | None = None) -> subprocess.CompletedProcess:
@@ -221,3 +238,72 @@ def test_ctrl_c_is_a_sentence(home):
     _, complaint = process.communicate(timeout=30)
     assert process.returncode == 1
     assert complaint.decode().strip().splitlines()[-1] == "asr: stopped"
+
+
+# -------------------------------------------------------------------------------------------------- decoding
+
+
+@pytest.fixture(scope="module")
+def language_model(home):
+    """A language model of the toy corpus's transcripts, beside it."""
+    text = asr("text", "toy.yaml", "--data", "data", cwd=home)
+    assert text.stdout.count(b"\n") == 60
+    done = asr("lm", "train", "-", "-o", "toy.arpa", "--order", 2, "--prune", 0, cwd=home, stdin=text.stdout)
+    assert done.returncode == 0, done.stderr.decode()
+    return home / "toy.arpa"
+
+
+def test_tune_keeps_its_choice_in_the_model_directory_where_evaluate_finds_it(home, language_model, tmp_path):
+    model = tmp_path / "tuned"
+    shutil.copytree(home / "models" / "toy", model)
+    done = asr("tune", model, "--lm", language_model, "--data", "data", cwd=home)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"greedy" in done.stdout
+    settings = load_recipe(model / "recipe.yaml").decoder
+    assert (settings.kind, settings.language_model) == ("beam", "language_model.ngrams")
+    language_model.rename(language_model.with_suffix(".away"))  # the directory holds all that it needs
+    try:
+        tuned = asr("evaluate", model, "--data", "data", cwd=home)
+        greedy = asr("evaluate", model, "--data", "data", "--greedy", cwd=home)
+    finally:
+        language_model.with_suffix(".away").rename(language_model)
+    assert tuned.returncode == greedy.returncode == 0
+    before, after = (float(re.search(rb"WER ([\d.]+)%", done.stdout)[1]) for done in (greedy, tuned))
+    assert after <= before
+
+
+def test_transcribe_takes_hotwords_and_a_lexicon(home, tmp_path):
+    clip = next((home / "data" / "dev").glob("*.flac"))
+    (tmp_path / "words.txt").write_text("abc\n")
+    done = asr("transcribe", clip, "--lexicon", tmp_path / "words.txt", "--hotwords", "Abc:3", cwd=home)
+    assert done.returncode == 0, done.stderr.decode()
+    assert set(done.stdout.decode().split()) <= {"abc"}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--alpha", "high"], "decoder.alpha: expected a valid number; found 'high'"),
+        (["--lm", "missing.arpa"], "missing.arpa cannot be read"),
+        (["--lm", "broken.arpa"], "broken.arpa, line 5"),
+        (["--lm", "xyz.arpa"], "cannot be spelled"),
+        (["--lexicon", "empty.txt"], "holds no word"),
+        (["--hotwords", "a:b:c"], 'hotwords: "c" is not a weight'),
+        (["--hotwords", "zebra"], '"zebra" cannot be spelled'),
+        (["--greedy", "--beam", "4"], "--greedy searches nothing"),
+        (["--beam", "none"], "decoder.width"),
+        (["--lstm", "."], "is not a whole model directory"),
+        (["--nonsense"], "No such option"),
+    ],
+)
+def test_decoding_that_cannot_be_is_one_sentence(home, language_model, options, sentence):
+    arpa = language_model.read_text()
+    (home / "broken.arpa").write_text(arpa.replace("\\1-grams:", "\\1-grams", 1))
+    letters = str.maketrans("abc", "xyz")
+    lines = [line.translate(letters) if "\t" in line else line for line in arpa.splitlines(keepends=True)]
+    (home / "xyz.arpa").write_text("".join(lines))
+    (home / "empty.txt").write_text("\n")
+    done = asr("evaluate", "models/toy", "--data", "data", *options, cwd=home)
+    assert done.returncode == 1
+    assert done.stderr.decode().strip().startswith("asr: ")
+    assert sentence in done.stderr.decode()

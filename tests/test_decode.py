@@ -47,12 +47,12 @@ def test_a_tokens_frame_is_where_its_run_peaks():
     assert decode_greedy(path, TOKENISER)[0].frames == (1,)
 
 
-def test_words_have_times_in_seconds_and_the_geometric_mean_of_their_tokens_as_confidence():
+def test_words_have_times_in_seconds_and_the_product_of_their_tokens_probabilities_as_confidence():
     [hypothesis] = decode_greedy(emissions("-ab- -b"), TOKENISER)
     first, second = words_of(hypothesis, TOKENISER, 0.04, offset=1.0)
     assert (first.text, first.start, first.end) == ("ab", 1.04, 1.12)
     assert (second.text, second.start, second.end) == ("b", 1.24, 1.28)
-    assert first.confidence == pytest.approx(0.9, abs=1e-4)
+    assert first.confidence == pytest.approx(0.9 * 0.9, abs=1e-4)
 
 
 def test_blank_rate_counts_real_frames_alone():

@@ -125,6 +125,7 @@ def _model_directory(given: Path | None) -> Path:
 )
 @click.option("--json", "scores_file", type=FOLDER, metavar="FILE", help="Write the scores as JSON.")
 @click.option("--hypotheses", type=FOLDER, metavar="FILE", help="Write id, reference, hypothesis as JSON lines.")
+@click.option("--calibration", type=FOLDER, metavar="FILE.png", help="Draw how far words' confidences can be believed.")
 @click.option("--worst", default=5, show_default=True, help="How many of the worst utterances to show.")
 @click.option("--weights", type=click.Choice(["best", "last"]), default="best", show_default=True)
 @decoder_options
@@ -136,6 +137,7 @@ def evaluate(
     split: str,
     scores_file: Path | None,
     hypotheses: Path | None,
+    calibration: Path | None,
     worst: int,
     weights: str,
     data: str | None,
@@ -147,6 +149,7 @@ def evaluate(
 
     from asr import checkpoint
     from asr import evaluate as scoring
+    from asr.decode.calibration import draw_reliability
     from asr.transcribe.recogniser import Recogniser
 
     chosen = {"best": checkpoint.WEIGHTS, "last": checkpoint.LAST_WEIGHTS}[weights]
@@ -178,5 +181,9 @@ def evaluate(
         scoring.write_scores(scores_file, scores)
     if hypotheses:
         scoring.write_hypotheses(hypotheses, scores)
+    if calibration:
+        measured = scoring.reliability_of(scores)
+        draw_reliability(measured, calibration, ", ".join(score.name for score in scores))
+        click.echo(f"{calibration}: expected calibration error {measured.error:.3f} over {measured.counts.sum()} words")
     if any(score.unreadable for score in scores):
         raise click.exceptions.Exit(1)

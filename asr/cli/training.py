@@ -1,4 +1,4 @@
-"""asr train, asr check."""
+"""asr train, asr check, asr text."""
 
 from __future__ import annotations
 
@@ -68,3 +68,23 @@ def check(recipe: Path, data: str | None, overrides: tuple[str, ...], device: st
         console.print(part)
     if empty := [split.name for split in report.splits if not split.durations]:
         raise AsrError(f"no usable utterance in {' and '.join(empty)}")
+
+
+@click.command()
+@click.argument("recipe", type=FOLDER)
+@click.option(
+    "--split", type=click.Choice(["train", "dev", "test"]), default="train", show_default=True, help="Of the recipe."
+)
+@data_option
+@set_option
+def text(recipe: Path, split: str, data: str | None, overrides: tuple[str, ...]) -> None:
+    """Print the transcripts of RECIPE's corpora, normalised, one a line: asr text RECIPE | asr lm train - -o lm.arpa"""
+    from asr.data.batches import text_of
+    from asr.data.corpora import open_corpora
+    from asr.evaluate import sources_of
+    from asr.recipe.reading import load_recipe
+    from asr.runtime import data_root
+
+    settings = load_recipe(recipe, overrides)
+    for cut in open_corpora(sources_of(settings, split), data_root(data, settings.data)).whole():
+        click.echo(text_of(cut, settings.text.normalise))

@@ -312,23 +312,27 @@ def _begin(prefixes, beams, sizes, scale, context):  # type: ignore[no-untyped-d
 @numba.njit(cache=True, nogil=True)
 def _read_out(tables, rows, prefixes, beams, sizes, scale, readings, spelt, end):  # type: ignore[no-untyped-def]
     """Fills ``readings`` with the best beams as if the sentence ended here, and ``spelt`` from ``end`` on with their
-    tokens. Returns how many there are, and where their tokens end.
+    tokens. Returns how many there are, and where their tokens end. What a closed lexicon leaves unfinished is cut off.
     """
     beam_count = sizes[1]
     acoustic, language = np.empty(beam_count), np.zeros(beam_count)
+    last = np.empty(beam_count, np.int32)
     for i in range(beam_count):
-        prefix = beams[i].prefix
+        prefix = last[i] = beams[i].prefix
         acoustic[i] = math.log(beams[i].blank + beams[i].nonblank) + scale[0]
         if tables is not None:
             acoustic[i] -= prefixes[prefix].total
             language[i] = finish(tables, rows, prefixes, prefix)
+            while language[i] == -np.inf:
+                last[i] = prefixes[last[i]].parent
+                language[i] = finish(tables, rows, prefixes, last[i])
     order = np.argsort(-(acoustic + language), kind="mergesort")[: len(readings)]
     for i in range(len(order)):
-        prefix = last = beams[order[i]].prefix
+        prefix = last[order[i]]
         while prefixes[prefix].parent != NONE:
             prefix = prefixes[prefix].parent
             end += 1
-        place, prefix = end, last
+        place, prefix = end, last[order[i]]
         while prefixes[prefix].parent != NONE:
             place -= 1
             spelt[place].token = prefixes[prefix].token

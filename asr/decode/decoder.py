@@ -62,7 +62,7 @@ def gather_knowledge(
         tokeniser,
         model=model,
         alpha=settings.alpha,
-        beta=settings.beta,
+        beta=settings.beta if model is not None or lstm is not None else 0.0,
         unknown=settings.unknown,
         lexicon=lexicon,
         hotwords=hotwords,

@@ -181,9 +181,9 @@ class Fusion:
         hotwords: Mapping[str, float] | None = None,
     ) -> None:
         spelling = _Spelling(tokeniser)
+        automaton = _build_hotwords(hotwords or {}, spelling)
         over = NO_MODEL if model is None else OVER_TOKENS if _is_over_tokens(model, tokeniser) else OVER_WORDS
-        hotwords = hotwords or {}
-        named = {word for phrase in hotwords for word in phrase.split()}
+        named = {word for phrase in hotwords or () for word in phrase.split()}
         words = _weigh_words(model if over == OVER_WORDS else None, lexicon, named)
         if model is None and lexicon is None:
             unknown = 0.0  # every word is, and none is the worse for it
@@ -216,7 +216,7 @@ class Fusion:
             unit=_units(model, tokeniser) if model is not None and over == OVER_TOKENS else np.zeros(0, np.int32),
             lexicon=tree,
             ngrams=_NO_NGRAMS if model is None else model.arrays,
-            hotwords=_build_hotwords(hotwords, spelling),
+            hotwords=automaton,
         )
 
     def reweighted(self, *, alpha: float, beta: float, unknown: float) -> Fusion:

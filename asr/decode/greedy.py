@@ -41,16 +41,14 @@ def decode_greedy(emissions: Emissions, tokeniser: Tokeniser) -> list[Hypothesis
 
 
 def words_of(hypothesis: Hypothesis, tokeniser: Tokeniser, frame_shift: float, offset: float = 0.0) -> tuple[Word, ...]:
-    """The hypothesis's words. A word spans its first to its last token's frame; its confidence is the geometric mean
-    of its tokens' probabilities. ``frame_shift`` and ``offset`` are seconds."""
+    """The hypothesis's words. A word spans its first to its last token's frame; its confidence is the product of its
+    tokens' probabilities: that all are right, as far as the network can tell. Frame shift and offset are seconds."""
     words: list[Word] = []
     spelling: list[tuple[str, int, float]] = []
 
     def close() -> None:
         if spelling:
-            confidence = 1.0
-            for _, _, probability in spelling:
-                confidence *= probability ** (1 / len(spelling))
+            confidence = math.prod(probability for _, _, probability in spelling)
             words.append(
                 Word(
                     text="".join(text for text, _, _ in spelling),

@@ -299,7 +299,7 @@ class Beam(Section):
 
     Thresholds are in nats: a token is tried where its log probability is at least ``token_threshold``, a prefix kept
     where its score is within ``score_threshold`` of the best. The language model's log probability is weighed by
-    ``alpha``; each word earns ``beta``, and ``unknown`` besides where the language model lacks it.
+    ``alpha``; with it each word earns ``beta``, and ``unknown`` besides where the language model lacks it.
     """
 
     kind: Literal["beam"] = "beam"

@@ -1,0 +1,61 @@
+"""Calibration: whether words said to be right with confidence 0.8 are right four times in five (Guo et al. 2017)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from asr import runtime
+
+BINS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reliability:
+    """Words in ``BINS`` bins of equal width by confidence: ``counts``, mean ``confidence`` and ``accuracy`` of each,
+    which are NaN for an empty bin."""
+
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: the mean gap between confidence and accuracy, each bin weighed by its words."""
+        gaps = np.abs(self.confidence - self.accuracy)
+        return float(np.nansum(self.counts * gaps) / max(self.counts.sum(), 1))
+
+
+def reliability(confidences: np.ndarray, hits: np.ndarray) -> Reliability:
+    """Of N words' ``confidences`` (N,) in [0, 1] and whether each is right, ``hits`` (N,)."""
+    place = np.minimum((confidences * BINS).astype(int), BINS - 1)
+    counts = np.bincount(place, minlength=BINS)
+    means = [
+        np.divide(sums, counts, out=np.full(BINS, np.nan), where=counts > 0)
+        for sums in (np.bincount(place, weights=values, minlength=BINS) for values in (confidences, hits.astype(float)))
+    ]
+    return Reliability(counts=counts, confidence=means[0], accuracy=means[1])
+
+
+def draw_reliability(measured: Reliability, path: Path, title: str) -> None:
+    """The reliability diagram, with the number of words in each bin below it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    diagram, histogram = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
+    left = np.arange(BINS) / BINS
+    diagram.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1, label="as said")
+    diagram.bar(left, measured.accuracy, 1 / BINS, align="edge", color="tab:blue", alpha=0.5, edgecolor="white")
+    diagram.plot(measured.confidence, measured.accuracy, "o", color="tab:blue", label="words of a bin")
+    diagram.set(title=title, ylabel="words that are right", xlim=(0, 1), ylim=(0, 1))
+    diagram.legend(frameon=False, loc="upper left")
+    histogram.bar(left, measured.counts, 1 / BINS, align="edge", color="tab:gray", edgecolor="white")
+    histogram.set(xlabel="confidence", ylabel="words")
+    for axes in (diagram, histogram):
+        axes.spines[["top", "right"]].set_visible(False)
+    with runtime.replacing(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=110)
