@@ -124,8 +124,8 @@ def test_rates_are_those_of_the_papers():
 def test_empty_texts_and_unicode_are_counted_as_documented(tmp_path, reference, hypothesis, words, characters):
     [system] = score(tmp_path, {"1": reference, "2": "x"}, {"1": hypothesis, "2": "x"})
     first = system.utterances[0]
-    assert counted(first.word_counts) == words
-    assert counted(first.character_counts) == characters
+    assert counted(first.words) == words
+    assert counted(first.characters) == characters
 
 
 def counted(counts: ErrorCounts) -> tuple[int, int, int, int]:
