@@ -2,7 +2,7 @@
 
     AsrError                 everything this package raises on purpose
     ├── RecipeError          a recipe that does not validate, every fault listed
-    ├── CorpusError          a corpus that is missing, malformed or empty
+    ├── CorpusError          a corpus, or a file of transcripts, that is missing, malformed or empty
     │   └── DownloadError    a download that failed, was cut, or does not match its checksum
     ├── AudioError           a recording that cannot be read
     ├── TextError            text that cannot be spelled, is missing or empty, or has no room in its recording
@@ -25,7 +25,7 @@ class RecipeError(AsrError):
 
 
 class CorpusError(AsrError):
-    """A corpus is missing, malformed or empty."""
+    """A corpus, or a file of transcripts, is missing, malformed or empty."""
 
 
 class DownloadError(CorpusError):

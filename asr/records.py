@@ -229,3 +229,19 @@ class ErrorCounts:
         if self.reference_length == 0:
             return float("inf") if self.insertions else 0.0
         return self.errors / self.reference_length
+
+    @property
+    def match_error_rate(self) -> float:
+        """Errors per aligned unit, from 0 to 1; 0 where nothing was said and nothing recognised."""
+        return self.errors / max(self.errors + self.hits, 1)
+
+    @property
+    def information_lost(self) -> float:
+        """1 - (hits / reference units) (hits / hypothesis units), from 0 to 1: WIL where the units are words.
+
+        Morris, Maier, Green (2004), From WER and RIL to MER and WIL. 0 where nothing was said and nothing recognised.
+        """
+        if self.errors == 0:
+            return 0.0
+        said, recognised = self.reference_length, self.hits + self.substitutions + self.insertions
+        return 1.0 - (self.hits / said) * (self.hits / recognised) if said and recognised else 1.0

@@ -16,7 +16,20 @@ import toy
 
 from asr.recipe.reading import load_recipe
 
-COMMANDS = ["", "train", "transcribe", "align", "evaluate", "check", "text", "tune", "lm", "lm train", "lm perplexity"]
+COMMANDS = [
+    "",
+    "train",
+    "transcribe",
+    "align",
+    "evaluate",
+    "score",
+    "check",
+    "text",
+    "tune",
+    "lm",
+    "lm train",
+    "lm perplexity",
+]
 
 
 def asr(*arguments: object, cwd=None, stdin: bytes | None = None) -> subprocess.CompletedProcess:

@@ -10,6 +10,7 @@ import click
 from asr import __version__
 from asr.cli.language import lm
 from asr.cli.recognition import align, evaluate, transcribe
+from asr.cli.scoring import score
 from asr.cli.training import check, text, train
 from asr.cli.tuning import tune
 from asr.errors import AsrError
@@ -44,5 +45,5 @@ def main() -> None:
     """Train, run and measure your own speech recogniser."""
 
 
-for command in (train, evaluate, transcribe, align, check, lm, tune, text):
+for command in (train, evaluate, score, transcribe, align, check, lm, tune, text):
     main.add_command(command)

@@ -47,14 +47,11 @@ def existing_folder(path: Path) -> Path:
     return path
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    return ((number, line) for number, line in _all_lines(path) if line.strip())
-
-
-def _all_lines(path: Path) -> Iterator[tuple[int, str]]:
+def lines(path: Path, *, blank: bool = False) -> Iterator[tuple[int, str]]:
+    """A text file's lines with their numbers from 1, the blank ones left out unless ``blank``."""
     try:
         with path.open(encoding="utf-8-sig") as file:
-            yield from enumerate(file, 1)
+            yield from ((number, line) for number, line in enumerate(file, 1) if blank or line.strip())
     except (UnicodeDecodeError, OSError) as error:
         raise CorpusError(
             f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}"
@@ -65,9 +62,9 @@ def read_manifest(path: Path) -> Iterator[Utterance]:
     """Utterances of a JSON-lines, CSV or TSV manifest: ``audio_filepath`` (relative to the manifest), ``text``, and
     optionally ``duration``, ``offset`` (s), ``speaker``, ``id``. Raises CorpusError with the line number."""
     if path.suffix.lower() in {".csv", ".tsv"}:
-        rows = _table(path, "\t" if path.suffix.lower() == ".tsv" else ",")
+        rows = table_rows(path, "\t" if path.suffix.lower() == ".tsv" else ",")
     else:
-        rows = _json_lines(path)
+        rows = json_lines(path)
     for number, row in rows:
         try:
             if not row["audio_filepath"]:
@@ -77,8 +74,8 @@ def read_manifest(path: Path) -> Iterator[Utterance]:
                 audio=path.parent / str(row["audio_filepath"]),
                 text=str(row["text"] if row["text"] is not None else ""),
                 speaker=str(row.get("speaker") or ""),
-                offset=_seconds(row.get("offset") or 0.0),
-                duration=_seconds(row["duration"]) if row.get("duration") else None,
+                offset=seconds_of(row.get("offset") or 0.0),
+                duration=seconds_of(row["duration"]) if row.get("duration") else None,
             )
             # JSON can spell half a surrogate pair, which no file name and no hash takes.
             f"{utterance.id}{utterance.audio}{utterance.text}{utterance.speaker}".encode()
@@ -89,15 +86,17 @@ def read_manifest(path: Path) -> Iterator[Utterance]:
         yield utterance
 
 
-def _seconds(value: Any) -> float:
+def seconds_of(value: Any) -> float:
+    """A finite number of seconds, 0 or more; raises ValueError."""
     seconds = float(value)
     if not 0 <= seconds < float("inf"):
         raise ValueError(f"offset and duration are seconds, 0 or more; found {value}")
     return seconds
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in _lines(path):
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """A JSON-lines file's objects with their line numbers."""
+    for number, line in lines(path):
         try:
             row = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
@@ -107,13 +106,14 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def table_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """A table's rows by column name, with their line numbers; its first line names the columns."""
     # Blank lines too, so that the reader counts lines as an editor does; those between rows it skips itself.
-    lines = (line if line.strip() else "\n" for _, line in _all_lines(path))
+    text = (line if line.strip() else "\n" for _, line in lines(path, blank=True))
     if delimiter == "\t":  # tables of sentences: a quotation mark is a quotation mark
-        reader = csv.DictReader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+        reader = csv.DictReader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE)
     else:
-        reader = csv.DictReader(lines, delimiter=delimiter)
+        reader = csv.DictReader(text, delimiter=delimiter)
     try:
         for row in reader:
             yield reader.line_num, {key: value for key, value in row.items() if key is not None}
@@ -125,7 +125,7 @@ def read_librispeech(split: Path) -> Iterator[Utterance]:
     """The official layout: SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt beside its FLAC files."""
     found = False
     for transcript in sorted(split.glob("*/*/*.trans.txt")):
-        for number, line in _lines(transcript):
+        for number, line in lines(transcript):
             found = True
             id, *text = line.split(maxsplit=1)
             if not text:
@@ -145,7 +145,7 @@ def read_folder(folder: Path) -> Iterator[Utterance]:
         if not text.is_file():
             raise CorpusError(f"{path} has no {text.name} beside it")
         speaker = path.parent.name if path.parent != folder else ""
-        words = " ".join(line.strip() for _, line in _lines(text))
+        words = " ".join(line.strip() for _, line in lines(text))
         yield Utterance(id=path.relative_to(folder).with_suffix("").as_posix(), audio=path, text=words, speaker=speaker)
     if not found:
         raise CorpusError(f"{folder} holds no audio files ({', '.join(AUDIO_SUFFIXES)})")
@@ -153,7 +153,7 @@ def read_folder(folder: Path) -> Iterator[Utterance]:
 
 def read_common_voice(table: Path) -> Iterator[Utterance]:
     """A Common Voice table (path, sentence, client_id), clips in ``clips/`` beside it."""
-    for number, row in _table(table, "\t"):
+    for number, row in table_rows(table, "\t"):
         if not row.get("path") or row.get("sentence") is None:
             raise CorpusError(f"{table}, line {number}: path or sentence is missing; found {', '.join(row)}")
         yield Utterance(
@@ -169,7 +169,7 @@ def read_kaldi(folder: Path) -> Iterator[Utterance]:
     wav.scp are refused: a corpus is never run."""
 
     def table(name: str) -> Iterator[tuple[int, str, str]]:
-        for number, line in _lines(existing_file(folder / name)):
+        for number, line in lines(existing_file(folder / name)):
             key, *value = line.split(maxsplit=1)
             yield number, key, "".join(value).strip()
 
@@ -203,7 +203,7 @@ def read_kaldi(folder: Path) -> Iterator[Utterance]:
         where = f"{folder / 'segments'}, line {number}"
         try:
             recording, start, end = value.split()
-            offset, duration = _seconds(start), _seconds(float(end) - float(start))
+            offset, duration = seconds_of(start), seconds_of(float(end) - float(start))
         except ValueError as error:
             raise CorpusError(f"{where}: expected UTTERANCE RECORDING START END, found {id} {value}") from error
         yield utterance(id, recording, offset, duration, where)

@@ -1,10 +1,38 @@
-"""Word and character errors, counted by jiwer."""
+"""Word and character errors, counted and aligned by jiwer: the fewest substitutions, deletions and insertions.
+
+NIST's sclite aligns by weight instead, 4 for a substitution and 3 for a deletion or an insertion, so that it may find
+an error more where two substitutions are a deletion and an insertion beside a hit; its rates are defined alike.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from asr.records import ErrorCounts
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A word (or character) of the reference against one of the hypothesis; an empty one where nothing stands."""
+
+    reference: str
+    hypothesis: str
+
+    @property
+    def kind(self) -> Literal["hit", "substitution", "deletion", "insertion"]:
+        if self.reference == self.hypothesis:
+            return "hit"
+        if not self.hypothesis:
+            return "deletion"
+        return "substitution" if self.reference else "insertion"
+
+
+Alignment = tuple[Edit, ...]
 
 
 def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
@@ -27,16 +55,8 @@ def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Er
 
 def word_hits(reference: str, hypothesis: str) -> tuple[bool, ...]:
     """Of each of the hypothesis's words, whether the alignment with the reference makes it a hit."""
-    import jiwer
-
-    words = hypothesis.split()
-    hits = [False] * len(words)
-    if words and reference.split():
-        [chunks] = jiwer.process_words(" ".join(reference.split()), " ".join(words)).alignments
-        for chunk in chunks:
-            if chunk.type == "equal":
-                hits[chunk.hyp_start_idx : chunk.hyp_end_idx] = [True] * (chunk.hyp_end_idx - chunk.hyp_start_idx)
-    return tuple(hits)
+    [alignment] = align_words([reference], [hypothesis])
+    return tuple(edit.kind == "hit" for edit in alignment if edit.hypothesis)
 
 
 def _count(  # type: ignore[no-untyped-def]
@@ -56,3 +76,63 @@ def _count(  # type: ignore[no-untyped-def]
         deletions=counts.deletions,
         insertions=counts.insertions + invented,
     )
+
+
+def align_words(references: Sequence[str], hypotheses: Sequence[str]) -> list[Alignment]:
+    """Each hypothesis's words against its reference's, as ``word_errors`` counts them."""
+    import jiwer
+
+    return _align(jiwer.process_words, references, hypotheses, str.split)
+
+
+def align_characters(references: Sequence[str], hypotheses: Sequence[str]) -> list[Alignment]:
+    """Each hypothesis's characters against its reference's, as ``character_errors`` counts them."""
+    import jiwer
+
+    return _align(jiwer.process_characters, references, hypotheses, list)
+
+
+def count(edits: Iterable[Edit]) -> ErrorCounts:
+    kinds = [edit.kind for edit in edits]
+    return ErrorCounts(
+        hits=kinds.count("hit"),
+        substitutions=kinds.count("substitution"),
+        deletions=kinds.count("deletion"),
+        insertions=kinds.count("insertion"),
+    )
+
+
+def error_slots(alignment: Alignment) -> np.ndarray:
+    """Where the errors stand, (2R + 1,) for R reference units: insertions at even slots, before, between and after the
+    units; at odd slots 1 for each unit that was substituted or deleted."""
+    import numpy as np
+
+    slots = [0]
+    for edit in alignment:
+        if edit.reference:
+            slots += [int(edit.kind != "hit"), 0]
+        else:
+            slots[-1] += 1
+    return np.array(slots)
+
+
+def _align(  # type: ignore[no-untyped-def]
+    process, references: Sequence[str], hypotheses: Sequence[str], units: Callable[[str], list[str]]
+) -> list[Alignment]:
+    pairs = [(" ".join(r.split()), " ".join(h.split())) for r, h in zip(references, hypotheses, strict=True)]
+    spoken = [(r, h) for r, h in pairs if r]  # as in _count
+    chunks = iter(process([r for r, _ in spoken], [h for _, h in spoken]).alignments if spoken else ())
+    aligned = []
+    for reference, hypothesis in pairs:
+        said, recognised = units(reference), units(hypothesis)
+        if not said:
+            aligned.append(tuple(Edit("", unit) for unit in recognised))
+            continue
+        edits: list[Edit] = []
+        for chunk in next(chunks):
+            left = said[chunk.ref_start_idx : chunk.ref_end_idx]
+            right = recognised[chunk.hyp_start_idx : chunk.hyp_end_idx]
+            length = max(len(left), len(right))  # one of them is empty where the chunk is of deletions or insertions
+            edits += map(Edit, left or [""] * length, right or [""] * length)
+        aligned.append(tuple(edits))
+    return aligned

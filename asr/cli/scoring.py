@@ -1,0 +1,92 @@
+"""asr score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from asr.cli.options import FOLDER
+
+if TYPE_CHECKING:
+    from asr.compare import System
+    from asr.text.significance import Interval
+
+MOST_GROUPS = 12
+"""Speakers, say, to print; the JSON holds all."""
+
+
+@click.command()
+@click.argument("reference", type=FOLDER, metavar="REF")
+@click.argument("hypotheses", type=FOLDER, nargs=-1, required=True, metavar="HYP...")
+@click.option(
+    "--normalise",
+    "normalisation",
+    type=click.Choice(["none", "basic", "english"]),
+    default="basic",
+    show_default=True,
+    help="What is made alike in both before they are compared.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "csv", "tsv", "kaldi", "stm", "ctm", "plain"]),
+    help="Of the files whose suffix does not tell.",
+)
+@click.option("--json", "scores_file", type=FOLDER, metavar="FILE", help="Write all scores as JSON.")
+def score(
+    reference: Path, hypotheses: tuple[Path, ...], normalisation: str, form: str | None, scores_file: Path | None
+) -> None:
+    """Error rates of any systems' transcripts, HYP, against REF, and whether one is better than another.
+
+    Files are JSON lines, CSV or TSV with a header, Kaldi text, STM, CTM, or plain text line by line.
+    """
+    from asr import compare
+    from asr.data.transcripts import FORMS, read_hypotheses, read_references
+
+    references = read_references(reference, form)  # type: ignore[arg-type]
+    read = [read_hypotheses(path, references, form) for path in hypotheses]  # type: ignore[arg-type]
+    systems = compare.score(references, read, normalisation)  # type: ignore[arg-type]
+    comparisons = compare.compare(systems)
+    said = systems[0].words.reference_length
+    click.echo(f"reference {references}: {said} words in {len(references.lines)} utterances", nl=False)
+    click.echo(f", {len(references.skipped)} not to be scored" if references.skipped else "")
+    click.echo(f"normalisation {normalisation}: {compare.NORMALISATIONS[normalisation]}")  # type: ignore[index]
+    for system, file in zip(systems, read, strict=True):
+        words, by_speaker = system.words, system.interval_by_speaker()
+        interval = _interval(system.interval()) + (f", by speaker {_interval(by_speaker)}" if by_speaker else "")
+        click.echo(
+            f"{system.name}: WER {words.rate:.2%} {interval}  CER {system.characters.rate:.2%}  "
+            f"MER {words.match_error_rate:.2%}  WIL {words.information_lost:.2%}  {words.substitutions} substituted, "
+            f"{words.deletions} deleted, {words.insertions} inserted  ({FORMS[file.form]})"
+        )
+    for kind in systems[0].groups():
+        _print_groups(kind, systems)
+    for comparison in comparisons:
+        click.echo(str(comparison))
+    if scores_file:
+        compare.write_json(scores_file, references, systems, comparisons, normalisation)  # type: ignore[arg-type]
+
+
+def _interval(interval: Interval | None) -> str:
+    return f"[{interval.low:.2%}, {interval.high:.2%}]" if interval else "[too few for an interval]"
+
+
+def _print_groups(kind: str, systems: Sequence[System]) -> None:
+    """A line a group, a column a system; speakers begin with the worst of the first system."""
+    tables = [system.groups()[kind] for system in systems]
+    names = list(tables[0])
+    if kind != "duration":
+        names.sort(key=lambda name: (-tables[0][name].words.rate, name))
+    width = max(len(name) for name in [*names[:MOST_GROUPS], kind])
+    columns = [max(len(system.name), 8) for system in systems]
+    heads = "  ".join(system.name.rjust(column) for system, column in zip(systems, columns, strict=True))
+    click.echo(f"  {kind.ljust(width)}  utterances    words  {heads}")
+    for name in names[:MOST_GROUPS]:
+        group = tables[0][name]
+        rates = "  ".join(f"{table[name].words.rate:.2%}".rjust(c) for table, c in zip(tables, columns, strict=True))
+        click.echo(f"  {name.ljust(width)}  {group.utterances:10}  {group.words.reference_length:7}  {rates}")
+    if len(names) > MOST_GROUPS:
+        click.echo(f"  and {len(names) - MOST_GROUPS} more (--json has all)")

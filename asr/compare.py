@@ -1,0 +1,416 @@
+"""Any systems' transcripts against one reference: error rates, how far they can be trusted, and which system is better.
+
+Needs no model and no torch: ``asr evaluate`` scores our recogniser, this scores what anybody's wrote.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from asr import runtime
+from asr.data.transcripts import FORMS, Line, Transcripts, listed
+from asr.errors import CorpusError
+from asr.records import ErrorCounts
+from asr.text import significance
+from asr.text.normalise import normalise
+from asr.text.score import Alignment, align_words, character_errors, count, error_slots
+from asr.text.significance import Interval
+
+Normalisation = Literal["none", "basic", "english"]
+
+NORMALISATIONS: dict[Normalisation, str] = {
+    "none": "only Unicode composed (NFC) and white space collapsed",
+    "basic": "NFKC, lower case, and whatever is no letter, mark, digit or apostrophe made a space",
+    "english": "Whisper's English: numbers in digits, American spelling, contractions written out, fillers dropped",
+}
+
+SIGNIFICANT = 0.05
+DURATION_BANDS = (0.0, 2.0, 5.0, 10.0, 20.0, float("inf"))
+"""Seconds."""
+
+_FORMS = {"none": "none", "basic": "words", "english": "english"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredLine:
+    """One utterance: its line of the reference, normalised, and a system's words aligned with it; both counts."""
+
+    line: Line
+    hypothesis: str
+    alignment: Alignment
+    words: ErrorCounts
+    characters: ErrorCounts
+
+    @property
+    def duration_band(self) -> str:
+        """ "2 to 5 s"; empty where the duration is not known."""
+        seconds = self.line.duration
+        if seconds is None:
+            return ""
+        low, high = next(band for band in itertools.pairwise(DURATION_BANDS) if band[0] <= seconds < band[1])
+        return f"{low:g} to {high:g} s" if high < float("inf") else f"over {low:g} s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The utterances of one speaker, say: how many they are and their pooled word errors."""
+
+    utterances: int
+    words: ErrorCounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """A system's score, utterance by utterance in the reference's order."""
+
+    name: str
+    utterances: tuple[ScoredLine, ...]
+
+    @property
+    def words(self) -> ErrorCounts:
+        return sum((u.words for u in self.utterances), ErrorCounts())
+
+    @property
+    def characters(self) -> ErrorCounts:
+        return sum((u.characters for u in self.utterances), ErrorCounts())
+
+    @property
+    def errors(self) -> np.ndarray:
+        """Word errors (N,)."""
+        return np.array([u.words.errors for u in self.utterances])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Reference words (N,)."""
+        return np.array([u.words.reference_length for u in self.utterances])
+
+    @property
+    def speakers(self) -> list[str] | None:
+        """Each utterance's, where all are known."""
+        speakers = [u.line.speaker for u in self.utterances]
+        return speakers if all(speakers) else None
+
+    def interval(self) -> Interval | None:
+        """The WER's 95 % interval by utterance; None for too few."""
+        return significance.rate_interval(self.errors, self.lengths)
+
+    def interval_by_speaker(self) -> Interval | None:
+        """The WER's 95 % interval by speaker; None where they are not known or too few."""
+        speakers = self.speakers
+        return significance.rate_interval(self.errors, self.lengths, speakers) if speakers else None
+
+    def groups(self) -> dict[str, dict[str, Group]]:
+        """Word errors by "corpus", "speaker", "duration" and "noise", each where the reference tells."""
+        kinds: dict[str, Callable[[ScoredLine], str]] = {
+            "corpus": lambda u: u.line.corpus,
+            "speaker": lambda u: u.line.speaker,
+            "duration": lambda u: u.duration_band,
+            "noise": lambda u: u.line.noise,
+        }
+        groups: dict[str, dict[str, Group]] = {}
+        for kind, label in kinds.items():
+            members: dict[str, list[ScoredLine]] = defaultdict(list)
+            for utterance in sorted(
+                self.utterances, key=lambda u: (u.line.duration or 0.0) if kind == "duration" else 0
+            ):
+                members[label(utterance)].append(utterance)
+            if set(members) != {""}:
+                groups[kind] = {
+                    name or "not known": Group(utterances=len(some), words=sum((u.words for u in some), ErrorCounts()))
+                    for name, some in members.items()
+                }
+        return groups
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """B against A over the same utterances. ``difference`` is by utterance, ``by_speaker`` where enough are known.
+
+    p values are None where the set is too small for the test. With more than two systems they are adjusted (Holm) for
+    the number of pairs; the intervals are not.
+    """
+
+    a: str
+    b: str
+    utterances: int
+    estimate: float
+    difference: significance.Difference | None
+    by_speaker: significance.Difference | None
+    bootstrap_p: float | None
+    matched_pairs_p: float | None
+    segments: int
+
+    @property
+    def better(self) -> str | None:
+        """The name of the better system, where the paired bootstrap and MAPSSWE both find it at the 5 % level."""
+        tests = (self.bootstrap_p, self.matched_pairs_p)
+        if any(p is None or p >= SIGNIFICANT for p in tests):
+            return None
+        return self.b if self.estimate < 0 else self.a
+
+    def __str__(self) -> str:
+        numbers = f"{100 * self.estimate:+.2f} % absolute"
+        if self.difference is None:
+            return (
+                f"{self.b} against {self.a}: {numbers}; {self.utterances} utterances are too few to say which is better"
+            )
+        low, high = self.difference.interval.low, self.difference.interval.high
+        numbers += f", 95 % CI [{100 * low:+.2f}, {100 * high:+.2f}]"
+        if self.by_speaker:
+            low, high = self.by_speaker.interval.low, self.by_speaker.interval.high
+            numbers += f" (by speaker [{100 * low:+.2f}, {100 * high:+.2f}])"
+        numbers += f", {_p(self.bootstrap_p)} (paired bootstrap), "
+        if self.matched_pairs_p is None:
+            numbers += f"no MAPSSWE of {self.segments} segments"
+        else:
+            numbers += f"{_p(self.matched_pairs_p)} (MAPSSWE, {self.segments} segments)"
+        # Utterances of one speaker are alike: what holds for these speakers need not hold for others.
+        whom = " on these speakers" if self.by_speaker and self.by_speaker.p >= SIGNIFICANT else ""
+        if self.better == self.b:
+            return f"{self.b} is better than {self.a}{whom}: {numbers}"
+        if self.better == self.a:
+            return f"{self.b} is worse than {self.a}{whom}: {numbers}"
+        return f"{self.b} against {self.a}: {numbers}; the set is too small to say which is better{self._needed()}"
+
+    def _needed(self) -> str:
+        assert self.difference
+        needed = significance.utterances_needed(self.difference, self.utterances)
+        if self.utterances < needed < 1000 * self.utterances:
+            return f": a difference of this size would take some {float(f'{needed:.2g}'):,.0f} utterances"
+        return ""
+
+
+def _p(p: float | None) -> str:
+    return "no p" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+# -------------------------------------------------------------------------------------------------------- scoring
+
+
+def score(
+    references: Transcripts, hypotheses: Sequence[Transcripts], normalisation: Normalisation = "basic"
+) -> list[System]:
+    """Each file of hypotheses as a system, called by its stem (by its path, where two have one stem).
+
+    A reference that is empty once normalised counts every hypothesis word as an insertion, an empty hypothesis every
+    reference word as a deletion; characters are Unicode code points after normalisation. Raises CorpusError where ids
+    do not match, where the references hold no word, or where texts are not written alike.
+    """
+    names = _names([hypothesis.path for hypothesis in hypotheses])
+    for hypothesis in hypotheses:
+        _check_ids(references, hypothesis)
+    form = _FORMS[normalisation]
+    said = {line.id: normalise(line.text, form) for line in references.lines}
+    if not any(said.values()):
+        raise CorpusError(
+            f"{references} holds no words ({normalisation} normalisation): there is nothing to score against"
+        )
+    recognised = [{line.id: normalise(line.text, form) for line in h.lines} for h in hypotheses]
+    for hypothesis in hypotheses:
+        _check_origin(references, said, hypothesis, form)
+    if len(hypotheses) > 1 and normalisation == "none":
+        _check_writing(dict(zip(names, recognised, strict=True)))
+    return [
+        System(name=name, utterances=_aligned(references, said, texts))
+        for name, texts in zip(names, recognised, strict=True)
+    ]
+
+
+def compare(systems: Sequence[System]) -> list[Comparison]:
+    """Every pair of systems, the later against the earlier."""
+    if len(systems) < 2:
+        return []
+    slots = {system.name: [error_slots(u.alignment) for u in system.utterances] for system in systems}
+    compared = []
+    for a, b in itertools.combinations(systems, 2):
+        segments = significance.segment_errors(slots[a.name], slots[b.name])
+        difference = significance.paired_bootstrap(a.errors, b.errors, a.lengths)
+        speakers = a.speakers
+        compared.append(
+            Comparison(
+                a=a.name,
+                b=b.name,
+                utterances=len(a.utterances),
+                estimate=b.words.rate - a.words.rate,
+                difference=difference,
+                by_speaker=significance.paired_bootstrap(a.errors, b.errors, a.lengths, speakers) if speakers else None,
+                bootstrap_p=difference.p if difference else None,
+                matched_pairs_p=significance.matched_pairs(segments),
+                segments=segments.shape[1],
+            )
+        )
+    return _adjusted(compared)
+
+
+def _adjusted(compared: list[Comparison]) -> list[Comparison]:
+    bootstrap = significance.holm([1.0 if c.bootstrap_p is None else c.bootstrap_p for c in compared])
+    matched = significance.holm([1.0 if c.matched_pairs_p is None else c.matched_pairs_p for c in compared])
+    return [
+        replace(
+            c,
+            bootstrap_p=None if c.bootstrap_p is None else p,
+            matched_pairs_p=None if c.matched_pairs_p is None else q,
+        )
+        for c, p, q in zip(compared, bootstrap, matched, strict=True)
+    ]
+
+
+def _aligned(references: Transcripts, said: dict[str, str], recognised: dict[str, str]) -> tuple[ScoredLine, ...]:
+    lines = [replace(line, text=said[line.id]) for line in references.lines]
+    hypotheses = [recognised[line.id] for line in lines]
+    alignments = align_words([line.text for line in lines], hypotheses)
+    return tuple(
+        ScoredLine(
+            line=line,
+            hypothesis=hypothesis,
+            alignment=alignment,
+            words=count(alignment),
+            characters=character_errors([line.text], [hypothesis]),
+        )
+        for line, hypothesis, alignment in zip(lines, hypotheses, alignments, strict=True)
+    )
+
+
+# --------------------------------------------------------------------------------------------- what cannot be scored
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    twice = [str(path) for path in dict.fromkeys(paths) if paths.count(path) > 1]
+    if twice:
+        raise CorpusError(f"given twice: {listed(twice)}; each file of hypotheses is one system")
+    stems = [path.stem for path in paths]
+    return [stem if stems.count(stem) == 1 else str(path) for stem, path in zip(stems, paths, strict=True)]
+
+
+def _check_ids(references: Transcripts, hypotheses: Transcripts) -> None:
+    said = {line.id for line in references.lines}
+    recognised = {line.id for line in hypotheses.lines}
+    missing = [line.id for line in references.lines if line.id not in recognised]
+    unknown = [line.id for line in hypotheses.lines if line.id not in said]
+    faults = []
+    if unknown:
+        faults.append(f"{len(unknown)} of its {len(recognised)} ids have no reference: {listed(unknown)}")
+    if missing:
+        faults.append(
+            f"{len(missing)} of the {len(said)} references have no hypothesis: {listed(missing)}"
+            " (where nothing was recognised, an empty text says so)"
+        )
+    if faults:
+        raise CorpusError(f"{hypotheses} against {references}: {'; '.join(faults)}")
+
+
+def _check_origin(references: Transcripts, said: dict[str, str], hypotheses: Transcripts, form: str) -> None:
+    """Hypotheses that carry the reference they were written with, and carry another than ours."""
+    other = [
+        line for line in hypotheses.lines if line.against is not None and normalise(line.against, form) != said[line.id]
+    ]
+    if other:
+        line = other[0]
+        raise CorpusError(
+            f"{hypotheses} carries references of its own, of which {len(other)} differ from those of {references}: "
+            f'{line.id} has "{line.against}" for "{said[line.id]}": normalised otherwise, or another set? '
+            "(--normalise basic or english makes spellings alike)"
+        )
+
+
+def _check_writing(systems: dict[str, dict[str, str]]) -> None:
+    """Texts of which one system's use what another's never does: its errors would be those of spelling."""
+    marks = {
+        "capital letters": lambda c: c.isupper(),
+        "small letters": lambda c: c.islower(),
+        "punctuation": lambda c: unicodedata.category(c)[0] == "P" and c != "'",
+    }
+    for mark, has in marks.items():
+        shares = {}
+        for name, texts in systems.items():
+            spoken = [text for text in texts.values() if text]
+            shares[name] = sum(any(map(has, text)) for text in spoken) / max(len(spoken), 1) if spoken else None
+        known = {name: share for name, share in shares.items() if share is not None}
+        writes = [name for name, share in known.items() if share > 0.5]
+        never = [name for name, share in known.items() if share == 0]
+        if writes and never:
+            raise CorpusError(
+                f"the systems are normalised differently: {listed(writes)} writes {mark}, {listed(never)} none; "
+                "with --normalise none that would count as errors: take basic or english, or score each alone"
+            )
+
+
+# --------------------------------------------------------------------------------------------------------- writing
+
+
+def write_json(
+    path: Path,
+    references: Transcripts,
+    systems: Sequence[System],
+    comparisons: Sequence[Comparison],
+    normalisation: Normalisation,
+) -> None:
+    """All that is known, rates and differences as fractions: ``{"normalisation", "reference", "systems": {NAME: {"wer",
+    "cer", "mer", "wil", the counts, "wer_interval", "wer_interval_by_speaker", "by": {KIND: {GROUP: ...}}}},
+    "comparisons": [{"a", "b", "difference", "interval", "interval_by_speaker", "p_bootstrap", "p_mapsswe", "segments",
+    "better", "sentence"}]}``."""
+
+    def rates(words: ErrorCounts) -> dict[str, Any]:
+        return {
+            "wer": words.rate if words.reference_length else None,
+            "words": words.reference_length,
+            "hits": words.hits,
+            "substitutions": words.substitutions,
+            "deletions": words.deletions,
+            "insertions": words.insertions,
+        }
+
+    def ends(interval: Interval | None) -> list[float] | None:
+        return [interval.low, interval.high] if interval else None
+
+    document = {
+        "normalisation": {"name": normalisation, "meaning": NORMALISATIONS[normalisation]},
+        "reference": {
+            "path": str(references.path),
+            "form": FORMS[references.form],
+            "utterances": len(references.lines),
+        },
+        "systems": {
+            system.name: {
+                **rates(system.words),
+                "utterances": len(system.utterances),
+                "cer": system.characters.rate,
+                "mer": system.words.match_error_rate,
+                "wil": system.words.information_lost,
+                "wer_interval": ends(system.interval()),
+                "wer_interval_by_speaker": ends(system.interval_by_speaker()),
+                "by": {
+                    kind: {name: {**rates(group.words), "utterances": group.utterances} for name, group in some.items()}
+                    for kind, some in system.groups().items()
+                },
+            }
+            for system in systems
+        },
+        "comparisons": [
+            {
+                "a": c.a,
+                "b": c.b,
+                "difference": c.estimate,
+                "interval": ends(c.difference.interval if c.difference else None),
+                "interval_by_speaker": ends(c.by_speaker.interval if c.by_speaker else None),
+                "p_bootstrap": c.bootstrap_p,
+                "p_mapsswe": c.matched_pairs_p,
+                "segments": c.segments,
+                "better": c.better,
+                "sentence": str(c),
+            }
+            for c in comparisons
+        ],
+    }
+    with runtime.replacing(path) as file:
+        json.dump(document, file, indent=1, ensure_ascii=False)
+        file.write("\n")
