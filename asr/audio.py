@@ -144,6 +144,17 @@ def prepare(waveform: Waveform, sample_rate: int, name: str = "the audio") -> Wa
     return Waveform(samples=resampled.numpy(), sample_rate=sample_rate)
 
 
+def mono(samples: np.ndarray) -> np.ndarray:
+    """An array of audio as (S,) float32. Raises AudioError."""
+    if samples.ndim not in (1, 2) or samples.size == 0:
+        raise AudioError(f"an array of audio is (S,) or (channels, S) and not empty; found shape {samples.shape}")
+    if samples.dtype == np.int16:
+        samples = samples.astype(np.float32) / 32768
+    elif not np.issubdtype(samples.dtype, np.floating):
+        raise AudioError(f"an array of audio is floating point in [-1, 1] or int16; found {samples.dtype}")
+    return np.ascontiguousarray(samples if samples.ndim == 1 else samples.mean(axis=0), dtype=np.float32)
+
+
 def _finite(samples: np.ndarray, name: str) -> np.ndarray:
     if not np.isfinite(samples).all():
         raise AudioError(f"{name} holds samples that are not numbers (NaN or infinity)")
