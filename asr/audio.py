@@ -10,16 +10,19 @@ import functools
 import io
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from asr.errors import AudioError
 from asr.records import Waveform
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Recording = Path | bytes
 MAX_SECONDS = 24 * 3600
@@ -141,30 +144,90 @@ def prepare(waveform: Waveform, sample_rate: int, name: str = "the audio") -> Wa
     return Waveform(samples=resampled.numpy(), sample_rate=sample_rate)
 
 
+def mono(samples: np.ndarray) -> np.ndarray:
+    """An array of audio as (S,) float32. Raises AudioError."""
+    if samples.ndim not in (1, 2) or samples.size == 0:
+        raise AudioError(f"an array of audio is (S,) or (channels, S) and not empty; found shape {samples.shape}")
+    if samples.dtype == np.int16:
+        samples = samples.astype(np.float32) / 32768
+    elif not np.issubdtype(samples.dtype, np.floating):
+        raise AudioError(f"an array of audio is floating point in [-1, 1] or int16; found {samples.dtype}")
+    return np.ascontiguousarray(samples if samples.ndim == 1 else samples.mean(axis=0), dtype=np.float32)
+
+
 def _finite(samples: np.ndarray, name: str) -> np.ndarray:
     if not np.isfinite(samples).all():
         raise AudioError(f"{name} holds samples that are not numbers (NaN or infinity)")
     return samples
 
 
-def _resampled(blocks: Iterable[np.ndarray], source: int, target: int) -> Iterator[np.ndarray]:
-    """Blocks (S,) at ``source`` Hz as one continuous signal at ``target`` Hz: each piece is resampled together with as
-    much of its neighbours as the filter reaches, and what belongs to them is cut off."""
-    import torch
+class Seamless:
+    """A function of finite reach over a signal that comes in pieces: joined, its outputs are those for the whole.
 
-    resampler = _resampler(source, target)
-    period, made = resampler.orig_freq, resampler.new_freq  # samples in, samples out
-    reach = -(-resampler.width // period) * period
-    pending, done = np.zeros(0, np.float32), 0  # ``done`` samples at the start of ``pending`` are context alone
+    ``function`` makes ``made`` outputs, each of shape ``width``, of every ``step`` inputs along the first axis. They
+    depend on inputs within ``reach`` of those, and what it is given begins and ends as a whole signal does. So each
+    piece goes through it together with as much of its neighbours as it reaches, and what belongs to them is cut off.
+    """
+
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], *, reach: int, step: int = 1, made: int = 1, width: tuple[int, ...]
+    ) -> None:
+        self.function = function
+        self.step, self.made, self.width = step, made, width
+        self.reach = -(-reach // step) * step
+        self.pending: Tensor | None = None
+        """The end of the signal so far, of which the first ``done`` inputs are context alone."""
+        self.done = 0
+
+    def feed(self, piece: Tensor, *, last: bool = False) -> Tensor:
+        """The outputs that ``piece`` completes, and after the ``last`` piece the rest of them."""
+        import torch
+
+        pending = piece if self.pending is None else torch.cat([self.pending, piece])
+        stop = (len(pending) - self.reach) // self.step * self.step
+        ready = len(pending) > 0 if last else stop > self.done
+        outputs = piece.new_zeros(0, *self.width)
+        if ready:
+            first, end = self.done // self.step * self.made, None if last else stop // self.step * self.made
+            outputs = self.function(pending)[first:end]
+            kept = max(0, stop - self.reach)
+            pending, self.done = pending[kept:], stop - kept
+        self.pending = pending
+        return outputs
+
+
+class Resampling:
+    """Samples that come in pieces, as one continuous signal from ``source`` to ``target`` Hz."""
+
+    def __init__(self, source: int, target: int, name: str = "the audio") -> None:
+        self.name = name
+        self.seamless: Seamless | None = None
+        if source != target:
+            resampler = _resampler(source, target)
+            period, made = resampler.orig_freq, resampler.new_freq  # samples in, samples out
+            self.seamless = Seamless(resampler, reach=resampler.width, step=period, made=made, width=())
+
+    def feed(self, samples: np.ndarray, *, last: bool = False) -> np.ndarray:
+        """What ``samples`` (S,) complete of the signal at the new rate. Raises AudioError for NaN or infinity."""
+        import torch
+
+        samples = _finite(samples, self.name)
+        if self.seamless is None:
+            return samples
+        resampled: np.ndarray = self.seamless.feed(torch.from_numpy(samples), last=last).numpy()
+        return resampled
+
+
+def _resampled(blocks: Iterable[np.ndarray], source: int, target: int) -> Iterator[np.ndarray]:
+    """Blocks (S,) at ``source`` Hz as one continuous signal at ``target`` Hz."""
+    resampling = Resampling(source, target)
+    held: np.ndarray | None = None  # back by one, so that the last is known: a single block is resampled in one piece
     for block in blocks:
-        stop = (len(pending) - reach) // period * period
-        if stop > done:
-            piece = resampler(torch.from_numpy(pending)).numpy()
-            yield piece[done // period * made : stop // period * made]
-            kept = max(0, stop - reach)
-            pending, done = pending[kept:], stop - kept
-        pending = np.concatenate([pending, block])
-    yield resampler(torch.from_numpy(pending)).numpy()[done // period * made :]
+        if held is not None:
+            yield resampling.feed(held)
+        held = block
+    if held is not None:
+        yield resampling.feed(held, last=True)
 
 
 @functools.lru_cache(maxsize=16)

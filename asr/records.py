@@ -166,6 +166,16 @@ class Transcript:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What a stream's newest samples told: words that became ``final``, each once and in order; the words since as they
+    read now, ``partial``, in place of the last ones; and the ``segments`` that ended, whose words are all final."""
+
+    final: tuple[Word, ...] = ()
+    partial: tuple[Word, ...] = ()
+    segments: tuple[Segment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AlignedWord:
     """A word of a given text, as it is written there, and where it is said.
 

@@ -19,6 +19,7 @@ from asr.model.language import LanguageModel
 from asr.recipe.reading import validate_recipe
 from asr.records import AlignedText, Batch, Emissions, Hypothesis, Segment, Transcript, Waveform
 from asr.text.tokenise import Tokeniser
+from asr.transcribe.live import CHUNK_SECONDS, CONTEXT_SECONDS, ENDPOINT_SECONDS, LiveRecogniser
 from asr.transcribe.windows import emissions_of
 
 Audible: TypeAlias = str | PathLike[str] | bytes | np.ndarray
@@ -115,6 +116,29 @@ class Recogniser:
         emissions, duration = self.listen(recording, sample_rate=sample_rate)
         return align_text(emissions, spelling, self.tokeniser, duration=duration)
 
+    def stream(
+        self,
+        *,
+        sample_rate: int | None = None,
+        chunk: float = CHUNK_SECONDS,
+        context: float = CONTEXT_SECONDS,
+        endpoint: float = ENDPOINT_SECONDS,
+    ) -> LiveRecogniser:
+        """Live speech: feed it samples at ``sample_rate`` Hz (None: the model's own), and it tells words.
+
+        It reads ``chunk`` seconds at a time and, where the model is bidirectional, ``context`` seconds beyond them;
+        ``endpoint`` seconds without a word end an utterance. Raises AudioError.
+        """
+        return LiveRecogniser(
+            self.model,
+            self.tokeniser,
+            self.decoder,
+            sample_rate=sample_rate,
+            chunk=chunk,
+            context=context,
+            endpoint=endpoint,
+        )
+
     def listen(self, recording: Audible, *, sample_rate: int | None = None) -> tuple[Emissions, float]:
         """A recording's emissions, a batch of one, and its duration in seconds, whatever that is. Raises AudioError."""
         rate, heard = self.recipe.features.sample_rate, 0
@@ -137,14 +161,4 @@ def _blocks(recording: Audible, sample_rate: int | None, rate: int) -> Iterable[
         raise AudioError(
             f"an array needs its sample rate, transcribe(samples, sample_rate=16000); found {sample_rate!r}"
         )
-    return [audio.prepare(Waveform(samples=_as_mono(recording), sample_rate=sample_rate), rate).samples]
-
-
-def _as_mono(samples: np.ndarray) -> np.ndarray:
-    if samples.ndim not in (1, 2) or samples.size == 0:
-        raise AudioError(f"an array of audio is (S,) or (channels, S) and not empty; found shape {samples.shape}")
-    if samples.dtype == np.int16:
-        samples = samples.astype(np.float32) / 32768
-    elif not np.issubdtype(samples.dtype, np.floating):
-        raise AudioError(f"an array of audio is floating point in [-1, 1] or int16; found {samples.dtype}")
-    return np.ascontiguousarray(samples if samples.ndim == 1 else samples.mean(axis=0), dtype=np.float32)
+    return [audio.prepare(Waveform(samples=audio.mono(recording), sample_rate=sample_rate), rate).samples]
