@@ -84,10 +84,10 @@ def align(
         some = ", ".join(lost[:20]) + (f" and {len(lost) - 20} more" if len(lost) > 20 else "")
         click.echo(f"not found, {len(lost)} of {len(aligned.words)} words: {some}", err=True)
     document = {
-        "ctm": lambda: formats.as_ctm(aligned, Path(audio).stem),
-        "textgrid": lambda: formats.as_textgrid(aligned),
+        "ctm": lambda: formats.as_aligned_ctm(aligned, Path(audio).stem),
+        "textgrid": lambda: formats.as_aligned_textgrid(aligned),
         "json": lambda: formats.as_aligned_json(aligned, audio),
-        "srt": lambda: formats.as_srt(aligned),
+        "srt": lambda: formats.as_aligned_srt(aligned),
     }[form]()
     if output is None:
         click.echo(document)
