@@ -33,6 +33,27 @@ def progress_bar(*columns: Any) -> Any:
 data_option = click.option(
     "--data", metavar="DIR", help="Folder in which relative corpus paths start; else $ASR_DATA, else the recipe's."
 )
+FORMS = ("txt", "json", "srt", "vtt", "tsv", "ctm", "textgrid")
+
+
+def chosen_forms(_context: click.Context, _parameter: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
+    """Formats given one by one or as a list with commas, each once."""
+    forms = tuple(dict.fromkeys(form.strip() for entry in given for form in entry.split(",")))
+    for form in forms:
+        if form not in FORMS:
+            raise click.BadParameter(f'"{form}" is not one of {", ".join(FORMS)}')
+    return forms
+
+
+def chosen_channels(_context: click.Context, _parameter: click.Parameter, given: str) -> Any:
+    """``mix``, ``split`` or a channel's number, counted from 1."""
+    if given in ("mix", "split"):
+        return given
+    if not given.isdecimal() or int(given) == 0:
+        raise click.BadParameter(f'"{given}" is not mix, split or the number of a channel, 1 being the first')
+    return int(given)
+
+
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 set_option = click.option(
     "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a recipe key: encoder.hidden=256."

@@ -85,7 +85,7 @@ def _fits(words: Sequence[Word], indent: int) -> bool:
 def _cost(words: Sequence[Word], first: int, last: int) -> float:
     """Of one cue: itself, the break after it, pauses within, and the time that it lacks to be read."""
     gaps = [b.start - a.end for a, b in itertools.pairwise(words[first:last])]
-    cost = 1.0 + sum(2 * (gap - PAUSE_SECONDS) + 1 for gap in gaps if gap > PAUSE_SECONDS)
+    cost = 1.0 + sum(2 * (gap - PAUSE_SECONDS) + 0.5 for gap in gaps if gap > PAUSE_SECONDS)
     shown = words[last - 1].end + LINGER_SECONDS
     if last < len(words):
         gap = words[last].start - words[last - 1].end
