@@ -69,12 +69,12 @@ def spans(probabilities, levels=None, longest: float = 3.2, size: int = 7) -> li
 
 
 def test_a_span_is_padded_on_both_sides():
-    assert spans([0] * 30 + [1] * 20 + [0] * 30) == [Span(start=22, stop=58)]
+    assert spans([0] * 30 + [1] * 20 + [0] * 30) == [Span(start=27, stop=53)]
 
 
 def test_a_short_pause_does_not_end_a_span_and_a_long_one_does():
     assert spans([1] * 20 + [0] * 15 + [1] * 20) == [Span(start=0, stop=55)]
-    assert spans([1] * 20 + [0] * 25 + [1] * 20) == [Span(start=0, stop=28), Span(start=37, stop=65)]
+    assert spans([1] * 20 + [0] * 25 + [1] * 20) == [Span(start=0, stop=23), Span(start=42, stop=65)]
 
 
 def test_a_click_is_no_speech():

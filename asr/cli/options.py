@@ -21,12 +21,19 @@ FOLDER = click.Path(path_type=Path)
 
 
 def progress_bar(*columns: Any) -> Any:
-    """A progress bar on standard error; nothing is redirected, so that loader processes inherit none of its locks."""
+    """A progress bar on standard error, if that is a terminal; nothing is redirected, so that loader processes inherit
+    none of its locks."""
     from rich.console import Console
     from rich.progress import Progress
 
+    console = Console(stderr=True)
     return Progress(
-        *columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False
+        *columns,
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        disable=not console.is_interactive,
     )
 
 

@@ -104,8 +104,7 @@ def transcribe(
             advance=advance,
         )
         for job, outcome in zip(waiting, outcomes, strict=True):
-            if progress.console.is_terminal:
-                progress.stop()  # so that what is printed does not run into it
+            progress.stop()  # so that what is printed does not run into it
             if isinstance(outcome, AsrError):
                 click.echo(f"asr: {outcome}", err=True)
                 failed += 1
@@ -119,8 +118,7 @@ def transcribe(
                     click.echo(formats.FORMS[forms[0]](outcome, job.name))
                 else:
                     job.write(outcome)
-            if progress.console.is_terminal:
-                progress.start()
+            progress.start()
     if out is not None:
         elapsed = time.perf_counter() - began
         before = f", {len(jobs) - len(waiting)} finished before" if len(waiting) < len(jobs) else ""
@@ -191,7 +189,7 @@ def _listening(jobs: Sequence[_Job], channels: Channels, track: int) -> Iterator
     )
     with progress_bar(*columns) as progress:
         total = 0.0
-        for job in jobs if progress.console.is_terminal else ():
+        for job in () if progress.disable else jobs:
             if job.recording is not None:
                 with contextlib.suppress(AsrError):  # told when its turn comes
                     outline = audio.outline(job.recording, track=track)

@@ -20,7 +20,7 @@ from asr.transcribe.pieces import Piece, pieces
 if TYPE_CHECKING:
     from asr.transcribe.recogniser import Recogniser
 
-BATCH_SECONDS = 120.0
+BATCH_SECONDS = 60.0
 """Of audio, padding included, that the network reads at once."""
 POOL_SECONDS = 480.0
 """Of pieces that are sorted by length before they are batched: what is in memory at once."""
