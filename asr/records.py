@@ -141,12 +141,14 @@ class Word:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """A stretch of speech: its words, and ``start`` and ``end`` in seconds."""
+    """A stretch of speech: its words, ``start`` and ``end`` in seconds, and the ``channel`` that it was heard in,
+    counted from 1, or None where channels were mixed."""
 
     text: str
     start: float
     end: float
     words: tuple[Word, ...]
+    channel: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

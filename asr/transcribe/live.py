@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from asr.audio import Resampling, mono
+from asr.audio import Resampling, as_floats
 from asr.decode.decoder import Decoder
 from asr.decode.greedy import words_of
 from asr.errors import AudioError
@@ -159,7 +159,7 @@ class LiveRecogniser:
 
     def feed(self, samples: np.ndarray) -> Heard:
         """Hears samples more: (S,) or (channels, S), floats in [-1, 1] or 16-bit integers. Raises AudioError."""
-        return self._hear(mono(samples) if samples.size else np.zeros(0, np.float32), last=False)
+        return self._hear(as_floats(samples).mean(axis=0) if samples.size else np.zeros(0, np.float32), last=False)
 
     def finish(self) -> Heard:
         """The end of the stream: every word becomes final. What is fed after it is another stream's."""
