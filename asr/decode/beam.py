@@ -430,7 +430,10 @@ class BeamDecoder:
         if lstm.mode == "rescore":
             nbest = min(max(self.nbest, lstm.nbest), self.settings.width)
             found = self._search(log_probs, lengths, nbest)
-            return [rescore(readings, network, weight=lstm.weight)[: self.nbest] for readings in found]
+            return [
+                rescore(readings, network, weight=lstm.weight, length_bonus=lstm.beta)[: self.nbest]
+                for readings in found
+            ]
         lists = []
         for row, length in zip(log_probs, lengths, strict=True):
             search = BeamSearch(self.tokeniser, self.settings, self.knowledge)

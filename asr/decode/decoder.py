@@ -89,12 +89,16 @@ def gather_knowledge(
         tokeniser,
         model=model,
         alpha=settings.alpha,
-        beta=settings.beta if model is not None or lstm is not None else 0.0,
+        beta=(settings.beta if model is not None else 0.0) + _fused_beta(settings),
         unknown=settings.unknown,
         lexicon=lexicon,
         hotwords=hotwords,
     )
     return Knowledge(fusion=fusion, lstm=lstm)
+
+
+def _fused_beta(settings: recipe.Beam) -> float:
+    return settings.lstm.beta if settings.lstm is not None and settings.lstm.mode == "fuse" else 0.0
 
 
 def read_lexicon(path: Path, form: str) -> list[str]:

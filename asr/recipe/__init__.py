@@ -286,10 +286,11 @@ class Greedy(Section):
 
 class LstmFusion(Section):
     """An LSTM language model's part: ``weight`` times its log probability, of each new token in the search (``fuse``)
-    or of the ``nbest`` best readings when that is over (``rescore``)."""
+    or of the ``nbest`` best readings when that is over (``rescore``), and ``beta`` for each word."""
 
     path: str
     weight: Annotated[float, Field(ge=0)] = 0.3
+    beta: float = 0.0
     mode: Literal["rescore", "fuse"] = "rescore"
     nbest: Positive = 50
 
