@@ -142,6 +142,104 @@ def test_one_bad_file_does_not_stop_the_others(home, tmp_path):
     assert done.stdout.decode().startswith(str(tmp_path / "stereo.mp3") + "\t")
 
 
+@pytest.fixture(scope="module")
+def mixed(home, tmp_path_factory):
+    """A folder tree of the dev clips in several formats, a broken one among them."""
+    folder = tmp_path_factory.mktemp("mixed")
+    for i in range(8):
+        samples, rate = soundfile.read(home / "data" / "dev" / f"{i}.flac")
+        suffix = ("wav", "flac", "mp3", "opus")[i % 4]
+        path = folder / f"day{i % 2}" / f"clip{i // 2}.{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, samples, rate, **({"format": "OGG", "subtype": "OPUS"} if suffix == "opus" else {}))
+    (folder / "day1" / "broken.m4a").write_bytes(b"no audio at all")
+    return folder
+
+
+def test_a_folder_is_transcribed_but_for_what_is_broken_and_a_rerun_does_the_rest(home, mixed, tmp_path):
+    arguments = ["transcribe", mixed, "--model", home / "models" / "toy", "--out", tmp_path / "out"]
+    done = asr(*arguments, "--format", "txt,json", "--format", "srt")
+    assert done.returncode == 1
+    complaint, summary = done.stderr.decode().splitlines()
+    assert "day1/broken.m4a is not audio that can be read" in complaint
+    assert summary.startswith("8 transcribed, 1 failed: ")
+    written = sorted(
+        str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()
+    )
+    names = [f"day{i % 2}/clip{i // 2}" for i in range(8)]
+    assert written == sorted(f"{name}.{form}" for name in names for form in ("txt", "json", "srt"))
+    alone = asr("transcribe", mixed / "day0" / "clip1.mp3", "--model", home / "models" / "toy")
+    assert alone.stdout == (tmp_path / "out" / "day0" / "clip1.txt").read_bytes()
+    (tmp_path / "out" / "day0" / "clip1.txt").unlink()
+    again = asr(*arguments, "--format", "txt,json")
+    assert "1 transcribed, 7 finished before, 1 failed" in again.stderr.decode()
+    assert alone.stdout == (tmp_path / "out" / "day0" / "clip1.txt").read_bytes()
+    everything = asr(*arguments, "--overwrite")
+    assert "8 transcribed, 1 failed" in everything.stderr.decode()
+
+
+def test_a_killed_run_leaves_whole_files_and_the_next_one_finishes(home, mixed, tmp_path):
+    command = ["transcribe", str(mixed), "--model", str(home / "models" / "toy"), "--out", str(tmp_path / "out")]
+    code = f"""
+from asr.cli import main
+from asr import runtime
+import os
+replace, written = os.replace, 0
+class Killed(type(runtime.Path())):
+    def replace(self, target):
+        global written
+        written += 1
+        if written == 4: os.kill(os.getpid(), 9)
+        return super().replace(target)
+    def with_name(self, name): return Killed(super().with_name(name))
+from asr.transcribe import folders
+paths = folders.output_paths
+folders.output_paths = lambda stem, forms: {{form: Killed(path) for form, path in paths(stem, forms).items()}}
+main({command!r})
+"""
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    whole = [path for path in (tmp_path / "out").rglob("*.txt") if not path.name.startswith(".")]
+    assert len(whole) == 3
+    assert all(path.read_text().endswith("\n") for path in whole)
+    done = asr(*command)
+    assert "5 transcribed, 3 finished before, 1 failed" in done.stderr.decode()
+    assert not list((tmp_path / "out").rglob(".*"))
+
+
+def test_standard_output_takes_one_format_and_subtitles_of_one_recording(home, mixed):
+    several = asr("transcribe", mixed, "--model", home / "models" / "toy", "--format", "srt")
+    assert "several need --out DIR" in several.stderr.decode()
+    both = asr("transcribe", mixed, "--model", home / "models" / "toy", "--format", "srt,vtt")
+    assert "need a folder to be written to: --out DIR" in both.stderr.decode()
+    one = asr("transcribe", mixed / "day0" / "clip0.wav", "--model", home / "models" / "toy", "--format", "vtt")
+    assert one.stdout.startswith(b"WEBVTT\n\n00:00:0")
+
+
+@pytest.mark.parametrize(("option", "sentence"), [("--format=doc", '"doc" is not one of'), ("--channels=0", "1 being")])
+def test_an_unknown_format_or_channel_is_a_sentence(option, sentence):
+    done = asr("transcribe", "any.wav", option)
+    assert done.returncode != 0
+    assert sentence in done.stderr.decode()
+
+
+def test_silence_is_an_empty_transcript_and_says_so(home, tmp_path):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(60 * 8000), 8000)
+    done = asr("transcribe", tmp_path / "silence.wav", "--model", home / "models" / "toy")
+    assert (done.returncode, done.stdout) == (0, b"\n")
+    assert "silence.wav holds no words" in done.stderr.decode()
+
+
+def test_a_disk_that_is_full_stops_the_run_with_a_sentence_and_no_half_file(home, mixed, tmp_path):
+    code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (40, 40)); from asr.cli import main; main()"
+    arguments = ["transcribe", mixed, "--model", home / "models" / "toy", "--out", tmp_path / "out", "--format", "json"]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, check=False)
+    assert done.returncode == 1
+    assert "cannot be written: File too large" in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -9,6 +9,7 @@ the recording's emission frames, so that times are those of the recording read i
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -55,9 +56,8 @@ def pieces(blocks: Iterable[np.ndarray], *, rate: int, frame: int, vad: bool | N
 
 
 def _spans(blocks: Iterable[np.ndarray], rate: int, frame: int, *, detect: bool) -> Iterator[Piece]:
-    own, heard = itertools.tee(blocks)
     cutter = voice.SpanCutter()
-    kept = _Kept(own)
+    kept = _Kept(blocks)
     context = round(CONTEXT_SECONDS * rate / frame)
     before = 0  # emission frames of context that the next piece has from the last one
 
@@ -77,7 +77,7 @@ def _spans(blocks: Iterable[np.ndarray], rate: int, frame: int, *, detect: bool)
             goes_on=span.goes_on,
         )
 
-    for frames in voice.activity(audio.resampled(heard, rate, voice.RATE), detect=detect):
+    for frames in voice.activity(audio.resampled(kept.heard(), rate, voice.RATE), detect=detect):
         yield from map(piece, cutter.feed(frames))
         kept.forget((_on_grid(cutter.heard - cutter.horizon, rate, frame) - context) * frame)
     yield from map(piece, cutter.finish())
@@ -89,22 +89,35 @@ def _on_grid(voice_frame: int, rate: int, frame: int) -> int:
 
 
 class _Kept:
-    """The part of a recording that may still be asked for."""
+    """The part of a recording that may still be asked for, as it is being heard. (itertools.tee lets go of blocks by
+    the 57, which are an hour.)"""
 
     def __init__(self, blocks: Iterable[np.ndarray]) -> None:
         self._blocks = iter(blocks)
+        self._ahead: deque[np.ndarray] = deque()  # asked for before they were heard
         self._samples = np.zeros(0, np.float32)
         self._start = 0  # of ``_samples`` in the recording
 
+    def heard(self) -> Iterator[np.ndarray]:
+        """The recording's blocks."""
+        while self._ahead or self._read():
+            yield self._ahead.popleft()
+
     def part(self, start: int, stop: int) -> np.ndarray:
         """The samples from ``start`` to ``stop``, or to the recording's end."""
-        while self._start + len(self._samples) < stop and (block := next(self._blocks, None)) is not None:
-            self._samples = np.concatenate([self._samples, block])
+        while self._start + len(self._samples) < stop and self._read():
+            pass
         # A copy: a piece in waiting must not hold on to minutes of the recording.
         return self._samples[max(0, start - self._start) : stop - self._start].copy()
 
     def forget(self, stop: int) -> None:
         """What lies before ``stop`` will not be asked for."""
-        self.part(stop, stop)
         gone = min(max(0, stop - self._start), len(self._samples))
-        self._samples, self._start = self._samples[gone:], self._start + gone
+        self._samples, self._start = self._samples[gone:].copy(), self._start + gone
+
+    def _read(self) -> bool:
+        if (block := next(self._blocks, None)) is None:
+            return False
+        self._samples = np.concatenate([self._samples, block])
+        self._ahead.append(block)
+        return True
