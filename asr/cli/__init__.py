@@ -9,6 +9,7 @@ import click
 
 from asr import __version__
 from asr.cli.language import lm
+from asr.cli.live import listen
 from asr.cli.recognition import align, evaluate, transcribe
 from asr.cli.training import check, train
 from asr.cli.tuning import tune
@@ -44,5 +45,5 @@ def main() -> None:
     """Train, run and measure your own speech recogniser."""
 
 
-for command in (train, evaluate, transcribe, align, check, lm, tune):
+for command in (train, evaluate, transcribe, listen, align, check, lm, tune):
     main.add_command(command)

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import click
 
-from asr.cli.options import FOLDER, chosen_sources, data_option, decoder_options, device_option, progress_bar
+from asr.cli.options import (
+    FOLDER,
+    chosen_sources,
+    data_option,
+    decoder_options,
+    device_option,
+    model_directory,
+    progress_bar,
+)
 from asr.errors import AsrError
 
 
@@ -22,7 +30,7 @@ def transcribe(files: tuple[str, ...], model: Path | None, form: str, device: st
     from asr.transcribe.formats import as_json, as_text
     from asr.transcribe.recogniser import Recogniser
 
-    recogniser = Recogniser.load(_model_directory(model), device=device, decoding=decoding)
+    recogniser = Recogniser.load(model_directory(model), device=device, decoding=decoding)
     failures = 0
     for file in files:
         try:
@@ -74,7 +82,7 @@ def align(
     if audio == text == "-":
         raise AsrError("the audio and the text cannot both be read from standard input")
     words = inline if text is None else _read_text(text)
-    recogniser = Recogniser.load(_model_directory(model), device=device)
+    recogniser = Recogniser.load(model_directory(model), device=device)
     recording = sys.stdin.buffer.read() if audio == "-" else Path(audio)
     aligned = recogniser.align(recording, words or "", skip_unknown=skip_unknown)
     lost = [word.text for word in aligned.words if not word.found]
@@ -105,16 +113,6 @@ def _read_text(name: str) -> str:
         raise AsrError(f"{name} is not text in UTF-8: byte {error.start} does not fit") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise AsrError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _model_directory(given: Path | None) -> Path:
-    """The model asked for, or the newest, said aloud."""
-    from asr.checkpoint import newest
-
-    if given is None:
-        given = newest(Path("models"))
-        click.echo(f"using {given}", err=True)
-    return given
 
 
 @click.command()

@@ -21,6 +21,8 @@ from asr.model.recurrent import State
 from asr.records import Features
 
 MEMORY_SECONDS = 30.0
+WARM_UP_SECONDS = 1.2
+"""What a stream's statistics are gathered from before its first word is read."""
 
 
 class EmissionStream:
@@ -40,6 +42,8 @@ class EmissionStream:
         self.context = round(context / model.frame_shift) if encoder.looks_ahead else 0
         self.waiting = torch.zeros(0)
         self.statistics = RunningStatistics(feature_size(settings), round(MEMORY_SECONDS / settings.shift))
+        self.warm_up = round(WARM_UP_SECONDS / settings.shift) if settings.normalise == "utterance" else 0
+        self.cold = torch.zeros(0, feature_size(settings), device=model.device)
         self.ahead = torch.zeros(0, encoder.local_size, device=model.device)
         self.states: tuple[State, ...] = ()
         if isinstance(encoder.stack, RecurrentStack):
@@ -72,6 +76,11 @@ class EmissionStream:
     def _hear(self, samples: Tensor, *, last: bool) -> Tensor:
         features = self.features.feed(samples.to(self.model.device), last=last)
         self.statistics.update(features)
+        features = torch.cat([self.cold, features])
+        if self.statistics.count < self.warm_up and not last:
+            self.cold = features
+            return torch.zeros(0, self.model.head.out_features)
+        self.cold = features[:0]
         self.ahead = torch.cat([self.ahead, self.encodings.feed(features, last=last)])
         keep = len(self.ahead) if last else len(self.ahead) - self.context
         if keep <= 0:
