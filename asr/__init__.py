@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from asr.errors import AsrError
-from asr.records import AlignedText, AlignedWord, ErrorCounts, Segment, Transcript, Waveform, Word
+from asr.records import AlignedText, AlignedWord, ErrorCounts, Heard, Segment, Transcript, Waveform, Word
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -23,6 +23,7 @@ __all__ = [
     "AlignedWord",
     "AsrError",
     "ErrorCounts",
+    "Heard",
     "Segment",
     "Transcript",
     "Waveform",

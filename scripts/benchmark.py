@@ -7,6 +7,7 @@ scripts/benchmark.py cells      each kind of encoder, trained for a few epochs f
 scripts/benchmark.py decode     our CTC decoder against others (extra `peers`) on the same emissions
 scripts/benchmark.py align      word starts against pocketsphinx's aligner; wrong words; a recording of an hour
 scripts/benchmark.py long       a long recording made of clips, against the clips one by one: errors, drift, memory
+scripts/benchmark.py live       error rate against latency; memory and time a chunk over a long stream
 """
 
 from __future__ import annotations
@@ -621,6 +622,109 @@ def long(
         f"{figures['processor_seconds']:.1f} s of a processor, peak memory {figures['peak_bytes'] / 1e6:.0f} MB"
     )
     report(figures, length / rate / seconds, "times as fast as real time", path)
+
+
+@main.command()
+@click.argument("model", default="models/an4", type=click.Path(path_type=Path))
+@click.argument("manifest", default="../shared/data/an4/test.jsonl", type=click.Path(path_type=Path))
+@click.option(
+    "--settings",
+    default="0.2:0 0.2:0.2 0.2:0.4 0.4:0.2 0.4:0.4 0.4:0.8 0.8:0.4 0.8:0.8 1.6:1.6 3:3",
+    show_default=True,
+    help="Chunk and context of each row, in seconds.",
+)
+@click.option("--minutes", default=30.0, show_default=True, help="Of the stream: the clips, again and again.")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--json", "path", type=click.Path(path_type=Path))
+def live(model: Path, manifest: Path, settings: str, minutes: float, device: str, path: Path | None) -> None:
+    """Each clip of MANIFEST as a stream of its own, against the clips read whole; then all of them in one long stream,
+    fed 0.1 s at a time with the default chunk and context."""
+    import itertools
+    import os
+
+    import asr
+    from asr import audio
+    from asr.text.score import word_errors
+    from asr.transcribe import live as defaults
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    recogniser = asr.load(model, device=device)
+    rate = recogniser.recipe.features.sample_rate
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    texts = [row["text"] for row in rows]
+    clips = [audio.read(manifest.parent / row["audio_filepath"], sample_rate=rate).samples for row in rows]
+    seconds = sum(map(len, clips)) / rate
+
+    def score(name: str, latency: float | None, read: Callable[[np.ndarray], str]) -> dict[str, Any]:
+        began = time.perf_counter()
+        errors = word_errors(texts, [read(clip) for clip in clips])
+        factor = (time.perf_counter() - began) / seconds
+        late = "" if latency is None else f"{latency:.2f} s"
+        click.echo(
+            f"  {name:14} {late:>7}  WER {errors.rate:6.2%}  {errors.substitutions:3} {errors.deletions:3} "
+            f"{errors.insertions:3}  {factor:.3f}"
+        )
+        return {"latency": latency, "wer": errors.rate, "real_time_factor": factor}
+
+    def streamed(chunk: float, context: float) -> Callable[[np.ndarray], str]:
+        def read(clip: np.ndarray) -> str:
+            stream = recogniser.stream(chunk=chunk, context=context)
+            return " ".join(word.text for heard in (stream.feed(clip), stream.finish()) for word in heard.final)
+
+        return read
+
+    click.echo(f"{model}, {manifest}: {len(clips)} clips, {seconds:.0f} s")
+    click.echo("  chunk:context  latency at most, substituted, deleted, inserted, real-time factor")
+    figures: dict[str, Any] = {
+        "whole": score("whole", None, lambda clip: recogniser.transcribe(clip, sample_rate=rate).text)
+    }
+    for name in settings.split():
+        chunk, context = map(float, name.split(":"))
+        latency = recogniser.stream(chunk=chunk, context=context).latency
+        figures[name] = score(name, latency, streamed(chunk, context))
+
+    def resident() -> float:
+        """Megabytes."""
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    stream, piece = recogniser.stream(), round(0.1 * rate)
+    pieces_a_chunk = max(1, round(defaults.CHUNK_SECONDS / 0.1))
+    times, memory, segments, found = [], [], 0, []
+    length = 0
+    expected = []
+    for clip, text in itertools.cycle(zip(clips, texts, strict=True)):
+        expected.append(text)
+        for start in range(0, len(clip), piece):
+            began = time.process_time()
+            heard = stream.feed(clip[start : start + piece])
+            times.append(time.process_time() - began)
+            segments += len(heard.segments)
+            found += [word.text for word in heard.final]
+            if len(times) % 600 == 0:
+                memory.append(resident())
+        length += len(clip)
+        if length >= minutes * 60 * rate:
+            break
+    found += [word.text for word in stream.finish().final]
+    errors = word_errors([" ".join(expected)], [" ".join(found)])
+    tenth = len(times) // 10
+    first, last = (1e3 * pieces_a_chunk * statistics.mean(part) for part in (times[:tenth], times[-tenth:]))
+    figures["stream"] = {
+        "minutes": length / rate / 60,
+        "wer": errors.rate,
+        "memory": memory,
+        "milliseconds_a_chunk": [first, last],
+        "segments": segments,
+    }
+    click.echo(
+        f"  {length / rate / 60:.1f} min in one stream, chunk {defaults.CHUNK_SECONDS} s, context "
+        f"{defaults.CONTEXT_SECONDS} s: WER {errors.rate:.2%}, {segments} utterances"
+    )
+    click.echo(
+        f"    resident memory after 1 min {memory[0]:.0f} MB, in the middle {memory[len(memory) // 2]:.0f} MB, at the "
+        f"end {memory[-1]:.0f} MB; processor time a chunk {first:.1f} ms in the first tenth, {last:.1f} ms in the last"
+    )
+    report(figures, last / first, "time a chunk in the last tenth over that in the first", path)
 
 
 if __name__ == "__main__":

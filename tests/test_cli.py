@@ -20,6 +20,7 @@ COMMANDS = [
     "",
     "train",
     "transcribe",
+    "listen",
     "align",
     "evaluate",
     "score",
@@ -121,6 +122,37 @@ def test_transcribe_reads_standard_input(home):
     named = asr("transcribe", "data/dev/0.flac", cwd=home).stdout
     piped = asr("transcribe", "-", cwd=home, stdin=(home / "data" / "dev" / "0.flac").read_bytes()).stdout
     assert piped == named
+
+
+def test_listen_prints_a_line_an_utterance_and_says_how_late_the_first_word_was(home, tmp_path):
+    clips = [soundfile.read(home / "data" / "dev" / f"{i}.flac", dtype="float32")[0] for i in range(2)]
+    pause = 0.003 * np.random.default_rng(0).standard_normal(2 * toy.RATE)
+    soundfile.write(tmp_path / "two.wav", np.concatenate([clips[0], pause, clips[1]]), toy.RATE)
+    command = ["listen", "--from-file", tmp_path / "two.wav", "--chunk", 0.1]
+    done = asr(*command, "--speed", 8, cwd=home)
+    assert done.returncode == 0, done.stderr.decode()
+    assert re.search(r"first word shown \d+\.\d\d s after it began", done.stderr.decode())
+    assert len(done.stdout.splitlines()) >= 2
+    assert b"\x1b" not in done.stdout
+    events = [json.loads(e) for e in asr(*command, "--speed", 0, "--format", "json", cwd=home).stdout.splitlines()]
+    final = [word["text"] for event in events if event["kind"] == "final" for word in event["words"]]
+    assert final == done.stdout.decode().split()
+    assert {event["kind"] for event in events} == {"partial", "final"}
+    assert sum(event["ends"] for event in events) == len(done.stdout.splitlines())
+    assert [event["time"] for event in events] == sorted(event["time"] for event in events)
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
+def test_on_a_terminal_what_is_being_said_is_redrawn_in_place(home):
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-c", "from asr.cli import main; main()", "listen", "--from-file", "data/dev/0.flac"]
+    command += ["--speed", "0", "--chunk", "0.1"]
+    subprocess.run(command, stdout=theirs, stderr=subprocess.DEVNULL, cwd=home, check=True)
+    os.close(theirs)
+    *redrawn, _ = os.read(ours, 100_000).decode().split("\r\x1b[K")
+    os.close(ours)
+    [line] = [text.strip() for text in redrawn if text.endswith("\r\n")]
+    assert any(line.startswith(text) for text in redrawn if text and not text.endswith("\r\n"))
 
 
 def test_one_bad_file_does_not_stop_the_others(home, tmp_path):
@@ -251,6 +283,9 @@ def test_a_disk_that_is_full_stops_the_run_with_a_sentence_and_no_half_file(home
         (["evaluate", "models/toy", "gone.jsonl"], "gone.jsonl is not there"),
         (["transcribe", "data/dev/0.flac", "--model", "gone"], "gone is not a model directory"),
         (["transcribe", "data/dev/0.flac", "--device", "tpu"], '"tpu" is not a device'),
+        (["listen", "--from-file", "gone.flac"], "gone.flac cannot be read: No such file or directory"),
+        (["listen", "--from-file", "data/dev/0.flac", "--chunk", "-1"], "a stream needs a sample rate, a chunk"),
+        (["listen", "--from-file", "data/dev/0.flac", "--speed", "-1"], "a --speed of 0 or more"),
         (["align", "data/dev/0.flac"], "the text to align is a file, TEXT, or the words after --text"),
         (["align", "-", "-"], "cannot both be read from standard input"),
         (["align", "data/dev/0.flac", "gone.txt"], "gone.txt cannot be read: No such file or directory"),

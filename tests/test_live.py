@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,9 +13,13 @@ from asr import recipe
 from asr.decode.beam import BeamDecoder
 from asr.decode.decoder import greedy
 from asr.decode.greedy import decode_greedy
+from asr.errors import AudioError
+from asr.model.acoustic import AcousticModel
+from asr.recipe.reading import validate_recipe
 from asr.records import Emissions, Heard, Word
 from asr.text.tokenise import CharacterTokeniser
 from asr.transcribe.live import LiveDecoder
+from asr.transcribe.recogniser import Recogniser
 
 TOKENISER = CharacterTokeniser(" abc")
 DECODERS = {"greedy": greedy(TOKENISER), "beam": BeamDecoder(TOKENISER, recipe.Beam(width=8), threads=1)}
@@ -107,3 +112,93 @@ def test_an_endless_stream_without_a_pause_holds_no_more_than_the_longest_uttera
         for _ in range(30):
             silent.feed(frames("-------"))
             assert len(silent.emissions) <= 8
+
+
+CELLS = [
+    {"kind": "rnn", "bidirectional": False},
+    {"kind": "gru", "bidirectional": False},
+    {"kind": "lstm", "bidirectional": False},
+]
+
+
+def recogniser(encoder: dict, normalise: str = "none", decoder: str = "greedy") -> Recogniser:
+    """Untrained, but with a head that makes it babble."""
+    features = {"sample_rate": toy.RATE, "mels": 8, "normalise": normalise}
+    settings = validate_recipe(toy.recipe(encoder={"layers": 2, "hidden": 8, **encoder}, features=features), "toy")
+    torch.manual_seed(5)
+    model = AcousticModel(settings, 5)
+    torch.nn.init.normal_(model.head.weight, std=4)
+    return Recogniser(model, TOKENISER, settings, {}, DECODERS[decoder])
+
+
+@settings(max_examples=60)
+@given(
+    encoder=st.sampled_from(CELLS),
+    conv=st.sampled_from([None, {"channels": [3], "subsampling": 1}, {"channels": [3, 3], "subsampling": 2}, {}]),
+    normalise=st.sampled_from(["none", "global"]),
+    length=st.integers(1, 12000),
+    cuts=st.lists(st.integers(0, 12000), max_size=8),
+    chunk=st.floats(0.01, 1.0),
+)
+def test_a_one_directional_model_reads_a_stream_as_it_reads_the_whole_file(
+    encoder, conv, normalise, length, cuts, chunk
+):
+    reader = recogniser({**encoder, "conv": conv}, normalise)
+    samples = (np.random.default_rng(length).standard_normal(length) * 0.1).astype(np.float32)
+    # An endpoint is a word boundary of its own: without one, live text is the file's.
+    stream = reader.stream(chunk=chunk, endpoint=1000.0)
+    final = [word for piece in cut(samples, cuts) for word in stream.feed(piece).final]
+    final += stream.finish().final
+    whole = reader.transcribe(samples, sample_rate=toy.RATE)
+    assert " ".join(texts(tuple(final))) == whole.text
+    assert [(w.text, w.start, w.end) for w in final] == [(w.text, w.start, w.end) for w in whole.words]
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_another_rate_and_another_type_are_the_same_speech(decoder):
+    reader = recogniser({"kind": "lstm"}, "utterance", decoder)
+    samples = toy.speak("abc abc ab", seconds=0.3)
+    doubled = np.repeat(samples, 2)
+    stream, other = reader.stream(chunk=0.3, context=0.2), reader.stream(chunk=0.3, context=0.2, sample_rate=16000)
+    words = stream.feed((samples * 32767).astype(np.int16)).final + stream.finish().final
+    assert words
+    assert words[-1].end <= stream.heard == len(samples) / toy.RATE
+    other.feed(np.stack([doubled, doubled]))
+    other.finish()
+    assert other.heard == stream.heard
+
+
+def test_a_stream_keeps_no_hold_of_the_callers_buffer():
+    reader = recogniser({"kind": "lstm"})
+    samples, buffer = toy.speak("abc"), np.zeros(800, np.float32)
+    kept, reused = reader.stream(chunk=0.2, context=0.1), reader.stream(chunk=0.2, context=0.1)
+    heard = [kept.feed(piece) for piece in cut(samples, list(range(0, len(samples), 800)))]
+    for i, start in enumerate(range(0, len(samples), 800)):
+        piece = buffer[: len(samples) - start]
+        piece[:] = samples[start : start + 800]
+        assert reused.feed(piece) == heard[i + 1]
+        buffer[:] = 7.0
+    assert kept.finish() == reused.finish()
+
+
+@pytest.mark.parametrize("bad", [{"chunk": 0.0}, {"context": -0.1}, {"endpoint": 0.0}, {"sample_rate": 0}])
+def test_a_stream_that_cannot_be_is_refused(bad):
+    with pytest.raises(AudioError, match="a stream needs a sample rate, a chunk"):
+        recogniser({"kind": "lstm"}).stream(**bad)
+
+
+def test_samples_that_are_no_numbers_are_refused_and_change_nothing():
+    reader = recogniser({"kind": "lstm"})
+    stream, spared = reader.stream(), reader.stream()
+    samples = toy.speak("abc")
+    stream.feed(samples)
+    spared.feed(samples)
+    with pytest.raises(AudioError, match="not numbers"):
+        stream.feed(np.array([0.1, np.nan], np.float32))
+    assert stream.feed(samples) == spared.feed(samples)
+    assert stream.finish() == spared.finish()
+
+
+def test_a_stream_of_nothing_tells_nothing():
+    stream = recogniser({"kind": "lstm"}, "utterance").stream()
+    assert stream.feed(np.zeros(0, np.float32)) == stream.finish() == Heard()

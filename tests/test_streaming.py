@@ -13,7 +13,7 @@ from asr.audio import Resampling, prepare
 from asr.data.collation import Utterance, collate
 from asr.model.acoustic import AcousticModel
 from asr.model.features import RunningStatistics, loader_features
-from asr.model.streaming import EmissionStream
+from asr.model.streaming import WARM_UP_SECONDS, EmissionStream
 from asr.recipe.reading import validate_recipe
 from asr.records import Waveform
 
@@ -140,14 +140,24 @@ def test_a_stream_holds_no_more_after_a_minute_than_after_ten_seconds(encoder, c
     stream = EmissionStream(model, chunk=chunk, context=0.2)
 
     def held() -> int:
-        parts = [stream.waiting, stream.features.pending, stream.encodings.pending, stream.ahead]
-        return sum(part.untyped_storage().nbytes() for part in parts)
+        parts = [stream.waiting, stream.features.pending, stream.encodings.pending, stream.ahead, stream.cold]
+        return sum(part.untyped_storage().nbytes() for part in parts if part is not None)
 
     second, sizes = torch.from_numpy(noise(toy.RATE)), []
     for _ in range(60):
         stream.feed(second)
         sizes.append(held())
     assert max(sizes[30:]) <= max(sizes[:10])
+
+
+@pytest.mark.parametrize(("normalise", "waits"), [("utterance", True), ("global", False), ("none", False)])
+def test_only_an_utterances_own_statistics_need_a_warm_up(normalise, waits):
+    model = untrained({"kind": "lstm"}, {"mels": 8, "normalise": normalise})
+    stream = EmissionStream(model, chunk=0.1, context=0.1)
+    half = round(WARM_UP_SECONDS / 2 * toy.RATE)
+    early = stream.feed(torch.from_numpy(noise(half)))
+    assert (len(early) == 0) == waits
+    assert len(stream.feed(torch.from_numpy(noise(2 * half)))) > 0
 
 
 def test_running_statistics_are_those_of_all_frames_until_memory_fades_them():

@@ -9,6 +9,7 @@ import click
 
 from asr import __version__
 from asr.cli.language import lm
+from asr.cli.live import listen
 from asr.cli.recognition import align, evaluate, transcribe
 from asr.cli.scoring import score
 from asr.cli.training import check, text, train
@@ -45,5 +46,5 @@ def main() -> None:
     """Train, run and measure your own speech recogniser."""
 
 
-for command in (train, evaluate, score, transcribe, align, check, lm, tune, text):
+for command in (train, evaluate, score, transcribe, listen, align, check, lm, tune, text):
     main.add_command(command)

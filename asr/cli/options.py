@@ -1,4 +1,4 @@
-"""What several commands share: option decorators and the progress bar."""
+"""What several commands share: option decorators, the model in use, and the progress bar."""
 
 from __future__ import annotations
 
@@ -144,6 +144,16 @@ def _hotwords(text: str) -> dict[str, float]:
         except ValueError:
             raise AsrError(f'--hotwords: "{weight}" is not a weight; expected "phrase" or "phrase:weight"') from None
     return weights
+
+
+def model_directory(given: Path | None) -> Path:
+    """The model asked for, or the newest, said aloud."""
+    from asr.checkpoint import newest
+
+    if given is None:
+        given = newest(Path("models"))
+        click.echo(f"using {given}", err=True)
+    return given
 
 
 def chosen_sources(sets: Sequence[Path], own: Recipe, split: str, data: str | None) -> list[tuple[Sources, Path]]:

@@ -20,6 +20,7 @@ from asr.cli.options import (
     data_option,
     decoder_options,
     device_option,
+    model_directory,
     progress_bar,
 )
 from asr.errors import AsrError
@@ -92,7 +93,7 @@ def transcribe(
     if not waiting:
         click.echo(f"all {len(jobs)} recordings were finished before: --overwrite transcribes them again", err=True)
         return
-    recogniser = Recogniser.load(_model_directory(model), device=device, decoding=decoding)
+    recogniser = Recogniser.load(model_directory(model), device=device, decoding=decoding)
     began = time.perf_counter()
     failed, seconds = 0, 0.0
     with _listening(waiting, channels, track) as (progress, advance):
@@ -241,7 +242,7 @@ def align(
     if audio == text == "-":
         raise AsrError("the audio and the text cannot both be read from standard input")
     words = inline if text is None else _read_text(text)
-    recogniser = Recogniser.load(_model_directory(model), device=device)
+    recogniser = Recogniser.load(model_directory(model), device=device)
     recording = sys.stdin.buffer.read() if audio == "-" else Path(audio)
     aligned = recogniser.align(recording, words or "", skip_unknown=skip_unknown)
     lost = [word.text for word in aligned.words if not word.found]
@@ -272,16 +273,6 @@ def _read_text(name: str) -> str:
         raise AsrError(f"{name} is not text in UTF-8: byte {error.start} does not fit") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise AsrError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _model_directory(given: Path | None) -> Path:
-    """The model asked for, or the newest, said aloud."""
-    from asr.checkpoint import newest
-
-    if given is None:
-        given = newest(Path("models"))
-        click.echo(f"using {given}", err=True)
-    return given
 
 
 @click.command()

@@ -1,9 +1,9 @@
 """Live speech: samples in as they come, words out, partial first and then final.
 
 An utterance ends where no word is said for a while, by the model's own silence; the search is then concluded and begun
-anew. The network's recurrent state is carried on through endpoints: what it has heard says nothing less true about what
-comes, and a one-directional model's emissions stay those of the whole recording. Speech without a pause is cut before
-its newest word, so that memory is flat over an endless stream.
+anew. The network's recurrent state is carried on through endpoints, so that a one-directional model's emissions stay
+those of the whole recording; starting from zero instead gained nothing that could be told from chance. Speech without a
+pause is cut before its newest word, so that memory is flat over an endless stream.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from asr.records import BLANK, Heard, Hypothesis, Segment, Word
 from asr.text.tokenise import Tokeniser
 
 CHUNK_SECONDS = 0.4
-CONTEXT_SECONDS = 0.8
+CONTEXT_SECONDS = 0.4
 ENDPOINT_SECONDS = 0.8
 LONGEST_SECONDS = 30.0
 

@@ -1,0 +1,126 @@
+"""asr listen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from asr.cli.options import FOLDER, decoder_options, device_option, model_directory
+from asr.errors import AsrError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from asr.records import Heard, Word
+
+
+@click.command()
+@click.option("--model", type=FOLDER, metavar="DIR", help="Model directory; default: the newest under models/.")
+@click.option("--microphone", "name", metavar="NAME", help="A part of its name, or its number; default: the system's.")
+@click.option("--from-file", "file", metavar="FILE", help="Play this recording in place of a microphone.")
+@click.option("--speed", default=1.0, show_default=True, help="Of the playing: 1 is real time, 0 as fast as it goes.")
+@click.option("--chunk", type=float, metavar="S", help="Read this many seconds at a time.")
+@click.option("--context", type=float, metavar="S", help="Seconds that a bidirectional model hears beyond a chunk.")
+@click.option("--endpoint", type=float, metavar="S", help="Seconds without a word that end an utterance.")
+@click.option("--format", "form", type=click.Choice(["txt", "json"]), default="txt", show_default=True)
+@decoder_options
+@device_option
+def listen(
+    model: Path | None,
+    name: str | None,
+    file: str | None,
+    speed: float,
+    chunk: float | None,
+    context: float | None,
+    endpoint: float | None,
+    form: str,
+    device: str,
+    decoding: list[str],
+) -> None:
+    """Transcribe speech while it is said, until Ctrl-C or the end of FILE.
+
+    A line an utterance; on a terminal, what is being said is shown as it reads so far. As JSON, a line is an event: its
+    kind (partial: in place of the partial before; final: these words stay), the seconds heard by then, whether an
+    utterance ends, the text and its words with times.
+    """
+    from asr.transcribe.microphone import microphone, play
+    from asr.transcribe.recogniser import Recogniser
+
+    if speed < 0 or (file is not None and name is not None):
+        raise AsrError("listen to a --microphone or --from-file, and at a --speed of 0 or more")
+    recogniser = Recogniser.load(model_directory(model), device=device, decoding=decoding)
+    limits = {"chunk": chunk, "context": context, "endpoint": endpoint}
+    given = {limit: seconds for limit, seconds in limits.items() if seconds is not None}
+    rate = recogniser.recipe.features.sample_rate
+    source: AbstractContextManager[tuple[int, Iterator[np.ndarray]]]
+    source = microphone(rate, name) if file is None else nullcontext((rate, play(Path(file), rate, speed)))
+    show = _Events() if form == "json" else _Lines()
+    began = shown = None  # when the sound began, and when the first word was seen
+    first: Word | None = None
+    with source as (rate, pieces):
+        stream = recogniser.stream(sample_rate=rate, **given)
+        if file is None:
+            click.echo("listening; Ctrl-C ends it", err=True)
+        try:
+            for piece in pieces:
+                began = began or time.monotonic() - len(piece) / rate
+                heard = stream.feed(piece)
+                show(heard, stream.heard)
+                if first is None and (words := heard.final + heard.partial):
+                    first, shown = words[0], time.monotonic()
+        except KeyboardInterrupt:
+            pass
+    show(stream.finish(), stream.heard)
+    if first and shown and began and speed:
+        late = shown - began - first.start / speed
+        click.echo(f"first word shown {late:.2f} s after it began", err=True)
+
+
+class _Lines:
+    """Utterances, a line each; on a terminal the one being said is redrawn in place."""
+
+    def __init__(self) -> None:
+        self.said: list[Word] = []
+        """Final words of the utterance that is being said."""
+        self.redraws = sys.stdout.isatty()
+
+    def __call__(self, heard: Heard, _: float) -> None:
+        self.said += heard.final
+        erase = "\r\x1b[K" if self.redraws else ""
+        for segment in heard.segments:
+            del self.said[: len(segment.words)]
+            click.echo(erase + segment.text)
+        if self.redraws:
+            line = " ".join(word.text for word in (*self.said, *heard.partial))
+            room = shutil.get_terminal_size().columns - 1
+            click.echo(erase + (line if len(line) <= room else "…" + line[1 - room :]), nl=False)
+
+
+class _Events:
+    """JSON, an event a line."""
+
+    def __init__(self) -> None:
+        self.partial: tuple[Word, ...] = ()
+
+    def __call__(self, heard: Heard, time: float) -> None:
+        ends = bool(heard.segments)
+        if heard.final or ends:
+            self._echo("final", heard.final, time, ends)
+        if heard.partial != self.partial:
+            self._echo("partial", heard.partial, time, False)
+            self.partial = heard.partial
+
+    @staticmethod
+    def _echo(kind: str, words: tuple[Word, ...], time: float, ends: bool) -> None:
+        text = " ".join(word.text for word in words)
+        event = {"kind": kind, "time": round(time, 3), "ends": ends, "text": text}
+        click.echo(json.dumps({**event, "words": [asdict(word) for word in words]}, ensure_ascii=False))
