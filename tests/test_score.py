@@ -335,7 +335,7 @@ def test_ctm_words_of_an_unknown_file_are_hypotheses_for_no_reference(tmp_path):
 
 def systems(folder: Path, utterances: int, *wrong_rates: float, speakers: int = 20):
     """Systems that get each word of the same 10-word utterances wrong with their own probability."""
-    generator = np.random.default_rng(3)
+    generator = np.random.default_rng(4)
     words = [f"w{i}" for i in range(10)]
     rows = [{"id": f"u{i}", "text": " ".join(words), "speaker": f"s{i % speakers}"} for i in range(utterances)]
     reference = write(folder / "ref.jsonl", *rows)
@@ -366,7 +366,7 @@ def test_a_better_system_is_called_better_with_its_difference_interval_and_p(tmp
 
 
 def test_a_set_too_small_to_say_is_said_to_be(tmp_path):
-    reference, files = systems(tmp_path, 40, 0.10, 0.11)
+    reference, files = systems(tmp_path, 40, 0.10, 0.10, speakers=4)
     assert "the set is too small to say which is better" in run(reference, *files).stdout
     reference, files = systems(tmp_path, 5, 0.5, 0.1)
     done = run(reference, *files)

@@ -169,12 +169,13 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def _by_block(columns: np.ndarray, blocks: Sequence[str] | None) -> np.ndarray:
-    """``columns`` (K, N) summed over each block's utterances, float64."""
+    """``columns`` (K, N) summed over each block's utterances, float64, sorted: what is drawn, and so every result, does
+    not depend on the order of the utterances."""
     columns = columns.astype(float)
-    if blocks is None:
-        return columns
-    _, index = np.unique(np.array(blocks), return_inverse=True)
-    return np.stack([np.bincount(index, weights=column) for column in columns])
+    if blocks is not None:
+        _, index = np.unique(np.array(blocks), return_inverse=True)
+        columns = np.stack([np.bincount(index, weights=column) for column in columns])
+    return columns[:, np.lexsort(columns)]
 
 
 def _resample(columns: np.ndarray, samples: int) -> np.ndarray:
