@@ -116,12 +116,11 @@ class System:
             "duration": lambda u: u.duration_band,
             "noise": lambda u: u.line.noise,
         }
+        by_duration = sorted(self.utterances, key=lambda u: u.line.duration or 0.0)
         groups: dict[str, dict[str, Group]] = {}
         for kind, label in kinds.items():
             members: dict[str, list[ScoredLine]] = defaultdict(list)
-            for utterance in sorted(
-                self.utterances, key=lambda u: (u.line.duration or 0.0) if kind == "duration" else 0
-            ):
+            for utterance in by_duration if kind == "duration" else self.utterances:
                 members[label(utterance)].append(utterance)
             if set(members) != {""}:
                 groups[kind] = {

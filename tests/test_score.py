@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -391,3 +392,14 @@ def test_our_own_hypotheses_files_score_as_evaluate_scored_them(tmp_path):
     done = run(ours, ours)
     assert done.exit_code == 0
     assert "hypotheses: WER 75.00%" in done.stdout
+
+
+def test_scoring_imports_no_torch_and_no_lhotse(tmp_path):
+    reference, files = systems(tmp_path, 10, 0.1, 0.1)
+    arguments = ["score", *map(str, [reference, *files]), "--report", str(tmp_path / "out.html")]
+    code = (
+        f"import sys\nfrom asr.cli import main\ntry: main({arguments})\nexcept SystemExit as end: assert not end.code\n"
+    )
+    code += "print([m for m in ('torch', 'lhotse', 'numba', 'librosa') if m in sys.modules])"
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert seen.stdout.splitlines()[-1] == "[]"

@@ -11,7 +11,8 @@ import click
 from asr.cli.options import FOLDER
 
 if TYPE_CHECKING:
-    from asr.compare import System
+    from asr.compare import Normalisation, System
+    from asr.data.transcripts import Form
     from asr.text.significance import Interval
 
 MOST_GROUPS = 12
@@ -40,8 +41,8 @@ MOST_GROUPS = 12
 def score(
     reference: Path,
     hypotheses: tuple[Path, ...],
-    normalisation: str,
-    form: str | None,
+    normalisation: Normalisation,
+    form: Form | None,
     scores_file: Path | None,
     report: Path | None,
 ) -> None:
@@ -52,15 +53,15 @@ def score(
     from asr import compare
     from asr.data.transcripts import FORMS, read_hypotheses, read_references
 
-    references = read_references(reference, form)  # type: ignore[arg-type]
-    read = [read_hypotheses(path, references, form) for path in hypotheses]  # type: ignore[arg-type]
-    systems = compare.score(references, read, normalisation)  # type: ignore[arg-type]
+    references = read_references(reference, form)
+    read = [read_hypotheses(path, references, form) for path in hypotheses]
+    systems = compare.score(references, read, normalisation)
     comparisons = compare.compare(systems)
     said = systems[0].words.reference_length
     skipped = f", {len(references.skipped)} not to be scored" if references.skipped else ""
     facts = [
         f"reference {references}: {said} words in {len(references.lines)} utterances{skipped}",
-        f"normalisation {normalisation}: {compare.NORMALISATIONS[normalisation]}",  # type: ignore[index]
+        f"normalisation {normalisation}: {compare.NORMALISATIONS[normalisation]}",
     ]
     click.echo("\n".join(facts))
     for system, file in zip(systems, read, strict=True):
@@ -76,7 +77,7 @@ def score(
     for comparison in comparisons:
         click.echo(str(comparison))
     if scores_file:
-        compare.write_json(scores_file, references, systems, comparisons, normalisation)  # type: ignore[arg-type]
+        compare.write_json(scores_file, references, systems, comparisons, normalisation)
     if report:
         from asr.report import write_report
 

@@ -37,6 +37,7 @@ def by_speaker(system: System) -> Figure | None:
     axes.set(xlabel="WER", xlim=(0, None), ylim=(-0.7, len(names) - 0.3))
     axes.axvline(system.words.rate, color="#000000", linewidth=0.8, linestyle=":")
     axes.xaxis.set_major_formatter(_percent())
+    axes.locator_params(axis="x", nbins=5)
     axes.grid(axis="x", alpha=0.2)
     return figure
 
