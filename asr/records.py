@@ -141,12 +141,14 @@ class Word:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """A stretch of speech: its words, and ``start`` and ``end`` in seconds."""
+    """A stretch of speech: its words, ``start`` and ``end`` in seconds, and the ``channel`` that it was heard in,
+    counted from 1, or None where channels were mixed."""
 
     text: str
     start: float
     end: float
     words: tuple[Word, ...]
+    channel: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +165,16 @@ class Transcript:
     @property
     def words(self) -> tuple[Word, ...]:
         return tuple(word for segment in self.segments for word in segment.words)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What a stream's newest samples told: words that became ``final``, each once and in order; the words since as they
+    read now, ``partial``, in place of the last ones; and the ``segments`` that ended, whose words are all final."""
+
+    final: tuple[Word, ...] = ()
+    partial: tuple[Word, ...] = ()
+    segments: tuple[Segment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from asr.data.corpora import open_corpora
 from asr.decode.beam import BeamDecoder, Knowledge
 from asr.decode.decoder import gather_knowledge, greedy, read_lexicon
 from asr.decode.ngram import NgramModel
+from asr.decode.rescore import reorder
 from asr.errors import LanguageModelError
 from asr.records import Emissions, ErrorCounts
 from asr.text.score import character_errors, word_errors
@@ -21,8 +22,11 @@ from asr.transcribe.recogniser import Recogniser, load_lstm, recognise
 ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.3)
 BETAS = (-1.0, 0.0, 1.0, 2.0, 3.0)
 UNKNOWNS = (-20.0, -10.0, -5.0, -2.0, 0.0)
-LSTM_WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
+LSTM_WEIGHTS = (0.1, 0.2, 0.3, 0.5, 0.8)
+LSTM_BETAS = (0.0, 1.0, 2.0, 3.0)
 WIDTHS = (16, 32, 64, 128, 256)
+TRIALS = 2 + len(ALPHAS) * len(BETAS) + len(UNKNOWNS) + 8 + len(WIDTHS)
+"""How many ``tune`` yields, without an LSTM."""
 LANGUAGE_MODEL, LEXICON = "language_model.ngrams", "lexicon.txt"
 
 
@@ -76,42 +80,58 @@ def tune(recogniser: Recogniser, settings: recipe.Beam, dev: DevSet, *, root: Pa
     """Tries settings and yields each trial; the last one is the choice.
 
     First ``alpha`` and ``beta`` on a grid, then what an unknown word costs, then finer steps around the best, then the
-    LSTM's weight, and last the narrowest beam that makes no more errors. Raises LanguageModelError where there is no
+    narrowest beam that makes no more errors, and last the LSTM's weight. Raises LanguageModelError where there is no
     language model to weigh.
     """
     if settings.language_model is None and settings.lstm is None:
         raise LanguageModelError("there is no language model to tune: name one with --lm or --lstm")
     tokeniser, form = recogniser.tokeniser, recogniser.recipe.text.normalise
     lstm = load_lstm(settings, tokeniser, root)
-    knowledge = gather_knowledge(settings, tokeniser, root=root, form=form, lstm=lstm)
-    fusion = knowledge.fusion
-    assert fusion is not None  # since there is a language model
 
     def attempt(tried: recipe.Beam) -> Trial:
-        weighed = fusion.reweighted(alpha=tried.alpha, beta=tried.beta, unknown=tried.unknown)
-        decoder = BeamDecoder(tokeniser, tried, Knowledge(fusion=weighed, lstm=lstm))
-        texts = [best.text for emissions in dev.emissions for best, *_ in decoder(emissions)]
-        return Trial(
-            settings=tried,
-            words=word_errors(dev.references, texts),
-            characters=character_errors(dev.references, texts),
+        decoder = BeamDecoder(tokeniser, tried, weighed(tried))
+        return judge(tried, [best.text for emissions in dev.emissions for best, *_ in decoder(emissions)])
+
+    def weighed(tried: recipe.Beam) -> Knowledge:
+        beta = tried.beta + (tried.lstm.beta if tried.lstm else 0.0)
+        return Knowledge(
+            fusion=fusion and fusion.reweighted(alpha=tried.alpha, beta=beta, unknown=tried.unknown),
+            lstm=lstm if tried.lstm else None,
         )
 
-    best = attempt(settings)
+    def judge(tried: recipe.Beam, texts: list[str]) -> Trial:
+        words, characters = word_errors(dev.references, texts), character_errors(dev.references, texts)
+        return Trial(settings=tried, words=words, characters=characters)
+
+    def rescored(found: recipe.Beam, part: recipe.LstmFusion) -> Iterator[Trial]:
+        assert lstm is not None
+        decoder = BeamDecoder(tokeniser, found, weighed(found), nbest=part.nbest)
+        lists = [readings for emissions in dev.emissions for readings in decoder(emissions)]
+        heard = [lstm.score([reading.tokens for reading in readings]) for readings in lists]
+        for tried in _lstm_parts(part):
+            texts = [
+                reorder(readings, scores, weight=tried.weight, length_bonus=tried.beta)[0].text
+                for readings, scores in zip(lists, heard, strict=True)
+            ]
+            yield judge(found.model_copy(update={"lstm": tried}), texts)
+
+    knowledge = gather_knowledge(settings, tokeniser, root=root, form=form, lstm=lstm)
+    fusion = knowledge.fusion
+    best = attempt(settings.model_copy(update={"lstm": None}))
     yield best
-    for stage in (_grid, _unknowns, _finer, _lstm_weights, _widths):
+    for stage in (_grid, _unknowns, _finer, _widths) if settings.language_model else ():
         for tried in stage(best.settings):
             trial = attempt(tried)
             yield trial
-            cheaper = trial.cost < best.cost
-            narrower = trial.settings.width < best.settings.width and trial.cost <= best.cost
-            if cheaper or narrower:
+            if trial.cost < best.cost or (trial.settings.width < best.settings.width and trial.cost == best.cost):
                 best = trial
+    if settings.lstm is not None:
+        found, part = best.settings, settings.lstm
+        fused = (attempt(found.model_copy(update={"lstm": tried})) for tried in _lstm_parts(part))
+        for trial in rescored(found, part) if part.mode == "rescore" else fused:
+            yield trial
+            best = min(best, trial, key=lambda trial: trial.cost)
     yield best
-
-
-TRIALS = 2 + len(ALPHAS) * len(BETAS) + len(UNKNOWNS) + 8 + len(WIDTHS)
-"""How many ``tune`` yields, without an LSTM."""
 
 
 def _grid(around: recipe.Beam) -> Iterator[recipe.Beam]:
@@ -131,10 +151,9 @@ def _finer(around: recipe.Beam) -> Iterator[recipe.Beam]:
             yield around.model_copy(update=changed)
 
 
-def _lstm_weights(around: recipe.Beam) -> Iterator[recipe.Beam]:
-    if around.lstm is not None:
-        for weight in LSTM_WEIGHTS:
-            yield around.model_copy(update={"lstm": around.lstm.model_copy(update={"weight": weight})})
+def _lstm_parts(part: recipe.LstmFusion) -> Iterator[recipe.LstmFusion]:
+    for weight, beta in itertools.product(LSTM_WEIGHTS, LSTM_BETAS):
+        yield part.model_copy(update={"weight": weight, "beta": beta})
 
 
 def _widths(around: recipe.Beam) -> Iterator[recipe.Beam]:
@@ -144,7 +163,7 @@ def _widths(around: recipe.Beam) -> Iterator[recipe.Beam]:
 
 def keep(directory: Path, recogniser: Recogniser, settings: recipe.Beam, *, root: Path) -> recipe.Beam:
     """Makes ``settings`` the model directory's own decoder, its language model and lexicon kept with the weights."""
-    kept = {}
+    kept: dict[str, object] = {}
     if settings.language_model:
         NgramModel.load(root / settings.language_model).save(directory / LANGUAGE_MODEL)
         kept["language_model"] = LANGUAGE_MODEL
@@ -153,6 +172,9 @@ def keep(directory: Path, recogniser: Recogniser, settings: recipe.Beam, *, root
         with runtime.replacing(directory / LEXICON) as file:
             file.writelines(f"{word}\n" for word in words)
         kept["lexicon"] = LEXICON
+    if settings.lstm:
+        path = str((root / settings.lstm.path).absolute())
+        kept["lstm"] = settings.lstm.model_copy(update={"path": path})
     settings = settings.model_copy(update=kept)
     described = recogniser.recipe.model_copy(update={"decoder": settings})
     checkpoint.save_description(directory, described, recogniser.tokeniser)

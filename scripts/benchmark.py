@@ -6,6 +6,7 @@ scripts/benchmark.py loader     the training loop against the same loop fed with
 scripts/benchmark.py cells      each kind of encoder, trained for a few epochs from its recipe line alone
 scripts/benchmark.py decode     our CTC decoder against others (extra `peers`) on the same emissions
 scripts/benchmark.py align      word starts against pocketsphinx's aligner; wrong words; a recording of an hour
+scripts/benchmark.py long       a long recording made of clips, against the clips one by one: errors, drift, memory
 """
 
 from __future__ import annotations
@@ -488,6 +489,138 @@ def align(model: Path, manifest: Path, hours: float, device: str, path: Path | N
         f"peak memory {figures['long']['peak_bytes'] / 1e9:.2f} GB"
     )
     report(figures, sum(times["pocketsphinx"]) / sum(times["ours"]), "times as fast as pocketsphinx on clips", path)
+
+
+@main.command()
+@click.argument("model", default="models/an4", type=click.Path(path_type=Path))
+@click.argument("manifest", default="../shared/data/an4/test.jsonl", type=click.Path(path_type=Path))
+@click.option("--minutes", default=10.0, show_default=True)
+@click.option("--pause", default=3.0, show_default=True, help="The longest between two clips, seconds; the least: 0.7.")
+@click.option("--noise", type=click.Path(path_type=Path), help="Folder of noises for every other pause; else white.")
+@click.option("--level", default=-60.0, show_default=True, help="Of the noise, dB; AN4's own is -67.")
+@click.option("--options", default="", help="More for asr transcribe: --no-vad.")
+@click.option("--json", "path", type=click.Path(path_type=Path))
+def long(
+    model: Path,
+    manifest: Path,
+    minutes: float,
+    pause: float,
+    noise: Path | None,
+    level: float,
+    options: str,
+    path: Path | None,
+) -> None:
+    """A recording of MANIFEST's clips, again and again, with silence or noise between them, by `asr transcribe` in a
+    process of its own: word errors beside those of the clips one by one, drift, time, memory.
+
+    Words are compared clip by clip: those that begin between the middles of the pauses around it.
+    """
+    import bisect
+    import random
+    import resource
+    import subprocess
+    import sys
+    import tempfile
+
+    import soundfile
+
+    import asr
+    from asr import audio
+    from asr.records import ErrorCounts
+    from asr.text.score import word_errors
+
+    rate = 16000
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    clips = [audio.read(manifest.parent / row["audio_filepath"], sample_rate=rate).samples for row in rows]
+    recogniser = asr.load(model)
+    alone = [recogniser.transcribe(clip, sample_rate=rate) for clip in clips]
+    draw, generator = random.Random(0), np.random.default_rng(0)
+    noises = (
+        [audio.read(file, sample_rate=rate).samples for file in sorted(noise.iterdir()) if audio.sounds(file)]
+        if noise
+        else []
+    )
+
+    def between(number: int) -> np.ndarray:
+        samples = round(draw.uniform(0.7, max(0.7, pause)) * rate)
+        if number % 2:
+            return np.zeros(samples, np.float32)
+        sound = np.resize(draw.choice(noises), samples) if noises else generator.standard_normal(samples)
+        return (sound * 10 ** (level / 20) / max(1e-6, np.sqrt(np.mean(sound**2)))).astype(np.float32)
+
+    with tempfile.TemporaryDirectory() as folder:
+        recording = Path(folder) / "long.flac"
+        order = list(range(len(clips)))
+        chosen: list[int] = []
+        begins: list[float] = []  # of the clips, seconds
+        middles: list[float] = []  # of the pauses before them
+        length = 0
+        with soundfile.SoundFile(recording, "w", rate, 1) as file:
+            while length < minutes * 60 * rate:
+                if len(chosen) % len(order) == 0:
+                    draw.shuffle(order)
+                gap, i = between(len(chosen)), order[len(chosen) % len(order)]
+                chosen.append(i)
+                middles.append((length + len(gap) / 2) / rate)
+                begins.append((length + len(gap)) / rate)
+                file.write(gap)
+                file.write(clips[i])
+                length += len(gap) + len(clips[i])
+        command = [sys.executable, "-c", "from asr.cli import main; main()", "transcribe", str(recording)]
+        command += ["--model", str(model), "--format", "json", "--out", folder, *options.split()]
+        began = time.perf_counter()
+        subprocess.run(command, check=True)
+        seconds = time.perf_counter() - began
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        document = json.loads((Path(folder) / "long.json").read_text())
+
+    heard: list[list[dict[str, Any]]] = [[] for _ in chosen]
+    for word in document["words"]:
+        heard[max(0, bisect.bisect(middles, word["start"]) - 1)].append(word)
+    texts = [rows[i]["text"] for i in chosen]
+    joined = [word_errors([t], [" ".join(w["text"] for w in words)]) for t, words in zip(texts, heard, strict=True)]
+    each = [word_errors([text], [alone[i].text]) for text, i in zip(texts, chosen, strict=True)]
+    more = np.array([a.errors - b.errors for a, b in zip(joined, each, strict=True)])
+    words = sum(e.reference_length for e in each)
+    resampled = generator.choice(more, (2000, len(more))).sum(axis=1) / words
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    drift = [
+        words[0]["start"] - begin - alone[i].words[0].start
+        for words, begin, i in zip(heard, begins, chosen, strict=True)
+        if words and alone[i].words and words[0]["text"] == alone[i].words[0].text
+    ]
+    tenth = max(1, len(drift) // 10)
+    figures: dict[str, Any] = {
+        "seconds_of_audio": length / rate,
+        "clips": len(chosen),
+        "segments": len(document["segments"]),
+        "words": words,
+        "wer": sum(joined, ErrorCounts()).rate,
+        "wer_one_by_one": sum(each, ErrorCounts()).rate,
+        "difference_95": [float(low), float(high)],
+        "drift_first_tenth": [float(np.median(drift[:tenth])), float(np.max(np.abs(drift[:tenth])))],
+        "drift_last_tenth": [float(np.median(drift[-tenth:])), float(np.max(np.abs(drift[-tenth:])))],
+        "seconds": seconds,
+        "processor_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_bytes": usage.ru_maxrss * 1024,
+    }
+    for name, counts in (("in one recording", joined), ("one by one", each)):
+        total = sum(counts, ErrorCounts())
+        click.echo(
+            f"  {name}: WER {total.rate:.2%}, {total.errors} errors in {words} words: "
+            f"{total.substitutions} substituted, {total.deletions} deleted, {total.insertions} inserted"
+        )
+    click.echo(f"  more errors in one recording: 95 % interval [{low:+.2%}, {high:+.2%}] of the words")
+    for name in ("first", "last"):
+        median, worst = figures[f"drift_{name}_tenth"]
+        click.echo(
+            f"  {name} tenth: clips' first words off by {median * 1000:+.0f} ms median, {worst * 1000:.0f} at most"
+        )
+    click.echo(
+        f"  {length / rate / 60:.1f} minutes, {len(chosen)} clips, {figures['segments']} segments: {seconds:.1f} s, "
+        f"{figures['processor_seconds']:.1f} s of a processor, peak memory {figures['peak_bytes'] / 1e6:.0f} MB"
+    )
+    report(figures, length / rate / seconds, "times as fast as real time", path)
 
 
 if __name__ == "__main__":

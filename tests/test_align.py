@@ -282,7 +282,7 @@ TEXT = AlignedText(
 
 
 def test_ctm_has_a_line_a_word():
-    assert formats.as_ctm(TEXT, "my clip").splitlines() == [
+    assert formats.as_aligned_ctm(TEXT, "my clip").splitlines() == [
         'my_clip 1 0.500 0.250 "a" 0.9000',
         ";; not found: lost",
         "my_clip 1 1.000 0.500 b 0.8000",
@@ -291,10 +291,10 @@ def test_ctm_has_a_line_a_word():
 
 
 def test_srt_has_a_cue_a_line_and_parts_long_ones():
-    assert formats.as_srt(TEXT).split("\n\n") == [
-        '1\n00:00:00,500 --> 00:00:00,750\n"a" lost',
-        "2\n00:00:01,000 --> 00:00:01,500\nb",
-        "3\n00:00:09,000 --> 00:00:09,500\nc",
+    assert formats.as_aligned_srt(TEXT).split("\n\n") == [
+        '1\n00:00:00,500 --> 00:00:01,500\n"a" lost',
+        "2\n00:00:01,500 --> 00:00:02,500\nb",
+        "3\n00:00:09,000 --> 00:00:10,000\nc",
     ]
 
 
@@ -307,7 +307,7 @@ def test_json_says_which_words_were_found():
 def test_a_textgrid_reads_back_as_it_was_written(tmp_path):
     textgrid = pytest.importorskip("praatio.textgrid")
     path = tmp_path / "clip.TextGrid"
-    path.write_text(formats.as_textgrid(TEXT) + "\n", encoding="utf-8")
+    path.write_text(formats.as_aligned_textgrid(TEXT) + "\n", encoding="utf-8")
     grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False)
     assert grid.tierNames == ("words", "characters")
     assert [tuple(entry) for entry in grid.getTier("words").entries] == [

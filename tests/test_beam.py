@@ -213,9 +213,8 @@ def test_a_hotword_is_worth_its_weight_once_each_time_it_is_said_whole(phrase, t
 def test_a_hotword_that_the_language_model_lacks_is_no_unknown_word():
     def score(hotwords):
         fusion = Fusion(WORDS, model=words_model(), alpha=1.0, unknown=-4.0, hotwords=hotwords)
-        return BeamDecoder(WORDS, recipe.Beam(), Knowledge(fusion=fusion))(spoken("cc", "cc", sure=1 - 1e-5))[0][
-            0
-        ].lm_score
+        [[best]] = BeamDecoder(WORDS, EXACT, Knowledge(fusion=fusion))(spoken("cc", "cc", sure=1 - 1e-5))
+        return best.lm_score
 
     assert score({"cc": 1.0}) - score({}) == pytest.approx(4.0 + 1.0)
 
@@ -260,6 +259,9 @@ def test_rescoring_finds_in_the_nbest_list_what_fusing_finds_in_the_search():
     for mode in ("fuse", "rescore"):
         lstm = recipe.LstmFusion(path="", weight=0.5, mode=mode, nbest=5000)
         [[best[mode]]] = BeamDecoder(WORDS, EXACT.model_copy(update={"lstm": lstm}), knowledge)(case)
+        search = BeamDecoder(WORDS, EXACT.model_copy(update={"lstm": lstm}), knowledge).begin()
+        search.feed(case.log_probs[0].numpy())
+        assert search.conclude() == best[mode]
     assert best["fuse"].tokens == best["rescore"].tokens
     assert best["fuse"].score == pytest.approx(best["rescore"].score, abs=1e-4)
 
@@ -275,4 +277,4 @@ def test_a_search_fed_in_chunks_is_the_search_fed_at_once(seed, cuts):
     edges = [0, *sorted(cuts), 40]
     for start, end in itertools.pairwise(edges):
         chunked.feed(case[start:end])
-    assert chunked.best(3) == whole.best(3)
+    assert chunked.nbest(3) == whole.nbest(3)

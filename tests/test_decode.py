@@ -1,9 +1,11 @@
 """Greedy decoding: the collapse rule, and the times and confidences of words."""
 
+import itertools
+
 import pytest
 import torch
 
-from asr.decode.greedy import blank_rate, decode_greedy, words_of
+from asr.decode.greedy import GreedySearch, blank_rate, decode_greedy, words_of
 from asr.records import Emissions
 from asr.text.tokenise import CharacterTokeniser
 
@@ -45,6 +47,18 @@ def test_a_tokens_frame_is_where_its_run_peaks():
     path = emissions("aaa")
     path.log_probs[0, 1, 2] = -0.01
     assert decode_greedy(path, TOKENISER)[0].frames == (1,)
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [3, 4], [2, 2, 5, 7]])
+def test_a_path_followed_in_pieces_reads_as_the_whole(cuts):
+    path = emissions("aa-ab  bb")
+    search = GreedySearch(TOKENISER)
+    edges = [0, *cuts, 9]
+    for start, end in itertools.pairwise(edges):
+        search.feed(path.log_probs[0, start:end].numpy())
+    [whole] = decode_greedy(path, TOKENISER)
+    assert (search.best().tokens, search.best().frames) == (whole.tokens, whole.frames)
+    assert search.conclude().acoustic_score == pytest.approx(whole.acoustic_score)
 
 
 def test_words_have_times_in_seconds_and_the_product_of_their_tokens_probabilities_as_confidence():

@@ -21,18 +21,46 @@ FOLDER = click.Path(path_type=Path)
 
 
 def progress_bar(*columns: Any) -> Any:
-    """A progress bar on standard error; nothing is redirected, so that loader processes inherit none of its locks."""
+    """A progress bar on standard error, if that is a terminal; nothing is redirected, so that loader processes inherit
+    none of its locks."""
     from rich.console import Console
     from rich.progress import Progress
 
+    console = Console(stderr=True)
     return Progress(
-        *columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False
+        *columns,
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        disable=not console.is_interactive,
     )
 
 
 data_option = click.option(
     "--data", metavar="DIR", help="Folder in which relative corpus paths start; else $ASR_DATA, else the recipe's."
 )
+FORMS = ("txt", "json", "srt", "vtt", "tsv", "ctm", "textgrid")
+
+
+def chosen_forms(_context: click.Context, _parameter: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
+    """Formats given one by one or as a list with commas, each once."""
+    forms = tuple(dict.fromkeys(form.strip() for entry in given for form in entry.split(",")))
+    for form in forms:
+        if form not in FORMS:
+            raise click.BadParameter(f'"{form}" is not one of {", ".join(FORMS)}')
+    return forms
+
+
+def chosen_channels(_context: click.Context, _parameter: click.Parameter, given: str) -> Any:
+    """``mix``, ``split`` or a channel's number, counted from 1."""
+    if given in ("mix", "split"):
+        return given
+    if not given.isdecimal() or int(given) == 0:
+        raise click.BadParameter(f'"{given}" is not mix, split or the number of a channel, 1 being the first')
+    return int(given)
+
+
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 set_option = click.option(
     "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a recipe key: encoder.hidden=256."

@@ -420,6 +420,9 @@ class BeamDecoder:
             parts = pool.map(self._decode, np.array_split(log_probs, shares), np.array_split(lengths, shares))
             return [hypotheses for part in parts for hypotheses in part]
 
+    def begin(self) -> BeamSearch:
+        return BeamSearch(self.tokeniser, self.settings, self.knowledge)
+
     def _decode(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[tuple[Hypothesis, ...]]:
         lstm, network = self.settings.lstm, self.knowledge.lstm
         if lstm is None or network is None:
@@ -427,12 +430,15 @@ class BeamDecoder:
         if lstm.mode == "rescore":
             nbest = min(max(self.nbest, lstm.nbest), self.settings.width)
             found = self._search(log_probs, lengths, nbest)
-            return [rescore(readings, network, weight=lstm.weight)[: self.nbest] for readings in found]
+            return [
+                rescore(readings, network, weight=lstm.weight, length_bonus=lstm.beta)[: self.nbest]
+                for readings in found
+            ]
         lists = []
         for row, length in zip(log_probs, lengths, strict=True):
             search = BeamSearch(self.tokeniser, self.settings, self.knowledge)
             search.feed(row[:length])
-            lists.append(search.best(self.nbest))
+            lists.append(search.nbest(self.nbest))
         return lists
 
     def _search(self, log_probs: np.ndarray, lengths: np.ndarray, nbest: int) -> list[tuple[Hypothesis, ...]]:
@@ -444,6 +450,8 @@ class BeamDecoder:
 
 class BeamSearch:
     """One utterance's search, fed with frames as they come: for live speech, and for an LSTM that takes part."""
+
+    revises = True
 
     def __init__(self, tokeniser: Tokeniser, settings: recipe.Beam, knowledge: Knowledge) -> None:
         vocabulary, fusion = len(tokeniser.tokens), knowledge.fusion
@@ -457,7 +465,10 @@ class BeamSearch:
         start = 0 if fusion is None else fusion.start
         _begin(self._prefixes, self._beams, self._sizes, self._scale, start)
         self._lstm, self._rows = None, np.zeros((0, 0), np.float32)
-        if knowledge.lstm is not None and settings.lstm is not None:
+        self._rescoring = None
+        if knowledge.lstm is not None and settings.lstm is not None and settings.lstm.mode == "rescore":
+            self._rescoring = (knowledge.lstm, settings.lstm.weight, min(settings.lstm.nbest, width))
+        elif knowledge.lstm is not None and settings.lstm is not None:
             self._lstm, self._weight = PrefixRows(knowledge.lstm), settings.lstm.weight
             self._rows = np.zeros((len(self._prefixes), vocabulary), np.float32)
             self._rows[0] = self._weight * self._lstm.rows[0].cpu().numpy()
@@ -490,7 +501,18 @@ class BeamSearch:
                 if self._lstm is not None:
                     self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
 
-    def best(self, count: int = 1) -> tuple[Hypothesis, ...]:
+    def best(self) -> Hypothesis:
+        """The best reading of the frames so far, as if the sentence ended here."""
+        return self.nbest(1)[0]
+
+    def conclude(self) -> Hypothesis:
+        """The best reading of a sentence that has ended, rescored where the settings say so."""
+        if self._rescoring is None:
+            return self.best()
+        network, weight, count = self._rescoring
+        return rescore(self.nbest(count), network, weight=weight)[0]
+
+    def nbest(self, count: int) -> tuple[Hypothesis, ...]:
         """The ``count`` best readings of the frames so far, as if the sentence ended here."""
         readings, spelt = np.zeros((1, count), _READING), np.zeros(int(self._sizes[2]) * count, _SPELT)
         found, end = _read_out(

@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from asr import recipe
-from asr.decode.greedy import decode_greedy
+from asr.decode.greedy import GreedyDecoder
 from asr.errors import LanguageModelError
 from asr.records import Emissions, Hypothesis
 from asr.text.normalise import normalise
 from asr.text.tokenise import Tokeniser
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from asr.decode.beam import Knowledge
     from asr.model.language import LanguageModel
 
-Decoder = Callable[[Emissions], list[tuple[Hypothesis, ...]]]
-"""A batch of emissions, on the CPU, to each utterance's readings, the best one first and at least one."""
+
+class Search(Protocol):
+    """One utterance's decoding, fed with frames as they come."""
+
+    @property
+    def revises(self) -> bool:
+        """Whether later frames may change what has been read."""
+        ...
+
+    def feed(self, log_probs: np.ndarray) -> None:
+        """Reads (T', V) emissions more."""
+        ...
+
+    def best(self) -> Hypothesis:
+        """The best reading of the frames so far, as if the utterance ended here. It may be asked for at any time."""
+        ...
+
+    def conclude(self) -> Hypothesis:
+        """The best reading of an utterance that has ended, with all that the decoder knows."""
+        ...
+
+
+class Decoder(Protocol):
+    def __call__(self, emissions: Emissions) -> list[tuple[Hypothesis, ...]]:
+        """A batch of emissions, on the CPU, to each utterance's readings, the best one first and at least one."""
+        ...
+
+    def begin(self) -> Search: ...
 
 
 def greedy(tokeniser: Tokeniser) -> Decoder:
-    return lambda emissions: [(hypothesis,) for hypothesis in decode_greedy(emissions, tokeniser)]
+    return GreedyDecoder(tokeniser)
 
 
 def build_decoder(
@@ -62,12 +89,16 @@ def gather_knowledge(
         tokeniser,
         model=model,
         alpha=settings.alpha,
-        beta=settings.beta if model is not None or lstm is not None else 0.0,
+        beta=(settings.beta if model is not None else 0.0) + _fused_beta(settings),
         unknown=settings.unknown,
         lexicon=lexicon,
         hotwords=hotwords,
     )
     return Knowledge(fusion=fusion, lstm=lstm)
+
+
+def _fused_beta(settings: recipe.Beam) -> float:
+    return settings.lstm.beta if settings.lstm is not None and settings.lstm.mode == "fuse" else 0.0
 
 
 def read_lexicon(path: Path, form: str) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,34 +12,77 @@ from torch import Tensor
 from asr.records import BLANK, Emissions, Hypothesis, Word
 from asr.text.tokenise import Tokeniser
 
+if TYPE_CHECKING:
+    import numpy as np
+
 
 def decode_greedy(emissions: Emissions, tokeniser: Tokeniser) -> list[Hypothesis]:
     """One hypothesis an utterance, batch order. A token's frame is where its run peaks, its probability that peak's."""
     best, ids = emissions.log_probs.max(dim=-1)
     hypotheses = []
     for scores, path, length in zip(best.tolist(), ids.tolist(), emissions.lengths.tolist(), strict=True):
-        tokens: list[int] = []
-        frames: list[int] = []
-        previous = BLANK
-        for frame in range(length):
-            token = path[frame]
-            if token != BLANK:
-                if token != previous:
-                    tokens.append(token)
-                    frames.append(frame)
-                elif scores[frame] > scores[frames[-1]]:
-                    frames[-1] = frame
-            previous = token
-        hypotheses.append(
-            Hypothesis(
-                tokens=tuple(tokens),
-                frames=tuple(frames),
-                probabilities=tuple(math.exp(scores[frame]) for frame in frames),
-                text=tokeniser.decode(tokens),
-                acoustic_score=sum(scores[:length]),
-            )
-        )
+        search = GreedySearch(tokeniser)
+        search.follow(path[:length], scores[:length])
+        hypotheses.append(search.best())
     return hypotheses
+
+
+class GreedyDecoder:
+    """Emissions to n-best lists of one."""
+
+    def __init__(self, tokeniser: Tokeniser) -> None:
+        self.tokeniser = tokeniser
+
+    def __call__(self, emissions: Emissions) -> list[tuple[Hypothesis, ...]]:
+        return [(hypothesis,) for hypothesis in decode_greedy(emissions, self.tokeniser)]
+
+    def begin(self) -> GreedySearch:
+        return GreedySearch(self.tokeniser)
+
+
+class GreedySearch:
+    """One utterance's best path, followed as its frames come."""
+
+    revises = False
+
+    def __init__(self, tokeniser: Tokeniser) -> None:
+        self._tokeniser = tokeniser
+        self._tokens: list[int] = []
+        self._frames: list[int] = []
+        self._peaks: list[float] = []
+        self._previous, self._read, self._score = BLANK, 0, 0.0
+
+    def feed(self, log_probs: np.ndarray) -> None:
+        """Reads (T', V) emissions more."""
+        self.follow(log_probs.argmax(axis=1).tolist(), log_probs.max(axis=1).tolist())
+
+    def follow(self, path: Sequence[int], scores: Sequence[float]) -> None:
+        """Reads frames of which the likeliest token and its log probability are known."""
+        for frame, (token, score) in enumerate(zip(path, scores, strict=True), start=self._read):
+            if token != BLANK:
+                if token != self._previous:
+                    self._tokens.append(token)
+                    self._frames.append(frame)
+                    self._peaks.append(score)
+                elif score > self._peaks[-1]:
+                    self._frames[-1], self._peaks[-1] = frame, score
+            self._previous = token
+        self._read += len(path)
+        self._score += sum(scores)
+
+    def best(self) -> Hypothesis:
+        """The reading of the frames so far."""
+        return Hypothesis(
+            tokens=tuple(self._tokens),
+            frames=tuple(self._frames),
+            probabilities=tuple(map(math.exp, self._peaks)),
+            text=self._tokeniser.decode(self._tokens),
+            acoustic_score=self._score,
+        )
+
+    def conclude(self) -> Hypothesis:
+        """The reading of the whole utterance: there is no better one."""
+        return self.best()
 
 
 def words_of(hypothesis: Hypothesis, tokeniser: Tokeniser, frame_shift: float, offset: float = 0.0) -> tuple[Word, ...]:

@@ -19,6 +19,13 @@ def rescore(
     log-linearly. The model must be in evaluation mode and spell in the hypotheses' tokens.
     """
     scores = model.score([hypothesis.tokens for hypothesis in nbest])
+    return reorder(nbest, scores, weight=weight, length_bonus=length_bonus)
+
+
+def reorder(
+    nbest: Sequence[Hypothesis], scores: Sequence[float], *, weight: float, length_bonus: float = 0.0
+) -> tuple[Hypothesis, ...]:
+    """As ``rescore``, with the model's ``scores`` at hand."""
     rescored = [
         dataclasses.replace(
             hypothesis,

@@ -22,8 +22,7 @@ class AcousticModel(nn.Module):
         self.spec_augment = settings.augment.spec_augment
         self.encoder = Encoder(settings.encoder, feature_size(settings.features))
         self.head = nn.Linear(self.encoder.size, vocabulary)
-        subsampling = settings.encoder.conv.subsampling if settings.encoder.conv else 1
-        self.frame_shift = self.features.hop / settings.features.sample_rate * subsampling
+        self.frame_shift = self.features.hop / settings.features.sample_rate * self.encoder.subsampling
 
     @property
     def device(self) -> torch.device:
@@ -43,8 +42,11 @@ class AcousticModel(nn.Module):
         if self.training and self.spec_augment is not None:
             values = augment(values, features.lengths, self.spec_augment, self.features.settings.sample_rate)
         encodings, lengths = self.encoder(values, features.lengths)
-        log_probs = functional.log_softmax(self.head(encodings).float(), dim=-1)
-        return Emissions(log_probs=log_probs, lengths=lengths, frame_shift=self.frame_shift)
+        return Emissions(log_probs=self.classify(encodings), lengths=lengths, frame_shift=self.frame_shift)
+
+    def classify(self, encodings: Tensor) -> Tensor:
+        """Encodings (B, T', size) to log-probabilities (B, T', V) in float32."""
+        return functional.log_softmax(self.head(encodings).float(), dim=-1)
 
 
 def ctc_loss(emissions: Emissions, tokens: Tensor, token_lengths: Tensor) -> Tensor:

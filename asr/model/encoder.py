@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -47,6 +49,11 @@ class ConvolutionFrontEnd(nn.Module):
         self.layers = nn.ModuleList(layers).to(memory_format=torch.channels_last)
         self.size = inputs * bins
 
+    @property
+    def reach(self) -> int:
+        """Feature frames on either side of an emission frame's first that it depends on."""
+        return sum(math.prod(self.time_strides[:i]) for i in range(len(self.time_strides)))
+
     def forward(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         images = values[:, None].contiguous(memory_format=torch.channels_last)
         for layer, stride in zip(self.layers, self.time_strides, strict=True):
@@ -61,6 +68,7 @@ class FeedForwardStack(nn.Module):
 
     def __init__(self, settings: recipe.FeedForward, inputs: int) -> None:
         super().__init__()
+        self.reach = settings.context
         self.window = nn.Conv1d(inputs, settings.hidden, 2 * settings.context + 1, padding=settings.context)
         layers: list[nn.Module] = []
         for i in range(settings.layers):
@@ -84,6 +92,7 @@ class RecurrentStack(nn.Module):
     def __init__(self, settings: recipe.Recurrent, inputs: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList()
+        self.bidirectional = settings.bidirectional
         for _ in range(settings.layers):
             layer = RecurrentLayer(settings, inputs)
             self.layers.append(layer)
@@ -102,9 +111,21 @@ class RecurrentStack(nn.Module):
             carried.append(state)
         return values, None if states is None else tuple(carried)
 
+    def forward_chunk(self, values: Tensor, keep: int, states: tuple[State, ...]) -> tuple[Tensor, tuple[State, ...]]:
+        """A chunk of a stream, ``keep`` frames of (B, T, inputs), with what lies ahead of it for the backward direction
+        to begin with: (B, keep, size), and the states after the chunk."""
+        carried = []
+        for layer, state in zip(self._recurrent_layers(), states, strict=True):
+            values, after = layer.forward_chunk(values, keep, state)
+            carried.append(after)
+        return values[:, :keep], tuple(carried)
+
     def initial_states(self, batch: int) -> tuple[State, ...]:
         """The zero states of ``batch`` streams, for the first chunk."""
-        return tuple(layer.initial_state(batch) for layer in self.layers if isinstance(layer, RecurrentLayer))
+        return tuple(layer.initial_state(batch) for layer in self._recurrent_layers())
+
+    def _recurrent_layers(self) -> list[RecurrentLayer]:
+        return [layer for layer in self.layers if isinstance(layer, RecurrentLayer)]
 
 
 class Encoder(nn.Module):
@@ -113,6 +134,7 @@ class Encoder(nn.Module):
     def __init__(self, settings: recipe.Encoder, bins: int) -> None:
         super().__init__()
         self.front_end = ConvolutionFrontEnd(settings.conv, bins) if settings.conv else None
+        self.subsampling: int = settings.conv.subsampling if settings.conv else 1
         inputs = self.front_end.size if self.front_end else bins
         self.stack: FeedForwardStack | RecurrentStack
         if isinstance(settings, recipe.FeedForward):
@@ -120,10 +142,29 @@ class Encoder(nn.Module):
         else:
             self.stack = RecurrentStack(settings, inputs)
         self.size = self.stack.size
+        self.local_size = inputs if isinstance(self.stack, RecurrentStack) else self.size
 
     def forward(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        values, lengths = self.local(values, lengths)
+        if isinstance(self.stack, RecurrentStack):
+            values, _ = self.stack(values, lengths)
+        return values, lengths
+
+    def local(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What has a finite reach: the front end, and a stack that does not recur."""
         if self.front_end is not None:
             values, lengths = self.front_end(values, lengths)
-        if isinstance(self.stack, RecurrentStack):
-            return self.stack(values, lengths)[0], lengths
-        return self.stack(values, lengths), lengths
+        if isinstance(self.stack, FeedForwardStack):
+            values = self.stack(values, lengths)
+        return values, lengths
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether an encoding depends on everything after it."""
+        return isinstance(self.stack, RecurrentStack) and self.stack.bidirectional
+
+    @property
+    def reach(self) -> int:
+        """Of ``local``, in feature frames on either side."""
+        reach = self.front_end.reach if self.front_end else 0
+        return reach + (self.stack.reach * self.subsampling if isinstance(self.stack, FeedForwardStack) else 0)

@@ -16,6 +16,8 @@ from asr.records import Features
 
 LOG_FLOOR = 1e-6
 """Added to mel energies before the logarithm; about the energy of 16-bit quantisation noise."""
+DEVIATION_FLOOR = 1e-3
+"""Added to an utterance's standard deviations, which digital silence leaves at nothing."""
 
 
 def window_samples(settings: recipe.FeatureSettings) -> tuple[int, int, int]:
@@ -69,6 +71,11 @@ class FeatureExtractor(nn.Module):
         self.register_buffer("mean", torch.zeros(size), persistent=learnt)
         self.register_buffer("deviation", torch.ones(size), persistent=learnt)
 
+    @property
+    def reach(self) -> int:
+        """Frames on either side that a frame depends on besides its own window's samples: those of the deltas."""
+        return 4 if isinstance(self.settings, recipe.Mfcc) and self.settings.deltas else 0
+
     def forward(self, waveforms: Tensor, lengths: Tensor) -> Features:
         return self.normalise(self.extract(waveforms, lengths))
 
@@ -98,19 +105,41 @@ class FeatureExtractor(nn.Module):
         return Features(values=values, lengths=frames)
 
     @torch.no_grad()
-    def normalise(self, features: Features) -> Features:
+    def normalise(self, features: Features, running: RunningStatistics | None = None) -> Features:
         """Zero mean and unit variance per bin over each utterance's real frames (or by the global statistics), and
-        zeros past them."""
+        zeros past them. ``running`` stands in for the statistics of an utterance of which the end is yet to come."""
         values, lengths = features.values, features.lengths
         real = frame_mask(lengths, values.shape[1])[:, :, None]
-        if self.settings.normalise == "utterance":
+        if self.settings.normalise == "utterance" and running is not None:
+            values = (values - running.mean) / (running.variance.sqrt() + DEVIATION_FLOOR)
+        elif self.settings.normalise == "utterance":
             count = lengths[:, None, None].clamp(min=1)
             mean = (values * real).sum(1, keepdim=True) / count
             variance = ((values - mean).square() * real).sum(1, keepdim=True) / count
-            values = (values - mean) / (variance.sqrt() + 1e-3)
+            values = (values - mean) / (variance.sqrt() + DEVIATION_FLOOR)
         elif self.settings.normalise == "global":
             values = (values - self.mean) / self.deviation
         return Features(values=values * real, lengths=lengths)
+
+
+class RunningStatistics:
+    """``mean`` and ``variance`` (F,) of a stream's feature frames so far; of those longer ago than ``memory`` frames, a
+    fading part (Chan et al. 1983, the pairwise update, with the count held at ``memory``)."""
+
+    def __init__(self, size: int, memory: int) -> None:
+        self.mean, self.variance = torch.zeros(size), torch.zeros(size)
+        self.count, self.memory = 0, memory
+
+    def update(self, values: Tensor) -> None:
+        """Hears (T, F) frames more."""
+        if not len(values):
+            return
+        share = len(values) / (self.count + len(values))
+        shift = values.mean(0) - self.mean.to(values.device)
+        self.mean = self.mean.to(values.device) + share * shift
+        within = (1 - share) * self.variance.to(values.device) + share * values.var(0, correction=0)
+        self.variance = within + share * (1 - share) * shift.square()
+        self.count = min(self.count + len(values), self.memory)
 
 
 class ReferenceFeatures:

@@ -62,6 +62,23 @@ class RecurrentLayer(nn.Module):
             outputs, state = _carry_on(self.forwards, values, lengths, state)
         return self.norm(self.projection(outputs)), state
 
+    def forward_chunk(self, values: Tensor, keep: int, state: State) -> tuple[Tensor, State]:
+        """A chunk of a stream, the first ``keep`` frames of (B, T, inputs), with what lies ahead of it: (B, T, size),
+        and the state after the chunk.
+
+        The forward direction is carried on exactly; the backward one starts from zero where ``values`` end (Zhang et
+        al. 2016, "Highway long short-term memory RNNs for distant speech recognition": latency-controlled). Outputs
+        ahead of the chunk serve the layer above to look ahead, and are made anew with the next chunk.
+        """
+        full = torch.full((len(values),), values.shape[1])
+        outputs, state = _carry_on(self.forwards, values[:, :keep], full.clamp(max=keep), state)
+        if keep < values.shape[1]:
+            ahead, _ = _carry_on(self.forwards, values[:, keep:], full - keep, state)
+            outputs = torch.cat([outputs, ahead], dim=1)
+        if self.backwards is not None:
+            outputs = torch.cat([outputs, self.backwards(values.flip(1))[0].flip(1)], dim=2)
+        return self.norm(self.projection(outputs)), state
+
     def initial_state(self, batch: int) -> State:
         """The zero state of ``batch`` streams."""
         zeros = torch.zeros(

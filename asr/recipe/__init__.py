@@ -286,10 +286,11 @@ class Greedy(Section):
 
 class LstmFusion(Section):
     """An LSTM language model's part: ``weight`` times its log probability, of each new token in the search (``fuse``)
-    or of the ``nbest`` best readings when that is over (``rescore``)."""
+    or of the ``nbest`` best readings when that is over (``rescore``), and ``beta`` for each word."""
 
     path: str
     weight: Annotated[float, Field(ge=0)] = 0.3
+    beta: float = 0.0
     mode: Literal["rescore", "fuse"] = "rescore"
     nbest: Positive = 50
 
@@ -305,8 +306,8 @@ class Beam(Section):
     kind: Literal["beam"] = "beam"
     width: Annotated[int, Field(ge=1, le=100_000)] = 64
     tokens: Positive = 32
-    token_threshold: Annotated[float, Field(le=0)] = -8.0
-    score_threshold: PositiveFloat = 16.0
+    token_threshold: Annotated[float, Field(le=0)] = -5.0
+    score_threshold: PositiveFloat = 10.0
     language_model: str | None = None
     alpha: Annotated[float, Field(ge=0)] = 0.5
     beta: float = 1.0

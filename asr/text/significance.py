@@ -23,7 +23,7 @@ CONFIDENCE = 0.95
 SAMPLES = 10_000
 """Draws of a bootstrap: the ends of an interval settle to about a fiftieth of its width."""
 FEWEST_BLOCKS = 8
-"""With fewer utterances or speakers than these, no interval is given. At this number one of 95 % covers the truth in 92
+"""With fewer utterances or speakers than these, no interval is given. At this number one of 95 % covers the truth in 91
 of 100 simulated sets, from some 100 in 94 (tests/test_significance.py)."""
 FEWEST_SEGMENTS = 10
 """With fewer segments than these, MAPSSWE says nothing: their differences have no variance to speak of."""

@@ -3,24 +3,84 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import PurePath
 
-from asr.records import AlignedText, AlignedWord, Transcript
+from asr.records import AlignedText, AlignedWord, Segment, Transcript, Word
+from asr.transcribe.cues import Cue, cues
 
-CUE_SECONDS = 7.0
-"""The longest subtitle."""
+Span = tuple[float, float, str]
 
 
 def as_text(transcript: Transcript) -> str:
-    return transcript.text
+    """A line a stretch of speech, which names its channel where there are several."""
+    return "\n".join(_name(segment) + segment.text for segment in transcript.segments if segment.text)
 
 
 def as_json(transcript: Transcript, file: str) -> str:
-    """One JSON object on one line: file, duration (s), text, and words with start, end (s) and confidence (0..1)."""
-    words = [asdict(word) for word in transcript.words]
-    document = {"file": file, "duration": transcript.duration, "text": transcript.text, "words": words}
+    """One JSON object on one line: file, duration (s), text, segments with start and end (s), and words with start, end
+    and confidence (0..1). Where channels were taken apart, segments and words say which."""
+    words, segments = [], []
+    for segment in transcript.segments:
+        channel = {} if segment.channel is None else {"channel": segment.channel}
+        segments.append({**channel, "start": segment.start, "end": segment.end, "text": segment.text})
+        words += [{**channel, **asdict(word)} for word in segment.words]
+    document = {
+        "file": file,
+        "duration": transcript.duration,
+        "text": transcript.text,
+        "segments": segments,
+        "words": words,
+    }
     return json.dumps(document, ensure_ascii=False)
+
+
+def as_tsv(transcript: Transcript) -> str:
+    """A heading, then a line a stretch of speech: start and end in seconds, channel (0: mixed), text. Tabs between."""
+    rows = [f"{s.start:.3f}\t{s.end:.3f}\t{s.channel or 0}\t{s.text}" for s in transcript.segments if s.text]
+    return "\n".join(["start\tend\tchannel\ttext", *rows])
+
+
+def as_srt(transcript: Transcript) -> str:
+    """SubRip subtitles."""
+    return _srt(_cues(transcript))
+
+
+def as_vtt(transcript: Transcript) -> str:
+    """WebVTT subtitles."""
+    blocks = ["WEBVTT"]
+    for cue in _cues(transcript):
+        text = "\n".join(cue.lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        blocks.append(f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{text}")
+    return "\n\n".join(blocks)
+
+
+def as_ctm(transcript: Transcript, id: str) -> str:
+    """NIST's time-marked conversation format: id, channel, start and duration in seconds, word, confidence."""
+    return "\n".join(_ctm(id, s.channel or 1, word) for s in transcript.segments for word in s.words)
+
+
+def as_textgrid(transcript: Transcript) -> str:
+    """Praat's TextGrid, long form: a tier of stretches of speech and one of words, for each channel."""
+    tiers: dict[str, list[Span]] = {}
+    for segment in transcript.segments or (Segment(text="", start=0.0, end=0.0, words=()),):
+        name = "" if segment.channel is None else f", channel {segment.channel}"
+        tiers.setdefault(f"speech{name}", []).append((segment.start, segment.end, segment.text))
+        tiers.setdefault(f"words{name}", []).extend((w.start, w.end, w.text) for w in segment.words)
+    return _textgrid(tiers, transcript.duration)
+
+
+FORMS: dict[str, Callable[[Transcript, str], str]] = {
+    "txt": lambda transcript, _file: as_text(transcript),
+    "json": as_json,
+    "srt": lambda transcript, _file: as_srt(transcript),
+    "vtt": lambda transcript, _file: as_vtt(transcript),
+    "tsv": lambda transcript, _file: as_tsv(transcript),
+    "ctm": lambda transcript, file: as_ctm(transcript, PurePath(file).stem),
+    "textgrid": lambda transcript, _file: as_textgrid(transcript),
+}
+"""What a transcript of a file can be written as. ``asr transcribe`` names the same."""
 
 
 def as_aligned_json(aligned: AlignedText, file: str) -> str:
@@ -30,28 +90,73 @@ def as_aligned_json(aligned: AlignedText, file: str) -> str:
     return json.dumps({"file": file, "duration": aligned.duration, "words": words}, ensure_ascii=False)
 
 
-def as_ctm(aligned: AlignedText, id: str) -> str:
-    """NIST's time-marked conversation format: id, channel, start and duration in seconds, word, confidence. A word that
-    was not found is a comment."""
-    id = "_".join(id.split()) or "recording"
+def as_aligned_ctm(aligned: AlignedText, id: str) -> str:
+    """As ``as_ctm``. A word that was not found is a comment."""
     return "\n".join(
-        f";; not found: {word.text}"
-        if word.start is None or word.end is None
-        else f"{id} 1 {word.start:.3f} {word.end - word.start:.3f} {word.text} {word.confidence:.4f}"
-        for word in aligned.words
+        _ctm(id, 1, timed) if (timed := _timed(word)) else f";; not found: {word.text}" for word in aligned.words
     )
 
 
-def as_textgrid(aligned: AlignedText) -> str:
+def as_aligned_textgrid(aligned: AlignedText) -> str:
     """Praat's TextGrid, long form: a tier of words and one of characters; between them the intervals are empty."""
     words = [(w.start, w.end, w.text) for w in aligned.words if w.start is not None and w.end is not None]
     characters = [(c.start, c.end, c.text) for w in aligned.words for c in w.characters]
+    return _textgrid({"words": words, "characters": characters}, aligned.duration)
+
+
+def as_aligned_srt(aligned: AlignedText) -> str:
+    """SubRip subtitles: no cue holds words of two lines of the text."""
+    return _srt(cues(("", _shown(line)) for line in aligned.lines))
+
+
+def _timed(word: AlignedWord) -> Word | None:
+    if word.start is None or word.end is None:
+        return None
+    return Word(text=word.text, start=word.start, end=word.end, confidence=word.confidence)
+
+
+def _shown(line: Sequence[AlignedWord]) -> list[Word]:
+    """A line's words; those not found are shown with the one before them, or else with the one after."""
+    shown: list[Word] = []
+    lost: list[str] = []
+    for word in line:
+        if timed := _timed(word):
+            text = " ".join([*lost, timed.text])
+            shown.append(Word(text=text, start=timed.start, end=timed.end, confidence=timed.confidence))
+            lost = []
+        elif shown:
+            last = shown.pop()
+            shown.append(
+                Word(text=f"{last.text} {word.text}", start=last.start, end=last.end, confidence=last.confidence)
+            )
+        else:
+            lost.append(word.text)
+    return shown
+
+
+def _cues(transcript: Transcript) -> list[Cue]:
+    return cues((_name(segment), segment.words) for segment in transcript.segments)
+
+
+def _name(segment: Segment) -> str:
+    return "" if segment.channel is None else f"channel {segment.channel}: "
+
+
+def _ctm(id: str, channel: int, word: Word) -> str:
+    id = "_".join(id.split()) or "recording"
+    return f"{id} {channel} {word.start:.3f} {word.end - word.start:.3f} {word.text} {word.confidence:.4f}"
+
+
+def _textgrid(tiers: dict[str, list[Span]], duration: float) -> str:
+    """Each tier's spans; between them the intervals are empty."""
+    # The last frame of an emission may reach past the recording's end.
+    duration = max([duration, *(end for spans in tiers.values() for _, end, _ in spans)])
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', ""]
-    lines += ["xmin = 0", f"xmax = {aligned.duration}", "tiers? <exists>", "size = 2", "item []:"]
-    for number, (name, spans) in enumerate([("words", words), ("characters", characters)], start=1):
-        intervals = list(_tiled(spans, aligned.duration))
+    lines += ["xmin = 0", f"xmax = {duration}", "tiers? <exists>", f"size = {len(tiers)}", "item []:"]
+    for number, (name, spans) in enumerate(tiers.items(), start=1):
+        intervals = list(_tiled(spans, duration))
         lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{name}"']
-        lines += ["        xmin = 0", f"        xmax = {aligned.duration}"]
+        lines += ["        xmin = 0", f"        xmax = {duration}"]
         lines += [f"        intervals: size = {len(intervals)}"]
         for i, (start, end, text) in enumerate(intervals, start=1):
             quoted = text.replace('"', '""')
@@ -60,21 +165,20 @@ def as_textgrid(aligned: AlignedText) -> str:
     return "\n".join(lines)
 
 
-def as_srt(aligned: AlignedText) -> str:
-    """SubRip subtitles: a cue a line of the text, a long line cut between words."""
-    cues: list[str] = []
-    for line in aligned.lines:
-        for words in _cues(line):
-            times = [t for word in words for t in (word.start, word.end) if t is not None]
-            text = " ".join(word.text for word in words)
-            cues.append(f"{len(cues) + 1}\n{_clock(times[0])} --> {_clock(times[-1])}\n{text}\n")
-    return "\n".join(cues).rstrip("\n")
+def _srt(shown: Iterable[Cue]) -> str:
+    return "\n\n".join(
+        f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n" + "\n".join(cue.lines)
+        for number, cue in enumerate(shown, start=1)
+    )
 
 
-def _tiled(spans: Sequence[tuple[float, float, str]], duration: float) -> Iterator[tuple[float, float, str]]:
-    """Spans in order, and empty ones where they leave a gap."""
+def _tiled(spans: Sequence[Span], duration: float) -> Iterator[Span]:
+    """Spans in order, and empty ones where they leave a gap. What overlaps the span before begins where that ends."""
     reached = 0.0
     for start, end, text in spans:
+        start = max(start, reached)
+        if end <= start:
+            continue
         if start > reached:
             yield reached, start, ""
         yield start, end, text
@@ -83,21 +187,6 @@ def _tiled(spans: Sequence[tuple[float, float, str]], duration: float) -> Iterat
         yield reached, duration, ""
 
 
-def _cues(line: Sequence[AlignedWord]) -> Iterator[list[AlignedWord]]:
-    """A line's words in groups of ``CUE_SECONDS`` at most; those not found stay with their neighbours."""
-    group: list[AlignedWord] = []
-    began: float | None = None
-    for word in line:
-        if began is not None and word.end is not None and word.end - began > CUE_SECONDS:
-            yield group
-            group, began = [], None
-        group.append(word)
-        began = word.start if began is None else began
-    if began is not None:
-        yield group
-
-
-def _clock(seconds: float) -> str:
-    milliseconds = round(seconds * 1000)
+def _clock(milliseconds: int, point: str) -> str:
     minutes, rest = divmod(milliseconds, 60_000)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02},{rest % 1000:03}"
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02}{point}{rest % 1000:03}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,14 +11,16 @@ import numpy as np
 import torch
 
 from asr import audio, checkpoint, recipe
+from asr.audio import Recording
 from asr.decode.decoder import Decoder, build_decoder, greedy
-from asr.decode.greedy import words_of
 from asr.errors import AudioError
 from asr.model.acoustic import AcousticModel
 from asr.model.language import LanguageModel
 from asr.recipe.reading import validate_recipe
-from asr.records import AlignedText, Batch, Emissions, Hypothesis, Segment, Transcript, Waveform
+from asr.records import AlignedText, Batch, Emissions, Hypothesis, Transcript, Waveform
 from asr.text.tokenise import Tokeniser
+from asr.transcribe.live import CHUNK_SECONDS, CONTEXT_SECONDS, ENDPOINT_SECONDS, LiveRecogniser
+from asr.transcribe.recordings import Channels, Source, Transcription
 from asr.transcribe.windows import emissions_of
 
 Audible: TypeAlias = str | PathLike[str] | bytes | np.ndarray
@@ -93,13 +95,41 @@ class Recogniser:
         )
         return cls(loaded.model, loaded.tokeniser, settings, loaded.meta, decoder)
 
-    def transcribe(self, recording: Audible, *, sample_rate: int | None = None) -> Transcript:
-        """What is said in a recording of any length; an array's ``sample_rate`` is in Hz. Raises AudioError."""
-        emissions, duration = self.listen(recording, sample_rate=sample_rate)
-        [(hypothesis, *_)] = self.decoder(emissions)
-        words = words_of(hypothesis, self.tokeniser, emissions.frame_shift)
-        segment = Segment(text=hypothesis.text, start=0.0, end=round(duration, 3), words=words)
-        return Transcript(segments=(segment,), duration=round(duration, 3))
+    def transcribe(
+        self,
+        recording: Audible,
+        *,
+        sample_rate: int | None = None,
+        channels: Channels = "mix",
+        track: int = 1,
+        vad: bool | None = None,
+    ) -> Transcript:
+        """What is said in a recording of any length; an array's ``sample_rate`` is in Hz.
+
+        ``channels`` are mixed, taken apart ("split"), or one of them, counted from 1, as is a file's audio ``track``.
+        ``vad`` leaves out what is no speech, which None does for what is longer than a window. Raises AudioError.
+        """
+        rate = self.recipe.features.sample_rate
+        source = _source(recording, sample_rate, rate, track)
+        [outcome] = Transcription(self, channels=channels, vad=vad)([source])
+        if isinstance(outcome, AudioError):
+            raise outcome
+        return outcome
+
+    def transcribe_all(
+        self,
+        recordings: Iterable[Recording],
+        *,
+        channels: Channels = "mix",
+        track: int = 1,
+        vad: bool | None = None,
+        advance: Callable[[float], None] = lambda _seconds: None,
+    ) -> Iterator[Transcript | AudioError]:
+        """As ``transcribe``, of many recordings, the pieces of several in one batch: a transcript for each in order, or
+        what is wrong with it. ``advance`` hears of the seconds of audio that were worked off."""
+        rate = self.recipe.features.sample_rate
+        sources = (_source(recording, None, rate, track) for recording in recordings)
+        return Transcription(self, channels=channels, vad=vad, advance=advance)(sources)
 
     def align(
         self, recording: Audible, text: str, *, sample_rate: int | None = None, skip_unknown: bool = False
@@ -115,6 +145,29 @@ class Recogniser:
         emissions, duration = self.listen(recording, sample_rate=sample_rate)
         return align_text(emissions, spelling, self.tokeniser, duration=duration)
 
+    def stream(
+        self,
+        *,
+        sample_rate: int | None = None,
+        chunk: float = CHUNK_SECONDS,
+        context: float = CONTEXT_SECONDS,
+        endpoint: float = ENDPOINT_SECONDS,
+    ) -> LiveRecogniser:
+        """Live speech: feed it samples at ``sample_rate`` Hz (None: the model's own), and it tells words.
+
+        It reads ``chunk`` seconds at a time and, where the model is bidirectional, ``context`` seconds beyond them;
+        ``endpoint`` seconds without a word end an utterance. Raises AudioError.
+        """
+        return LiveRecogniser(
+            self.model,
+            self.tokeniser,
+            self.decoder,
+            sample_rate=sample_rate,
+            chunk=chunk,
+            context=context,
+            endpoint=endpoint,
+        )
+
     def listen(self, recording: Audible, *, sample_rate: int | None = None) -> tuple[Emissions, float]:
         """A recording's emissions, a batch of one, and its duration in seconds, whatever that is. Raises AudioError."""
         rate, heard = self.recipe.features.sample_rate, 0
@@ -125,26 +178,29 @@ class Recogniser:
                 heard += len(block)
                 yield block
 
-        emissions = emissions_of(self.model, self.recipe, counted(_blocks(recording, sample_rate, rate)))
+        blocks = _source(recording, sample_rate, rate).blocks(None)
+        emissions = emissions_of(self.model, self.recipe, counted(blocks))
         return emissions, heard / rate
 
 
-def _blocks(recording: Audible, sample_rate: int | None, rate: int) -> Iterable[np.ndarray]:
+def _source(recording: Audible, sample_rate: int | None, rate: int, track: int = 1) -> Source:
     """A recording's samples at ``rate`` Hz, block by block."""
     if not isinstance(recording, np.ndarray):
-        return audio.stream(recording if isinstance(recording, bytes) else Path(recording), sample_rate=rate)
+        file = recording if isinstance(recording, bytes) else Path(recording)
+        return Source(
+            channels=lambda: audio.outline(file, track=track).channels,
+            blocks=lambda channel: audio.stream(file, sample_rate=rate, channel=channel, track=track),
+        )
     if not isinstance(sample_rate, int) or sample_rate <= 0:
         raise AudioError(
             f"an array needs its sample rate, transcribe(samples, sample_rate=16000); found {sample_rate!r}"
         )
-    return [audio.prepare(Waveform(samples=_as_mono(recording), sample_rate=sample_rate), rate).samples]
+    samples, given = audio.as_floats(recording), sample_rate
 
+    def blocks(channel: int | None) -> Iterator[np.ndarray]:
+        if channel is not None and not 1 <= channel <= len(samples):
+            raise AudioError(f"the array has no channel {channel}: it has {len(samples)}")
+        own = samples.mean(axis=0) if channel is None else samples[channel - 1]
+        yield audio.prepare(Waveform(samples=own, sample_rate=given), rate).samples
 
-def _as_mono(samples: np.ndarray) -> np.ndarray:
-    if samples.ndim not in (1, 2) or samples.size == 0:
-        raise AudioError(f"an array of audio is (S,) or (channels, S) and not empty; found shape {samples.shape}")
-    if samples.dtype == np.int16:
-        samples = samples.astype(np.float32) / 32768
-    elif not np.issubdtype(samples.dtype, np.floating):
-        raise AudioError(f"an array of audio is floating point in [-1, 1] or int16; found {samples.dtype}")
-    return np.ascontiguousarray(samples if samples.ndim == 1 else samples.mean(axis=0), dtype=np.float32)
+    return Source(channels=lambda: len(samples), blocks=blocks)

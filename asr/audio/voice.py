@@ -1,0 +1,199 @@
+"""Voice activity: where in a recording somebody speaks, in memory that does not grow with it.
+
+The network is silero-vad's (Silero Team, MIT), whose wheel ships its weights. They are run here rather than through the
+package, whose import sets torch to one thread and whose loop asks the network for 32 ms at a time: the frames' features
+need no state, so that those of half a minute are computed together, and only the LSTM walks through them.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from asr.errors import MissingExtraError
+
+RATE = 16000
+FRAME = 512
+"""Samples in a frame, which the network hears together with the ``CONTEXT`` samples before it."""
+CONTEXT = 64
+CHUNK = 1024
+"""Frames that are computed together. Always as many, so that the blocks of a recording leave no trace in the result."""
+FRAME_SECONDS = FRAME / RATE
+
+ONSET, OFFSET = 0.5, 0.35
+"""Speech begins at the one probability and lasts down to the other: silero-vad's own choice."""
+PAUSE_SECONDS = 0.6
+"""Of silence end a span: less than that happens within a sentence."""
+PADDING_SECONDS = 0.1
+"""Kept before and after a span: a soft onset or a fading end is speech too. More of it costs nothing where pauses are
+silent; where they are loud, a quarter of a second made half as many errors again on AN4's clips, and half a second
+twice as many."""
+SHORTEST_SECONDS = 0.09
+"""Less speech than that is a click."""
+LONGEST_SECONDS = 30.0
+"""Of a span: a longer one is cut at the quietest point of its second half."""
+JOINED_SPANS = 20
+"""At most so many spans go on from one to the next without a pause."""
+
+
+class VoiceNetwork(nn.Module):
+    """silero-vad's network for 16 kHz: magnitudes of a 256-point transform, four convolutions, an LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stft_conv = nn.Conv1d(1, 258, 256, stride=128, bias=False)
+        self.conv1 = nn.Conv1d(129, 128, 3, padding=1)
+        self.conv2 = nn.Conv1d(128, 64, 3, stride=2, padding=1)
+        self.conv3 = nn.Conv1d(64, 64, 3, stride=2, padding=1)
+        self.conv4 = nn.Conv1d(64, 128, 3, padding=1)
+        self.lstm = nn.LSTM(128, 128, batch_first=True)
+        self.final_conv = nn.Conv1d(128, 1, 1)
+
+    def forward(self, frames: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Probabilities (N,) of speech in consecutive ``frames`` (N, CONTEXT + FRAME), and the LSTM's next state."""
+        real, imaginary = self.stft_conv(functional.pad(frames, (0, 64), "reflect")[:, None]).chunk(2, dim=1)
+        values = (real.square() + imaginary.square()).sqrt()
+        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
+            values = conv(values).relu()
+        hidden, state = self.lstm(values[None, :, :, 0], state)
+        return self.final_conv(hidden.relu().transpose(1, 2)).sigmoid()[0, 0], state
+
+
+@functools.lru_cache(maxsize=1)
+def _network() -> VoiceNetwork:
+    package = importlib.util.find_spec("silero_vad")  # found, not imported: see above
+    if package is None or package.origin is None:
+        raise MissingExtraError("silero-vad", "dev", "voice activity")
+    weights = load_file(Path(package.origin).parent / "data" / "silero_vad_16k.safetensors")
+    network = VoiceNetwork()
+    network.load_state_dict(
+        {f"{k.replace('lstm_cell', 'lstm')}{'_l0' if 'lstm' in k else ''}": tensor for k, tensor in weights.items()}
+    )
+    return network.eval()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activity:
+    """Consecutive frames of ``FRAME_SECONDS``: the probability of speech and the level in dB of each, (N,) float32."""
+
+    probabilities: np.ndarray
+    levels: np.ndarray
+
+
+@torch.inference_mode()
+def activity(blocks: Iterable[np.ndarray], *, detect: bool = True) -> Iterator[Activity]:
+    """The frames of a recording given as blocks of samples (S,) at ``RATE``; the last is filled up with zeros. Without
+    ``detect`` all of it counts as speech."""
+    state: tuple[Tensor, Tensor] | None = None
+    before = torch.zeros(CONTEXT)
+    for samples in _chunks(blocks, CHUNK * FRAME):
+        padded = functional.pad(torch.from_numpy(samples), (0, -len(samples) % FRAME))
+        levels = 10 * torch.log10(padded.view(-1, FRAME).square().mean(dim=1) + 1e-10)
+        probabilities = torch.ones(len(levels))
+        if detect:
+            frames = torch.cat([before, padded]).unfold(0, CONTEXT + FRAME, FRAME)
+            probabilities, state = _network()(frames, state)
+            before = padded[-CONTEXT:]
+        yield Activity(probabilities=probabilities.numpy(), levels=levels.numpy())
+
+
+def _chunks(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """The same samples in blocks of ``size``, the last one shorter."""
+    held: list[np.ndarray] = []
+    length = 0
+    for block in blocks:
+        held.append(block)
+        length += len(block)
+        if length >= size:
+            joined = np.concatenate(held)
+            whole = length // size * size
+            yield from np.split(joined[:whole], whole // size)
+            held, length = [joined[whole:]], length - whole
+    if length:
+        yield np.concatenate(held)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Frames of speech, from ``start`` up to ``stop``. Where it ``goes_on`` there was no pause to cut it at: the next
+    span begins where it stops."""
+
+    start: int
+    stop: int
+    goes_on: bool = False
+
+
+class SpanCutter:
+    """Spans of speech out of a recording's frames, as they come. A span is known at the latest ``horizon`` frames after
+    its start."""
+
+    def __init__(self, *, longest: float = LONGEST_SECONDS) -> None:
+        self._longest = _frames(longest)
+        self._pause, self._padding = _frames(PAUSE_SECONDS), _frames(PADDING_SECONDS)
+        self.horizon = self._longest + self._pause + self._padding
+        self.heard = 0
+        """Frames."""
+        self._previous = 0  # where the last span stops
+        self._start: int | None = None
+        self._voiced = 0  # one past the last frame of speech
+        self._spoken = 0  # frames of speech in this span
+        self._joined = 0  # spans that go on into this one
+        self._frames: list[tuple[float, float]] = []  # level and probability of those from ``_start``
+
+    def feed(self, frames: Activity) -> Iterator[Span]:
+        for probability, level in zip(frames.probabilities.tolist(), frames.levels.tolist(), strict=True):
+            now = self.heard
+            self.heard += 1
+            if self._start is None:
+                if probability < ONSET:
+                    continue
+                self._start = max(self._previous, now - self._padding)
+                self._frames = [(level, probability)] * (now - self._start)
+                self._spoken = 0
+            self._frames.append((level, probability))
+            if probability >= OFFSET:
+                self._voiced = now + 1
+                self._spoken += 1
+            elif self.heard - self._voiced >= self._pause:
+                yield from self._close()
+            if self._start is not None and self.heard - self._start >= self._longest:
+                yield self._cut(self._start)
+
+    def finish(self) -> Iterator[Span]:
+        """The span that the recording's end cuts off, if there is one."""
+        if self._start is not None:
+            yield from self._close()
+
+    def _close(self) -> Iterator[Span]:
+        assert self._start is not None
+        if self._joined or self._spoken * FRAME_SECONDS >= SHORTEST_SECONDS:
+            self._previous = min(self._voiced + self._padding, self.heard)
+            yield Span(start=self._start, stop=self._previous)
+        self._start, self._joined = None, 0
+
+    def _cut(self, start: int) -> Span:
+        """The span up to its quietest tenth of a second, which then begins the next."""
+        levels = np.array([level for level, _ in self._frames])
+        smooth = np.convolve(levels, np.ones(3), mode="same")
+        first = len(levels) // 2
+        quietest = first + int(smooth[first:-1].argmin())
+        self._previous = start + quietest
+        goes_on = self._frames[quietest][1] >= OFFSET and self._joined < JOINED_SPANS and self._voiced > self._previous
+        self._joined = self._joined + 1 if goes_on else 0
+        self._frames = self._frames[quietest:]
+        self._spoken = sum(probability >= OFFSET for _, probability in self._frames)
+        self._start = self._previous if self._voiced > self._previous else None
+        return Span(start=start, stop=self._previous, goes_on=goes_on)
+
+
+def _frames(seconds: float) -> int:
+    return round(seconds / FRAME_SECONDS)

@@ -1,0 +1,171 @@
+"""Live speech: samples in as they come, words out, partial first and then final.
+
+An utterance ends where no word is said for a while, by the model's own silence; the search is then concluded and begun
+anew. The network's recurrent state is carried on through endpoints: what it has heard says nothing less true about what
+comes, and a one-directional model's emissions stay those of the whole recording. Speech without a pause is cut before
+its newest word, so that memory is flat over an endless stream.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from asr.audio import Resampling, as_floats
+from asr.decode.decoder import Decoder
+from asr.decode.greedy import words_of
+from asr.errors import AudioError
+from asr.model.acoustic import AcousticModel
+from asr.model.streaming import EmissionStream
+from asr.records import BLANK, Heard, Hypothesis, Segment, Word
+from asr.text.tokenise import Tokeniser
+
+CHUNK_SECONDS = 0.4
+CONTEXT_SECONDS = 0.8
+ENDPOINT_SECONDS = 0.8
+LONGEST_SECONDS = 30.0
+
+
+class LiveDecoder:
+    """Emissions to words as they come.
+
+    An utterance ends after ``endpoint`` seconds in which the likeliest token is no part of a word, and is cut after
+    ``longest`` seconds. State: the utterance's ``search`` and ``emissions`` (T', V), the frame of the stream that it
+    ``begins`` with, how many of its words are ``settled``, and how many frames of ``silence`` it ends with so far.
+    """
+
+    def __init__(
+        self, decoder: Decoder, tokeniser: Tokeniser, *, frame_shift: float, endpoint: float, longest: float
+    ) -> None:
+        self.decoder = decoder
+        self.tokeniser = tokeniser
+        self.frame_shift = frame_shift
+        self.endpoint = max(1, round(endpoint / frame_shift))
+        self.longest = max(2, round(longest / frame_shift))
+        self._quiet = [i for i, token in enumerate(tokeniser.tokens) if i == BLANK or token == tokeniser.space]
+        self.begins = self.silence = self.settled = 0
+        self._begin(np.zeros((0, len(tokeniser.tokens)), np.float32))
+
+    def feed(self, log_probs: np.ndarray, *, last: bool = False) -> Heard:
+        """Reads (T', V) emissions more; after the ``last``, every word is final."""
+        final: list[Word] = []
+        segments: list[Segment] = []
+
+        def close(words: tuple[Word, ...]) -> None:
+            final.extend(words[self.settled :])
+            if words:
+                text = " ".join(word.text for word in words)
+                segments.append(Segment(text=text, start=words[0].start, end=words[-1].end, words=words))
+
+        begin = 0
+        for frame, quiet in enumerate(np.isin(log_probs.argmax(axis=1), self._quiet).tolist(), start=1):
+            self.silence = self.silence + 1 if quiet else 0
+            ended = self.silence >= self.endpoint
+            if ended or len(self.emissions) + frame - begin >= self.longest:
+                self._read(log_probs[begin:frame])
+                begin = frame
+                words = self._words(self.search.conclude())
+                # Of speech without a pause, the newest word may go on: it is read again.
+                keep = len(words) if ended or len(words) == 1 else max(self.settled, len(words) - 1)
+                close(words[:keep])
+                self._begin_after(words[:keep], words[keep:])
+        self._read(log_probs[begin:])
+        if last:
+            words = self._words(self.search.conclude())
+            close(words)
+            self._begin_after(words, ())
+        hypothesis = self.search.best()
+        words = self._words(hypothesis)
+        settled = self._settled(hypothesis, words)
+        final += words[self.settled : settled]
+        self.settled = settled
+        return Heard(final=tuple(final), partial=words[settled:], segments=tuple(segments))
+
+    def _begin(self, emissions: np.ndarray) -> None:
+        """A new utterance, of which ``emissions`` have been heard already."""
+        self.search = self.decoder.begin()
+        self.search.feed(emissions)
+        self.emissions = emissions
+        self.settled = 0
+
+    def _begin_after(self, kept: tuple[Word, ...], left: tuple[Word, ...]) -> None:
+        """A new utterance after the words ``kept`` of this one: with those ``left``, or else with what comes."""
+        first = len(self.emissions)
+        if left:
+            after, until = (self._frame(time) for time in (kept[-1].end, left[0].start))
+            between = self.emissions[after:until, self._quiet].max(axis=1)  # cut between words in the quietest frame
+            first = after + int(between.argmax()) if len(between) else until
+        else:
+            self.silence = 0
+        self.begins += first
+        self._begin(self.emissions[first:].copy())
+
+    def _read(self, log_probs: np.ndarray) -> None:
+        self.search.feed(log_probs)
+        self.emissions = np.concatenate([self.emissions, log_probs])
+
+    def _words(self, hypothesis: Hypothesis) -> tuple[Word, ...]:
+        return words_of(hypothesis, self.tokeniser, self.frame_shift, offset=self.begins * self.frame_shift)
+
+    def _frame(self, time: float) -> int:
+        """The frame of the utterance at ``time``, in seconds of the stream."""
+        return round(time / self.frame_shift) - self.begins
+
+    def _settled(self, hypothesis: Hypothesis, words: tuple[Word, ...]) -> int:
+        """How many of the words no later frame can change: with a search that does not revise, those before a
+        boundary."""
+        if self.search.revises or not words:
+            return 0
+        ended = self.tokeniser.tokens[hypothesis.tokens[-1]].endswith(self.tokeniser.space)
+        return len(words) if ended else len(words) - 1
+
+
+class LiveRecogniser:
+    """A stream of samples to words. ``Recogniser.stream`` makes one; each stream needs its own.
+
+    ``emissions`` and ``words`` hold all of its state. A word is shown ``latency`` seconds after it is said at the most.
+    """
+
+    def __init__(
+        self,
+        model: AcousticModel,
+        tokeniser: Tokeniser,
+        decoder: Decoder,
+        *,
+        sample_rate: int | None = None,
+        chunk: float = CHUNK_SECONDS,
+        context: float = CONTEXT_SECONDS,
+        endpoint: float = ENDPOINT_SECONDS,
+        longest: float = LONGEST_SECONDS,
+    ) -> None:
+        """``sample_rate`` in Hz, None being the model's; the rest in seconds. Raises AudioError."""
+        rate = model.features.settings.sample_rate
+        sample_rate = rate if sample_rate is None else sample_rate
+        if min(sample_rate, chunk, endpoint, longest) <= 0 or context < 0:
+            raise AudioError(
+                "a stream needs a sample rate, a chunk, an endpoint and a longest utterance above 0 and a context of 0 "
+                f"or more; found {sample_rate} Hz and {chunk}, {endpoint}, {longest} and {context} s"
+            )
+        self.sample_rate = sample_rate
+        self.heard = 0.0
+        """Seconds."""
+        self.resampling = Resampling(sample_rate, rate)
+        self.emissions = EmissionStream(model, chunk=chunk, context=context)
+        self.words = LiveDecoder(decoder, tokeniser, frame_shift=model.frame_shift, endpoint=endpoint, longest=longest)
+
+    @property
+    def latency(self) -> float:
+        return self.emissions.latency
+
+    def feed(self, samples: np.ndarray) -> Heard:
+        """Hears samples more: (S,) or (channels, S), floats in [-1, 1] or 16-bit integers. Raises AudioError."""
+        return self._hear(as_floats(samples).mean(axis=0) if samples.size else np.zeros(0, np.float32), last=False)
+
+    def finish(self) -> Heard:
+        """The end of the stream: every word becomes final. What is fed after it is another stream's."""
+        return self._hear(np.zeros(0, np.float32), last=True)
+
+    def _hear(self, samples: np.ndarray, *, last: bool) -> Heard:
+        self.heard += len(samples) / self.sample_rate
+        samples = self.resampling.feed(samples.copy(), last=last)
+        return self.words.feed(self.emissions.feed(torch.from_numpy(samples), last=last).numpy(), last=last)

@@ -1,0 +1,208 @@
+"""Many recordings at once: pieces of several in one batch, each recording's segments back in its own order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asr.data.collation import Utterance, collate
+from asr.decode.greedy import words_of
+from asr.errors import AudioError
+from asr.model.features import loader_features
+from asr.records import Emissions, Segment, Transcript
+from asr.transcribe.pieces import Piece, pieces
+
+if TYPE_CHECKING:
+    from asr.transcribe.recogniser import Recogniser
+
+BATCH_SECONDS = 60.0
+"""Of audio, padding included, that the network reads at once."""
+POOL_SECONDS = 480.0
+"""Of pieces that are sorted by length before they are batched: what is in memory at once."""
+LONGEST_WAIT_SECONDS = 1200.0
+"""Of audio, most of it silence, after which a pool is worked off that is not full."""
+DECODED_TOGETHER = 32
+
+Channels = Literal["mix", "split"] | int
+"""The mix of a recording's channels, each apart, or one of them, counted from 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A recording to be transcribed: how many channels it has, and the blocks (S,) of one or, None, of their mix."""
+
+    channels: Callable[[], int]
+    blocks: Callable[[int | None], Iterable[np.ndarray]]
+
+
+@dataclass(slots=True)
+class _Utterance:
+    """What is decoded in one go: one piece, or several that go on without a pause."""
+
+    channel: int | None
+    start: int
+    stop: int = 0
+    emissions: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Reading:
+    """A recording being read; ``samples`` is the length of its longest channel."""
+
+    samples: int = 0
+    segments: list[Segment] = field(default_factory=list)
+    failure: AudioError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A piece in the pool, and what it belongs to."""
+
+    piece: Piece
+    utterance: _Utterance
+    reading: _Reading
+
+
+class Transcription:
+    """Transcribes sources in the order given; a failure takes the place of a transcript and stops no other.
+
+    ``advance`` hears of the seconds of audio that were worked off, silence included and each channel by itself.
+    """
+
+    def __init__(
+        self,
+        recogniser: Recogniser,
+        *,
+        channels: Channels = "mix",
+        vad: bool | None = None,
+        advance: Callable[[float], None] = lambda _seconds: None,
+    ) -> None:
+        self._recogniser = recogniser
+        self._channels, self._vad, self._advance = channels, vad, advance
+        self._settings = recogniser.recipe
+        self._rate = self._settings.features.sample_rate
+        self._featurise = loader_features(self._settings.features)
+        self._pool: list[_Waiting] = []
+        self._unreported = 0  # samples read since ``advance`` was last called
+
+    def __call__(self, sources: Iterable[Source]) -> Iterator[Transcript | AudioError]:
+        finished: list[_Reading] = []
+        for source in sources:
+            reading = _Reading()
+            try:
+                for _ in self._read(source, reading):
+                    if self._full():
+                        self._work_off()
+                        yield from map(self._result, finished)
+                        finished.clear()
+            except AudioError as error:
+                reading.failure = error
+                self._pool = [waiting for waiting in self._pool if waiting.reading is not reading]
+            finished.append(reading)
+        self._work_off()
+        yield from map(self._result, finished)
+
+    def _read(self, source: Source, reading: _Reading) -> Iterator[None]:
+        """Fills the pool, block by block."""
+        frame = round(self._recogniser.model.frame_shift * self._rate)
+        channels: Iterable[int | None] = [None] if self._channels == "mix" else []
+        if self._channels == "split":
+            channels = range(1, source.channels() + 1)
+        elif isinstance(self._channels, int):
+            channels = [self._channels]
+        for channel in channels:
+            blocks = self._counted(source.blocks(channel), reading)
+            utterance: _Utterance | None = None
+            for piece in pieces(blocks, rate=self._rate, frame=frame, vad=self._vad):
+                utterance = utterance or _Utterance(channel, piece.start)
+                utterance.stop = piece.stop
+                self._pool.append(_Waiting(piece, utterance, reading))
+                if not piece.goes_on:
+                    utterance = None
+                    yield
+        yield
+
+    def _counted(self, blocks: Iterable[np.ndarray], reading: _Reading) -> Iterator[np.ndarray]:
+        length = 0
+        for block in blocks:
+            length += len(block)
+            reading.samples = max(reading.samples, length)
+            self._unreported += len(block)
+            yield block
+
+    def _full(self) -> bool:
+        pooled = sum(len(waiting.piece.samples) for waiting in self._pool)
+        return pooled >= POOL_SECONDS * self._rate or self._unreported >= LONGEST_WAIT_SECONDS * self._rate
+
+    @torch.inference_mode()
+    def _work_off(self) -> None:
+        """Everything that is pooled becomes segments."""
+        utterances: dict[int, _Waiting] = {id(waiting.utterance): waiting for waiting in self._pool}
+        emissions: dict[int, Tensor] = {}
+        total = sum(len(waiting.piece.samples) for waiting in self._pool)
+        for batch in self._batches():
+            given = self._recogniser.model(collate([self._utterance(waiting.piece) for waiting in batch]))
+            for waiting, log_probs, length in zip(batch, given.log_probs.cpu(), given.lengths, strict=True):
+                piece = waiting.piece
+                emissions[id(piece)] = log_probs[piece.first : int(length) if piece.last is None else piece.last]
+            done = sum(len(waiting.piece.samples) for waiting in batch)
+            self._advance(self._unreported / self._rate * done / total)
+        if not self._pool:
+            self._advance(self._unreported / self._rate)
+        self._unreported = 0
+        for waiting in self._pool:
+            waiting.utterance.emissions.append(emissions[id(waiting.piece)])
+        self._pool = []
+        self._decode(list(utterances.values()))
+
+    def _batches(self) -> Iterator[list[_Waiting]]:
+        """The pool by length, the longest first, as many at once as ``BATCH_SECONDS`` allow."""
+        batch: list[_Waiting] = []
+        for waiting in sorted(self._pool, key=lambda waiting: -len(waiting.piece.samples)):
+            longest = len((batch or [waiting])[0].piece.samples)
+            if batch and longest * (len(batch) + 1) > BATCH_SECONDS * self._rate:
+                yield batch
+                batch = []
+            batch.append(waiting)
+        if batch:
+            yield batch
+
+    def _utterance(self, piece: Piece) -> Utterance:
+        return Utterance(samples=piece.samples, features=self._featurise(piece.samples) if self._featurise else None)
+
+    def _decode(self, members: list[_Waiting]) -> None:
+        shift = self._recogniser.model.frame_shift
+        joined = [(waiting, torch.cat(waiting.utterance.emissions)) for waiting in members]
+        joined.sort(key=lambda pair: -len(pair[1]))
+        for first in range(0, len(joined), DECODED_TOGETHER):
+            group = joined[first : first + DECODED_TOGETHER]
+            hypotheses = self._recogniser.decoder(
+                Emissions(
+                    log_probs=torch.nn.utils.rnn.pad_sequence([log_probs for _, log_probs in group], batch_first=True),
+                    lengths=torch.tensor([len(log_probs) for _, log_probs in group]),
+                    frame_shift=shift,
+                )
+            )
+            for (waiting, _), (best, *_) in zip(group, hypotheses, strict=True):
+                utterance = waiting.utterance
+                start = utterance.start / self._rate
+                waiting.reading.segments.append(
+                    Segment(
+                        text=best.text,
+                        start=round(start, 3),
+                        end=round(utterance.stop / self._rate, 3),
+                        words=words_of(best, self._recogniser.tokeniser, shift, start),
+                        channel=utterance.channel,
+                    )
+                )
+
+    def _result(self, reading: _Reading) -> Transcript | AudioError:
+        if reading.failure:
+            return reading.failure
+        ordered = sorted(reading.segments, key=lambda segment: (segment.start, segment.channel or 0))
+        return Transcript(segments=tuple(ordered), duration=round(reading.samples / self._rate, 3))

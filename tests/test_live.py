@@ -1,0 +1,109 @@
+"""Live speech: words while they are said, each final once, the same for any cuts."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr import recipe
+from asr.decode.beam import BeamDecoder
+from asr.decode.decoder import greedy
+from asr.decode.greedy import decode_greedy
+from asr.records import Emissions, Heard, Word
+from asr.text.tokenise import CharacterTokeniser
+from asr.transcribe.live import LiveDecoder
+
+TOKENISER = CharacterTokeniser(" abc")
+DECODERS = {"greedy": greedy(TOKENISER), "beam": BeamDecoder(TOKENISER, recipe.Beam(width=8), threads=1)}
+
+
+def frames(path: str, sure: float = 0.97) -> np.ndarray:
+    """Emissions (T', V) whose best path is ``path``, "-" for blank."""
+    emissions = np.full((len(path), 5), (1 - sure) / 4, np.float32)
+    emissions[range(len(path)), ["- abc".index(letter) for letter in path]] = sure
+    return np.log(emissions)
+
+
+def hear(decoder: LiveDecoder, pieces: list[np.ndarray]) -> list[Heard]:
+    return [*(decoder.feed(piece) for piece in pieces), decoder.feed(np.zeros((0, 5), np.float32), last=True)]
+
+
+def live(kind: str = "greedy", *, endpoint: float = 8, longest: float = 1000) -> LiveDecoder:
+    """A decoder with frames of one second."""
+    return LiveDecoder(DECODERS[kind], TOKENISER, frame_shift=1.0, endpoint=endpoint, longest=longest)
+
+
+def cut(emissions: np.ndarray, cuts: list[int]) -> list[np.ndarray]:
+    edges = [0, *sorted(c for c in cuts if c < len(emissions)), len(emissions)]
+    return [emissions[a:b] for a, b in itertools.pairwise(edges)]
+
+
+def texts(words: tuple[Word, ...]) -> list[str]:
+    return [word.text for word in words]
+
+
+def test_a_greedy_word_is_final_once_a_boundary_follows_it():
+    decoder = live()
+    first, second, third = (decoder.feed(frames(path)) for path in ("-ab", "b- -", "c"))
+    assert (texts(first.final), texts(first.partial)) == ([], ["ab"])
+    assert (texts(second.final), texts(second.partial)) == (["ab"], [])
+    assert (texts(third.final), texts(third.partial)) == ([], ["c"])
+
+
+def test_a_searched_word_may_change_until_an_endpoint():
+    decoder = live("beam")
+    first, second = (decoder.feed(frames(path)) for path in ("-ab- -c-", "--------"))
+    assert (texts(first.final), texts(first.partial)) == ([], ["ab", "c"])
+    assert (texts(second.final), texts(second.partial)) == (["ab", "c"], [])
+    assert [segment.text for segment in second.segments] == ["ab c"]
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_silence_ends_an_utterance_and_times_are_the_streams(kind):
+    path = "-a-b-" + 12 * "-" + "  -c"
+    final = [word for heard in hear(live(kind), [frames(path)]) for word in heard.final]
+    assert [(word.text, word.start, word.end) for word in final] == [("ab", 1, 4), ("c", 20, 21)]
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@settings(max_examples=40)
+@given(path=st.text("-- aabc", max_size=60), cuts=st.lists(st.integers(0, 60), max_size=6), data=st.data())
+def test_each_word_is_final_once_whatever_the_cuts(kind, path, cuts, data):
+    limits = {"endpoint": data.draw(st.integers(2, 9)), "longest": data.draw(st.integers(3, 30))}
+    emissions = frames(path)
+    heard = hear(live(kind, **limits), cut(emissions, cuts))
+    at_once = hear(live(kind, **limits), [emissions])
+    final = [word for each in heard for word in each.final]
+    segments = [segment for each in heard for segment in each.segments]
+    assert final == [word for each in at_once for word in each.final]
+    assert final == [word for segment in segments for word in segment.words]
+    assert [word.start for word in final] == sorted(word.start for word in final)
+    assert heard[-1].partial == ()
+
+
+@given(path=st.text("-- aabc", max_size=80), longest=st.integers(8, 30))
+def test_speech_without_a_pause_is_cut_between_words_and_loses_none(path, longest):
+    words = [w[: longest // 4] for w in path.split()]  # a word that is no longer than an utterance may last
+    emissions = frames("- -".join(words))
+    expected = decode_greedy(
+        Emissions(log_probs=torch.tensor(emissions)[None], lengths=torch.tensor([len(emissions)]), frame_shift=1.0),
+        TOKENISER,
+    )
+    decoder = live(endpoint=1000, longest=longest)
+    final = [word for heard in hear(decoder, cut(emissions, list(range(0, 400, 3)))) for word in heard.final]
+    assert " ".join(texts(tuple(final))) == expected[0].text
+
+
+def test_an_endless_stream_without_a_pause_holds_no_more_than_the_longest_utterance():
+    for kind in DECODERS:
+        decoder = live(kind, longest=40)
+        for _ in range(30):
+            decoder.feed(frames("ab-c- -"))
+            assert len(decoder.emissions) <= 40
+        silent = live(kind, longest=40)
+        for _ in range(30):
+            silent.feed(frames("-------"))
+            assert len(silent.emissions) <= 8

@@ -1,0 +1,178 @@
+"""A stream's emissions are those of the whole recording, however it is cut."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import toy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr.audio import Resampling, prepare
+from asr.data.collation import Utterance, collate
+from asr.model.acoustic import AcousticModel
+from asr.model.features import RunningStatistics, loader_features
+from asr.model.streaming import EmissionStream
+from asr.recipe.reading import validate_recipe
+from asr.records import Waveform
+
+CELLS = [
+    {"kind": "rnn", "nonlinearity": "tanh", "bidirectional": False},
+    {"kind": "rnn", "nonlinearity": "relu", "bidirectional": False},
+    {"kind": "gru", "bidirectional": False},
+    {"kind": "lstm", "bidirectional": False},
+    {"kind": "lstm", "bidirectional": False, "projection": 5},
+    {"kind": "feedforward", "context": 3},
+]
+BIDIRECTIONAL = [{"kind": "rnn"}, {"kind": "gru"}, {"kind": "lstm", "projection": 5}]
+CONVOLUTIONS = [
+    None,
+    {"channels": [3], "subsampling": 1},
+    {"channels": [3, 2, 2], "subsampling": 2},
+    {"channels": [3, 2, 2], "subsampling": 4},
+]
+FEATURES = [
+    {"kind": "log_mel", "mels": 8, "normalise": "none"},
+    {"kind": "log_mel", "mels": 8, "normalise": "global"},
+    {"kind": "log_mel", "mels": 8, "normalise": "none", "backend": "librosa"},
+    {"kind": "mfcc", "coefficients": 4, "mels": 8, "normalise": "none"},
+]
+
+
+def untrained(encoder: dict, features: dict, seed: int = 0) -> AcousticModel:
+    sections = toy.recipe(encoder={"layers": 2, "hidden": 6, **encoder}, features={"sample_rate": toy.RATE, **features})
+    torch.manual_seed(seed)
+    model = AcousticModel(validate_recipe(sections, "toy"), 5).eval()
+    torch.nn.init.normal_(model.features.mean, -5, 2)
+    torch.nn.init.uniform_(model.features.deviation, 1, 3)
+    return model
+
+
+def whole(model: AcousticModel, samples: np.ndarray) -> torch.Tensor:
+    featurise = loader_features(model.features.settings)
+    with torch.inference_mode():
+        return model(
+            collate([Utterance(samples=samples, features=featurise(samples) if featurise else None)])
+        ).log_probs[0]
+
+
+def streamed(stream: EmissionStream, samples: np.ndarray, cuts: list[int]) -> torch.Tensor:
+    edges = [0, *sorted(cuts), len(samples)]
+    pieces = [stream.feed(torch.from_numpy(samples[a:b])) for a, b in itertools.pairwise(edges)]
+    return torch.cat([*pieces, stream.feed(torch.zeros(0), last=True)])
+
+
+def noise(length: int) -> np.ndarray:
+    return (np.random.default_rng(length).standard_normal(length) * 0.1).astype(np.float32)
+
+
+@settings(max_examples=120)
+@given(
+    encoder=st.sampled_from(CELLS),
+    conv=st.sampled_from(CONVOLUTIONS),
+    features=st.sampled_from(FEATURES[:2]),
+    length=st.integers(1, 6000),
+    chunk=st.floats(0.001, 0.5),
+    cuts=st.lists(st.integers(0, 6000), max_size=8),
+)
+def test_a_one_directional_network_gives_the_whole_files_emissions_for_any_cuts(
+    encoder, conv, features, length, chunk, cuts
+):
+    model, samples = untrained({**encoder, "conv": conv}, features), noise(length)
+    emissions = streamed(
+        EmissionStream(model, chunk=chunk, context=0.0), samples, [cut for cut in cuts if cut <= length]
+    )
+    torch.testing.assert_close(emissions, whole(model, samples), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("encoder", CELLS, ids=lambda e: f"{e['kind']}{e.get('nonlinearity', '')}{'projection' in e}")
+@pytest.mark.parametrize("conv", CONVOLUTIONS, ids=["no conv", "x1", "x2", "x4"])
+@pytest.mark.parametrize("features", FEATURES, ids=["none", "global", "librosa", "mfcc"])
+def test_every_one_directional_network_gives_the_whole_files_emissions(encoder, conv, features):
+    model, samples = untrained({**encoder, "conv": conv}, features), noise(5003)
+    emissions = streamed(EmissionStream(model, chunk=0.1, context=1.0), samples, [17, 900, 3000])
+    torch.testing.assert_close(emissions, whole(model, samples), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("encoder", BIDIRECTIONAL)
+@pytest.mark.parametrize("normalise", ["utterance", "global", "none"])
+def test_a_chunk_as_long_as_the_recording_gives_the_whole_files_emissions(encoder, normalise):
+    model, samples = untrained(encoder, {"mels": 8, "normalise": normalise}), noise(5003)
+    emissions = streamed(EmissionStream(model, chunk=2.0, context=0.1), samples, [800])
+    torch.testing.assert_close(emissions, whole(model, samples), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("encoder", BIDIRECTIONAL)
+def test_a_bidirectional_stack_that_sees_the_end_ahead_gives_the_whole_files_encodings(encoder):
+    stack = untrained(encoder, {"mels": 8, "normalise": "none"}).encoder.stack
+    values = torch.randn(1, 40, stack.layers[0].forwards.input_size)
+    expected, _ = stack(values, torch.tensor([40]))
+    first, states = stack.forward_chunk(values, 13, stack.initial_states(1))
+    second, _ = stack.forward_chunk(values[:, 13:], 27, states)
+    torch.testing.assert_close(first, expected[:, :13], atol=1e-5, rtol=0)
+    torch.testing.assert_close(second, expected[:, 13:], atol=1e-5, rtol=0)
+
+
+def test_more_context_brings_a_bidirectional_network_closer_to_the_whole_file():
+    model, samples = untrained({"kind": "lstm"}, {"mels": 8, "normalise": "none"}), noise(16000)
+    expected = whole(model, samples)
+    errors = [
+        float((streamed(EmissionStream(model, chunk=0.1, context=context), samples, []) - expected).abs().max())
+        for context in (0.0, 0.1, 0.4, 1.0)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < errors[0] / 10
+
+
+@given(cuts=st.lists(st.integers(0, 9000), max_size=20), normalise=st.sampled_from(["utterance", "none"]))
+@settings(max_examples=20)
+def test_the_cuts_of_the_feed_change_nothing_at_all(cuts, normalise):
+    model, samples = untrained({"kind": "lstm"}, {"mels": 8, "normalise": normalise}), noise(9000)
+    streams = [EmissionStream(model, chunk=0.2, context=0.1) for _ in range(2)]
+    assert torch.equal(streamed(streams[0], samples, cuts), streamed(streams[1], samples, []))
+
+
+@pytest.mark.parametrize("chunk", [0.05, 0.3])
+@pytest.mark.parametrize("encoder", [{"kind": "lstm"}, {"kind": "gru", "bidirectional": False}])
+def test_a_stream_holds_no_more_after_a_minute_than_after_ten_seconds(encoder, chunk):
+    model = untrained({**encoder, "layers": 1}, {"mels": 8})
+    stream = EmissionStream(model, chunk=chunk, context=0.2)
+
+    def held() -> int:
+        parts = [stream.waiting, stream.features.pending, stream.encodings.pending, stream.ahead]
+        return sum(part.untyped_storage().nbytes() for part in parts)
+
+    second, sizes = torch.from_numpy(noise(toy.RATE)), []
+    for _ in range(60):
+        stream.feed(second)
+        sizes.append(held())
+    assert max(sizes[30:]) <= max(sizes[:10])
+
+
+def test_running_statistics_are_those_of_all_frames_until_memory_fades_them():
+    values = torch.randn(90, 3) * torch.tensor([1.0, 2.0, 0.5]) - 7
+    running = RunningStatistics(3, memory=1000)
+    for piece in values.split([1, 50, 0, 39]):
+        running.update(piece)
+    torch.testing.assert_close(running.mean, values.mean(0))
+    torch.testing.assert_close(running.variance, values.var(0, correction=0))
+    forgetful = RunningStatistics(3, memory=10)
+    for piece in [*values.split(10), *torch.full((100, 3), 4.0).split(10)]:
+        forgetful.update(piece)
+    torch.testing.assert_close(forgetful.mean, torch.full((3,), 4.0), atol=0.02, rtol=0)
+
+
+@given(
+    rates=st.sampled_from([(8000, 16000), (44100, 16000), (48000, 16000), (11025, 8000), (16000, 16000)]),
+    cuts=st.lists(st.integers(0, 20000), max_size=8),
+)
+@settings(max_examples=30)
+def test_samples_are_resampled_as_one_signal_whatever_the_cuts(rates, cuts):
+    source, target = rates
+    samples, resampling = noise(20000), Resampling(source, target)
+    edges = [0, *sorted(cuts), len(samples)]
+    pieces = [resampling.feed(samples[a:b]) for a, b in itertools.pairwise(edges)]
+    joined = np.concatenate([*pieces, resampling.feed(samples[:0], last=True)])
+    expected = prepare(Waveform(samples=samples, sample_rate=source), target).samples
+    np.testing.assert_allclose(joined, expected, atol=1e-6)

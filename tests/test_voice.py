@@ -1,0 +1,111 @@
+"""Voice activity: silero-vad's probabilities, whatever the blocks; spans with padding, cut where it is quiet."""
+
+import importlib.util
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from asr import audio
+from asr.audio import voice
+from asr.audio.voice import Activity, Span, SpanCutter
+
+
+@pytest.fixture(scope="module")
+def speech(shared_data) -> np.ndarray:
+    clips = sorted((shared_data / "an4" / "audio" / "test").glob("*.flac"))[:14]
+    return np.concatenate([audio.read(clip).samples for clip in clips])
+
+
+def probabilities(blocks) -> np.ndarray:
+    return np.concatenate([frames.probabilities for frames in voice.activity(blocks)])
+
+
+def test_the_network_is_that_of_the_package(speech):
+    """The wheel's safetensors and its TorchScript model are two trainings: the one's weights go into the other."""
+    folder = Path(importlib.util.find_spec("silero_vad").origin).parent / "data"
+    theirs = torch.jit.load(folder / "silero_vad.jit")
+    ours = voice.VoiceNetwork().eval()
+    state = theirs._model.state_dict()
+    names = {"stft.forward_basis_buffer": "stft_conv.weight"}
+    for i in range(4):
+        names |= {f"encoder.{i}.reparam_conv.{kind}": f"conv{i + 1}.{kind}" for kind in ("weight", "bias")}
+    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+        names[f"decoder.rnn.{name}"] = f"lstm.{name}_l0"
+    names |= {f"decoder.decoder.2.{kind}": f"final_conv.{kind}" for kind in ("weight", "bias")}
+    ours.load_state_dict({names[name]: tensor for name, tensor in state.items()})
+    whole = torch.from_numpy(speech[: 512 * 100])
+    frames = torch.cat([torch.zeros(64), whole]).unfold(0, 576, 512)
+    with torch.inference_mode():
+        expected = torch.stack([theirs(frame, 16000)[0, 0] for frame in whole.split(512)])
+        found, _ = ours(frames, None)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [777, 16000, 524_288, 10_000_000])
+def test_blocks_leave_no_trace(speech, size):
+    blocks = [speech[start : start + size] for start in range(0, len(speech), size)]
+    assert np.array_equal(probabilities(blocks), probabilities([speech]))
+
+
+def test_speech_is_found_and_noise_and_silence_are_not(speech):
+    noise = np.random.default_rng(0).normal(0, 0.05, 16000 * 5).astype(np.float32)
+    assert probabilities([noise]).max() < voice.ONSET
+    assert probabilities([0 * noise]).max() < voice.ONSET
+    assert (probabilities([speech]) > voice.ONSET).mean() > 0.5
+
+
+def spans(probabilities, levels=None, longest: float = 3.2, size: int = 7) -> list[Span]:
+    """The spans of frames that come ``size`` at a time."""
+    probabilities = np.asarray(probabilities, np.float32)
+    levels = np.zeros(len(probabilities), np.float32) if levels is None else np.asarray(levels, np.float32)
+    cutter = SpanCutter(longest=longest)
+    found = []
+    for i in range(0, len(probabilities), size):
+        found += cutter.feed(Activity(probabilities=probabilities[i : i + size], levels=levels[i : i + size]))
+    return found + list(cutter.finish())
+
+
+def test_a_span_is_padded_on_both_sides():
+    assert spans([0] * 30 + [1] * 20 + [0] * 30) == [Span(start=27, stop=53)]
+
+
+def test_a_short_pause_does_not_end_a_span_and_a_long_one_does():
+    assert spans([1] * 20 + [0] * 15 + [1] * 20) == [Span(start=0, stop=55)]
+    assert spans([1] * 20 + [0] * 25 + [1] * 20) == [Span(start=0, stop=23), Span(start=42, stop=65)]
+
+
+def test_a_click_is_no_speech():
+    assert spans([0] * 30 + [1] * 2 + [0] * 30) == []
+
+
+def test_a_long_span_is_cut_at_its_quietest_point_and_goes_on():
+    levels = np.zeros(150)
+    levels[80:83] = -30
+    assert spans([1] * 150, levels) == [Span(start=0, stop=81, goes_on=True), Span(start=81, stop=150)]
+
+
+def test_a_long_span_that_falls_silent_where_it_is_cut_does_not_go_on():
+    pause = np.ones(150)
+    pause[79:84] = 0.1
+    levels = np.where(pause < 0.5, -30, 0)
+    assert spans(pause, levels) == [Span(start=0, stop=80), Span(start=80, stop=150)]
+
+
+def test_spans_are_in_order_do_not_overlap_and_hold_all_speech_whatever_comes():
+    draw = np.random.default_rng(0)
+    for _ in range(50):
+        steps = draw.integers(1, 60, 40)
+        speech = np.concatenate([np.full(n, i % 2) for i, n in enumerate(steps)])
+        levels = draw.normal(0, 10, len(speech))
+        found = spans(speech, levels, size=int(draw.integers(1, 200)))
+        assert found == spans(speech, levels, size=len(speech))
+        assert all(a.stop <= b.start and (a.stop == b.start or not a.goes_on) for a, b in itertools.pairwise(found))
+        assert all(0 < span.stop - span.start <= 100 for span in found)
+        inside = np.zeros(len(speech), bool)
+        for span in found:
+            inside[span.start : span.stop] = True
+        outside = np.flatnonzero(~inside & (speech > 0))
+        assert all(speech[max(0, i - 2) : i + 3].sum() <= 2 for i in outside)  # clicks alone
