@@ -116,12 +116,11 @@ class System:
             "duration": lambda u: u.duration_band,
             "noise": lambda u: u.line.noise,
         }
+        by_duration = sorted(self.utterances, key=lambda u: u.line.duration or 0.0)
         groups: dict[str, dict[str, Group]] = {}
         for kind, label in kinds.items():
             members: dict[str, list[ScoredLine]] = defaultdict(list)
-            for utterance in sorted(
-                self.utterances, key=lambda u: (u.line.duration or 0.0) if kind == "duration" else 0
-            ):
+            for utterance in by_duration if kind == "duration" else self.utterances:
                 members[label(utterance)].append(utterance)
             if set(members) != {""}:
                 groups[kind] = {
@@ -219,9 +218,9 @@ def score(
         _check_origin(references, said, hypothesis, form)
     if len(hypotheses) > 1 and normalisation == "none":
         _check_writing(dict(zip(names, recognised, strict=True)))
+    lines = [replace(line, text=said[line.id]) for line in references.lines]
     return [
-        System(name=name, utterances=_aligned(references, said, texts))
-        for name, texts in zip(names, recognised, strict=True)
+        aligned(name, lines, [texts[line.id] for line in lines]) for name, texts in zip(names, recognised, strict=True)
     ]
 
 
@@ -264,19 +263,21 @@ def _adjusted(compared: list[Comparison]) -> list[Comparison]:
     ]
 
 
-def _aligned(references: Transcripts, said: dict[str, str], recognised: dict[str, str]) -> tuple[ScoredLine, ...]:
-    lines = [replace(line, text=said[line.id]) for line in references.lines]
-    hypotheses = [recognised[line.id] for line in lines]
+def aligned(name: str, lines: Sequence[Line], hypotheses: Sequence[str]) -> System:
+    """The score of a system's ``hypotheses`` for the ``lines``, all normalised already."""
     alignments = align_words([line.text for line in lines], hypotheses)
-    return tuple(
-        ScoredLine(
-            line=line,
-            hypothesis=hypothesis,
-            alignment=alignment,
-            words=count(alignment),
-            characters=character_errors([line.text], [hypothesis]),
-        )
-        for line, hypothesis, alignment in zip(lines, hypotheses, alignments, strict=True)
+    return System(
+        name=name,
+        utterances=tuple(
+            ScoredLine(
+                line=line,
+                hypothesis=hypothesis,
+                alignment=alignment,
+                words=count(alignment),
+                characters=character_errors([line.text], [hypothesis]),
+            )
+            for line, hypothesis, alignment in zip(lines, hypotheses, alignments, strict=True)
+        ),
     )
 
 

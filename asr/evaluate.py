@@ -18,21 +18,23 @@ from asr.decode.greedy import words_of
 from asr.errors import CorpusError
 from asr.records import ErrorCounts, Rejection
 from asr.text.score import character_errors, word_errors, word_hits
+from asr.text.significance import Interval, rate_interval
 from asr.transcribe.loading import plain_batches
 from asr.transcribe.recogniser import Recogniser, recognise
-
-BOOTSTRAP_SAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredUtterance:
-    """One utterance's reference and hypothesis, both normalised, with its word and character counts."""
+    """One utterance's reference and hypothesis, both normalised, with its word and character counts; ``duration`` in
+    seconds."""
 
     id: str
     reference: str
     hypothesis: str
     words: ErrorCounts
     characters: ErrorCounts
+    speaker: str = ""
+    duration: float | None = None
     confidences: tuple[float, ...] = ()
     """Of the hypothesis's words."""
 
@@ -55,14 +57,10 @@ class SetScore:
     def characters(self) -> ErrorCounts:
         return sum((u.characters for u in self.utterances), ErrorCounts())
 
-    def interval(self) -> tuple[float, float]:
-        """95 % interval of the WER by bootstrap over utterances (Bisani & Ney 2004), as fractions."""
-        errors = np.array([u.words.errors for u in self.utterances], dtype=float)
-        lengths = np.array([u.words.reference_length for u in self.utterances], dtype=float)
-        drawn = np.random.default_rng(0).integers(0, len(errors), size=(BOOTSTRAP_SAMPLES, len(errors)))
-        rates = errors[drawn].sum(1) / np.maximum(lengths[drawn].sum(1), 1)
-        low, high = np.quantile(rates, [0.025, 0.975])
-        return float(low), float(high)
+    def interval(self) -> Interval | None:
+        """95 % interval of the WER by utterance; None for too few."""
+        errors = np.array([u.words.errors for u in self.utterances])
+        return rate_interval(errors, np.array([u.words.reference_length for u in self.utterances]))
 
     def worst(self, count: int) -> list[ScoredUtterance]:
         """The utterances with the most word errors, those without any left out."""
@@ -118,7 +116,9 @@ def _evaluate_set(
     for batch, emissions, hypotheses in recognise(recogniser.model, recogniser.decoder, batches):
         processing += time.perf_counter() - started
         unreadable += batch.rejected
-        for id, reference, (hypothesis, *_) in zip(batch.ids, batch.texts, hypotheses, strict=True):
+        durations = (batch.waveform_lengths / settings.features.sample_rate).tolist()
+        facts = zip(batch.ids, batch.texts, batch.speakers, durations, hypotheses, strict=True)
+        for id, reference, speaker, duration, (hypothesis, *_) in facts:
             scored.append(
                 ScoredUtterance(
                     id=id,
@@ -126,12 +126,14 @@ def _evaluate_set(
                     hypothesis=hypothesis.text,
                     words=word_errors([reference], [hypothesis.text]),
                     characters=character_errors([reference], [hypothesis.text]),
+                    speaker=speaker,
+                    duration=duration,
                     confidences=tuple(
                         word.confidence for word in words_of(hypothesis, recogniser.tokeniser, emissions.frame_shift)
                     ),
                 )
             )
-        seconds = int(batch.waveform_lengths.sum()) / settings.features.sample_rate
+        seconds = sum(durations)
         audio += seconds
         advance(seconds)
         started = time.perf_counter()
@@ -156,7 +158,7 @@ def write_scores(path: Path, scores: Sequence[SetScore]) -> None:
     "wer_interval", "unreadable"}}, "rtf"}``, rates as fractions."""
     sets: dict[str, Any] = {}
     for score in scores:
-        words = score.words
+        words, interval = score.words, score.interval()
         sets[score.name] = {
             "wer": words.rate,
             "cer": score.characters.rate,
@@ -166,7 +168,7 @@ def write_scores(path: Path, scores: Sequence[SetScore]) -> None:
             "substitutions": words.substitutions,
             "deletions": words.deletions,
             "insertions": words.insertions,
-            "wer_interval": score.interval(),
+            "wer_interval": [interval.low, interval.high] if interval else None,
             "unreadable": [rejection.id for rejection in score.unreadable],
         }
     with runtime.replacing(path) as file:

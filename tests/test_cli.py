@@ -84,6 +84,18 @@ def test_evaluate_prints_pooled_rates_and_writes_both_files(home):
     assert {line["id"] for line in hypotheses} == {f"dev-{i}" for i in range(8)}
 
 
+def test_evaluate_writes_a_report_of_every_utterance(home):
+    done = asr("evaluate", "models/toy", "--report", "report.html", "--hypotheses", "hypotheses.jsonl", cwd=home)
+    assert done.returncode == 0, done.stderr.decode()
+    page = (home / "report.html").read_text()
+    assert page.count("<article>") == 8
+    assert "WER by speaker" in page
+    assert "Expected calibration error" in page
+    scored = asr("score", "data/dev.jsonl", "hypotheses.jsonl", cwd=home)
+    assert scored.returncode == 0, scored.stderr.decode()
+    assert done.stdout.split(b"WER ")[1].split(b"  ")[0] in scored.stdout  # the same rate and interval
+
+
 def test_evaluate_takes_manifests_and_recipes(home):
     done = asr("evaluate", "models/toy", "data/dev.jsonl", "toy.yaml", "--data", "data", cwd=home)
     assert done.returncode == 0, done.stderr.decode()

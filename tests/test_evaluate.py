@@ -34,9 +34,9 @@ def test_the_interval_holds_the_rate_and_narrows_with_the_set():
     small = scored(*[("a b", "a b"), ("a b", "a c")] * 5)
     large = scored(*[("a b", "a b"), ("a b", "a c")] * 500)
     for score in (small, large):
-        low, high = score.interval()
-        assert low <= score.words.rate <= high
-    assert large.interval()[1] - large.interval()[0] < 0.2 * (small.interval()[1] - small.interval()[0])
+        assert score.interval().low <= score.words.rate <= score.interval().high
+    assert large.interval().high - large.interval().low < 0.2 * (small.interval().high - small.interval().low)
+    assert scored(("a", "b")).interval() is None
 
 
 def test_a_perfect_set_has_no_worst_utterances():

@@ -102,6 +102,14 @@ def test_a_speaker_for_each_utterance_is_no_block_at_all():
     assert rate_interval(errors, lengths, list("abcdefghij")) == rate_interval(errors, lengths)
 
 
+def test_the_order_of_the_utterances_changes_nothing():
+    generator = np.random.default_rng(8)
+    a, b, lengths = generator.integers([[0], [0], [5]], 9, (3, 50))
+    order = generator.permutation(50)
+    assert rate_interval(a, lengths) == rate_interval(a[order], lengths[order])
+    assert paired_bootstrap(a, b, lengths) == paired_bootstrap(a[order], b[order], lengths[order])
+
+
 def test_too_few_blocks_give_no_interval():
     errors, lengths = np.arange(FEWEST_BLOCKS), np.full(FEWEST_BLOCKS, 9)
     assert rate_interval(errors, lengths) is not None

@@ -26,7 +26,9 @@ from asr.cli.options import (
 from asr.errors import AsrError
 
 if TYPE_CHECKING:
+    from asr.evaluate import SetScore
     from asr.records import Transcript
+    from asr.transcribe.recogniser import Recogniser
     from asr.transcribe.recordings import Channels
 
 
@@ -283,6 +285,7 @@ def _read_text(name: str) -> str:
 )
 @click.option("--json", "scores_file", type=FOLDER, metavar="FILE", help="Write the scores as JSON.")
 @click.option("--hypotheses", type=FOLDER, metavar="FILE", help="Write id, reference, hypothesis as JSON lines.")
+@click.option("--report", type=FOLDER, metavar="FILE.html", help="Write one page to look at, with every utterance.")
 @click.option("--calibration", type=FOLDER, metavar="FILE.png", help="Draw how far words' confidences can be believed.")
 @click.option("--worst", default=5, show_default=True, help="How many of the worst utterances to show.")
 @click.option("--weights", type=click.Choice(["best", "last"]), default="best", show_default=True)
@@ -295,6 +298,7 @@ def evaluate(
     split: str,
     scores_file: Path | None,
     hypotheses: Path | None,
+    report: Path | None,
     calibration: Path | None,
     worst: int,
     weights: str,
@@ -322,9 +326,10 @@ def evaluate(
                 recogniser, members, root=root, advance=lambda seconds: progress.advance(task, seconds)
             )
     for score in scores:
-        words, (low, high) = score.words, score.interval()
+        words, interval = score.words, score.interval()
+        ends = f" [{interval.low:.2%}, {interval.high:.2%}]" if interval else ""
         click.echo(
-            f"{score.name}: WER {words.rate:.2%} [{low:.2%}, {high:.2%}]  CER {score.characters.rate:.2%}  "
+            f"{score.name}: WER {words.rate:.2%}{ends}  CER {score.characters.rate:.2%}  "
             f"{words.reference_length} words in {len(score.utterances)} utterances: {words.substitutions} substituted, "
             f"{words.deletions} deleted, {words.insertions} inserted"
         )
@@ -339,9 +344,33 @@ def evaluate(
         scoring.write_scores(scores_file, scores)
     if hypotheses:
         scoring.write_hypotheses(hypotheses, scores)
+    if report:
+        _write_report(report, recogniser, model, scores)
     if calibration:
         measured = scoring.reliability_of(scores)
         draw_reliability(measured, calibration, ", ".join(score.name for score in scores))
         click.echo(f"{calibration}: expected calibration error {measured.error:.3f} over {measured.counts.sum()} words")
     if any(score.unreadable for score in scores):
         raise click.exceptions.Exit(1)
+
+
+def _write_report(path: Path, recogniser: Recogniser, model: Path, scores: Sequence[SetScore]) -> None:
+    from asr import compare
+    from asr import evaluate as scoring
+    from asr.data.transcripts import Line
+    from asr.report import write_report
+
+    systems = [
+        compare.aligned(
+            score.name,
+            [Line(id=u.id, text=u.reference, speaker=u.speaker, duration=u.duration) for u in score.utterances],
+            [u.hypothesis for u in score.utterances],
+        )
+        for score in scores
+    ]
+    decoder = recogniser.recipe.decoder.model_dump(exclude_none=True)
+    decoding = ", ".join(f"{key} {value}" for key, value in decoder.items() if value not in ({}, ()))
+    facts = [f"Decoder: {decoding}; real-time factor {scoring.real_time_factor(scores):.4f}."]
+    facts += [f"{s.name}: {len(s.unreadable)} utterances could not be read." for s in scores if s.unreadable]
+    write_report(path, f"{model} evaluated", systems, facts=facts, reliability=scoring.reliability_of(scores))
+    click.echo(f"{path}: the report")

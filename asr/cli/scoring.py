@@ -11,7 +11,8 @@ import click
 from asr.cli.options import FOLDER
 
 if TYPE_CHECKING:
-    from asr.compare import System
+    from asr.compare import Normalisation, System
+    from asr.data.transcripts import Form
     from asr.text.significance import Interval
 
 MOST_GROUPS = 12
@@ -36,8 +37,14 @@ MOST_GROUPS = 12
     help="Of the files whose suffix does not tell.",
 )
 @click.option("--json", "scores_file", type=FOLDER, metavar="FILE", help="Write all scores as JSON.")
+@click.option("--report", type=FOLDER, metavar="FILE.html", help="Write one page to look at, with every utterance.")
 def score(
-    reference: Path, hypotheses: tuple[Path, ...], normalisation: str, form: str | None, scores_file: Path | None
+    reference: Path,
+    hypotheses: tuple[Path, ...],
+    normalisation: Normalisation,
+    form: Form | None,
+    scores_file: Path | None,
+    report: Path | None,
 ) -> None:
     """Error rates of any systems' transcripts, HYP, against REF, and whether one is better than another.
 
@@ -46,14 +53,17 @@ def score(
     from asr import compare
     from asr.data.transcripts import FORMS, read_hypotheses, read_references
 
-    references = read_references(reference, form)  # type: ignore[arg-type]
-    read = [read_hypotheses(path, references, form) for path in hypotheses]  # type: ignore[arg-type]
-    systems = compare.score(references, read, normalisation)  # type: ignore[arg-type]
+    references = read_references(reference, form)
+    read = [read_hypotheses(path, references, form) for path in hypotheses]
+    systems = compare.score(references, read, normalisation)
     comparisons = compare.compare(systems)
     said = systems[0].words.reference_length
-    click.echo(f"reference {references}: {said} words in {len(references.lines)} utterances", nl=False)
-    click.echo(f", {len(references.skipped)} not to be scored" if references.skipped else "")
-    click.echo(f"normalisation {normalisation}: {compare.NORMALISATIONS[normalisation]}")  # type: ignore[index]
+    skipped = f", {len(references.skipped)} not to be scored" if references.skipped else ""
+    facts = [
+        f"reference {references}: {said} words in {len(references.lines)} utterances{skipped}",
+        f"normalisation {normalisation}: {compare.NORMALISATIONS[normalisation]}",
+    ]
+    click.echo("\n".join(facts))
     for system, file in zip(systems, read, strict=True):
         words, by_speaker = system.words, system.interval_by_speaker()
         interval = _interval(system.interval()) + (f", by speaker {_interval(by_speaker)}" if by_speaker else "")
@@ -67,7 +77,11 @@ def score(
     for comparison in comparisons:
         click.echo(str(comparison))
     if scores_file:
-        compare.write_json(scores_file, references, systems, comparisons, normalisation)  # type: ignore[arg-type]
+        compare.write_json(scores_file, references, systems, comparisons, normalisation)
+    if report:
+        from asr.report import write_report
+
+        write_report(report, f"{reference} scored", systems, comparisons=comparisons, facts=facts)
 
 
 def _interval(interval: Interval | None) -> str:

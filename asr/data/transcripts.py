@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from asr.data.layouts import json_lines, lines, seconds_of, table_rows
 from asr.errors import CorpusError
 
@@ -250,17 +252,14 @@ def _laid_out(path: Path, references: Transcripts) -> Iterator[Line]:
         if recording not in homes:
             said[recording] = [word for _, word in timed]  # of no reference: named with others of its kind
             continue
+        starts = np.array([home.start or 0.0 for home in homes[recording]])
+        ends = starts + np.array([home.duration or 0.0 for home in homes[recording]])
         for middle, word in sorted(timed, key=lambda pair: pair[0]):
-            said[min(homes[recording], key=lambda home: _distance(home, middle)).id].append(word)
+            nearest = int(np.argmin(np.maximum(starts - middle, middle - ends).clip(0)))
+            said[homes[recording][nearest].id].append(word)
     for skipped in references.skipped:
         del said[skipped.id]
     return (Line(id=id, text=" ".join(spoken)) for id, spoken in said.items())
-
-
-def _distance(home: Line, time: float) -> float:
-    """Seconds from ``time`` to the segment; 0 inside it."""
-    start = home.start or 0.0
-    return max(start - time, time - start - (home.duration or 0.0), 0.0) if home.start is not None else 0.0
 
 
 def _nist_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from asr import runtime
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BINS = 10
 
@@ -40,6 +44,13 @@ def reliability(confidences: np.ndarray, hits: np.ndarray) -> Reliability:
 
 
 def draw_reliability(measured: Reliability, path: Path, title: str) -> None:
+    """The reliability diagram as a PNG."""
+    figure = reliability_figure(measured, title)
+    with runtime.replacing(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=110)
+
+
+def reliability_figure(measured: Reliability, title: str = "") -> Figure:
     """The reliability diagram, with the number of words in each bin below it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -57,5 +68,4 @@ def draw_reliability(measured: Reliability, path: Path, title: str) -> None:
     histogram.set(xlabel="confidence", ylabel="words")
     for axes in (diagram, histogram):
         axes.spines[["top", "right"]].set_visible(False)
-    with runtime.replacing(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=110)
+    return figure

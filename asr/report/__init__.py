@@ -1,0 +1,152 @@
+"""The report: one HTML file that says how a system errs, and opens anywhere, offline.
+
+It loads nothing and runs nothing: no scripts, no fonts, no links out, which its content security policy forbids too.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asr import __version__, runtime
+from asr.compare import Comparison, ScoredLine, System
+from asr.decode.calibration import Reliability
+from asr.report import figures
+from asr.text.score import Edit, align_characters
+
+MOST_CONFUSED = 15
+OPEN = 20
+"""Utterances shown at once; the others are folded away."""
+FOLDED = 100
+"""Utterances in a fold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confusion:
+    """One unit recognised for another, ``count`` times; an empty one where nothing was said, or recognised."""
+
+    reference: str
+    hypothesis: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fold:
+    """Utterances in a row, by falling number of errors, each as its runs: whether right, and its edits."""
+
+    utterances: tuple[tuple[ScoredLine, tuple[tuple[bool, tuple[Edit, ...]], ...]], ...]
+    first: int
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.utterances) - 1
+
+    @property
+    def errors(self) -> str:
+        """ "3", "1 to 3"."""
+        counts = [u.words.errors for u, _ in self.utterances]
+        return f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{counts[0]}"
+
+
+def write_report(
+    path: Path,
+    title: str,
+    systems: Sequence[System],
+    *,
+    comparisons: Sequence[Comparison] = (),
+    facts: Sequence[str] = (),
+    reliability: Reliability | None = None,
+) -> None:
+    """Writes the page: a section a system (or a set), after ``facts`` about them all, a sentence each."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("asr.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    page = environment.get_template("page.html").render(
+        title=title,
+        version=__version__,
+        facts=facts,
+        comparisons=[str(comparison) for comparison in comparisons],
+        sections=[_section(system, number) for number, system in enumerate(systems)],
+        calibration=figures.as_svg(figures.reliability(reliability), "calibration") if reliability else "",
+        calibration_error=reliability.error if reliability else 0.0,
+    )
+    with runtime.replacing(path) as file:
+        file.write(page)
+
+
+def confused_words(system: System, kind: str) -> list[Confusion]:
+    """The most frequent errors of a kind: "substitution", "deletion" or "insertion"."""
+    edits = (edit for u in system.utterances for edit in u.alignment if edit.kind == kind)
+    return _most(Counter(edits))
+
+
+def confused_characters(system: System) -> list[Confusion]:
+    """The most frequent errors of characters of any kind, in the utterances that have word errors."""
+    wrong = [u for u in system.utterances if u.words.errors]
+    alignments = align_characters([u.line.text for u in wrong], [u.hypothesis for u in wrong])
+    return _most(Counter(edit for edits in alignments for edit in edits if edit.kind != "hit"))
+
+
+def _most(edits: Counter[Edit]) -> list[Confusion]:
+    ordered = sorted(edits.items(), key=lambda item: (-item[1], item[0].reference, item[0].hypothesis))
+    return [
+        Confusion(reference=edit.reference, hypothesis=edit.hypothesis, count=count)
+        for edit, count in ordered[:MOST_CONFUSED]
+    ]
+
+
+def _section(system: System, number: int) -> dict[str, Any]:
+    """What the template shows of one system."""
+    plots = {
+        "by speaker": figures.by_speaker(system),
+        "by duration": figures.by_duration(system),
+    }
+    return {
+        "number": number,
+        "system": system,
+        "interval": system.interval(),
+        "interval_by_speaker": system.interval_by_speaker(),
+        "plots": {
+            name: figures.as_svg(figure, f"{name} {number}") for name, figure in plots.items() if figure is not None
+        },
+        "confused": {
+            "Words confused": confused_words(system, "substitution"),
+            "Words left out": confused_words(system, "deletion"),
+            "Words put in": confused_words(system, "insertion"),
+            "Characters": confused_characters(system),
+        },
+        "folds": list(_folds(system)),
+        "right": sum(1 for u in system.utterances if not u.words.errors),
+    }
+
+
+def _folds(system: System) -> Iterator[Fold]:
+    wrong = [u for u in system.utterances if u.words.errors]
+    ordered = sorted(wrong, key=lambda u: (-u.words.errors, -u.words.rate, u.line.id))
+    right = [u for u in system.utterances if not u.words.errors]
+    starts = [0, *range(OPEN, len(ordered), FOLDED)] if ordered else []
+    parts = [ordered[a:b] for a, b in itertools.pairwise([*starts, len(ordered)])] if starts else []
+    parts += [right[a : a + FOLDED] for a in range(0, len(right), FOLDED)]
+    first = 1
+    for part in parts:
+        yield Fold(utterances=tuple((u, _runs(u)) for u in part), first=first)
+        first += len(part)
+
+
+def _runs(utterance: ScoredLine) -> tuple[tuple[bool, tuple[Edit, ...]], ...]:
+    """Stretches of right words, which the page writes as plain text, and single errors."""
+    runs: list[tuple[bool, tuple[Edit, ...]]] = []
+    for right, edits in itertools.groupby(utterance.alignment, key=lambda edit: edit.kind == "hit"):
+        run = tuple(edits)
+        runs += [(True, run)] if right else [(False, (edit,)) for edit in run]
+    return tuple(runs)

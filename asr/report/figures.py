@@ -1,0 +1,127 @@
+"""The report's plots, as SVG that takes its colours from the page, light or dark."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from asr.compare import ScoredLine, System
+from asr.decode.calibration import Reliability, reliability_figure
+from asr.text.significance import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_SPEAKERS = 40
+"""Speakers with a line of their own; of more, the page shows how their rates are distributed."""
+
+_ACCENT = "#1f77b4"
+
+
+def by_speaker(system: System) -> Figure | None:
+    """Each speaker's WER with its interval, the worst on top; None where fewer than two are known."""
+    groups = _grouped([(u.line.speaker, u) for u in system.utterances])
+    if len(groups) < 2:
+        return None
+    if len(groups) > MOST_SPEAKERS:
+        return _distribution([rate for rate, _, _ in groups.values()], system.words.rate)
+    names = sorted(groups, key=lambda name: groups[name][0])
+    figure, axes = _figure(4.6, 1.1 + 0.22 * len(names))
+    places = range(len(names))
+    rates = [groups[name][0] for name in names]
+    axes.hlines(places, *_ends([groups[name] for name in names]), color=_ACCENT, alpha=0.5)
+    axes.plot(rates, places, "o", color=_ACCENT)
+    axes.set_yticks(places, [f"{name} ({groups[name][2]})" for name in names])
+    axes.set(xlabel="WER", xlim=(0, None), ylim=(-0.7, len(names) - 0.3))
+    axes.axvline(system.words.rate, color="#000000", linewidth=0.8, linestyle=":")
+    axes.xaxis.set_major_formatter(_percent())
+    axes.locator_params(axis="x", nbins=5)
+    axes.grid(axis="x", alpha=0.2)
+    return figure
+
+
+def by_duration(system: System) -> Figure | None:
+    """The WER in bands of duration with its intervals; None where durations are not known."""
+    timed = sorted((u for u in system.utterances if u.line.duration is not None), key=lambda u: u.line.duration or 0)
+    if not timed:
+        return None
+    groups = _grouped([(u.duration_band, u) for u in timed])
+    figure, axes = _figure(4.6, 3.2)
+    places = range(len(groups))
+    axes.vlines(places, *_ends(list(groups.values())), color=_ACCENT, alpha=0.5)
+    axes.plot(places, [rate for rate, _, _ in groups.values()], "o", color=_ACCENT)
+    axes.set_xticks(places, [f"{name}\n({count})" for name, (_, _, count) in groups.items()])
+    axes.set(ylabel="WER", ylim=(0, None), xlim=(-0.5, len(groups) - 0.5))
+    axes.axhline(system.words.rate, color="#000000", linewidth=0.8, linestyle=":")
+    axes.yaxis.set_major_formatter(_percent())
+    axes.grid(axis="y", alpha=0.2)
+    return figure
+
+
+def reliability(measured: Reliability) -> Figure:
+    return reliability_figure(measured)
+
+
+def as_svg(figure: Figure, name: str) -> str:
+    """The figure as an ``<svg>`` element without fixed colours; ``name`` keeps its ids apart from other figures'."""
+    import matplotlib
+
+    drawn = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = drawn.getvalue()
+    svg = svg[svg.index("<svg") :]
+    # Matplotlib writes its own default, black, only where it was asked for; text without a colour is black by itself.
+    return svg.replace("#000000", "currentColor").replace(_ACCENT, "var(--accent)")
+
+
+Rate = tuple[float, Interval | None, int]
+"""A pooled WER, its interval, and of how many utterances."""
+
+
+def _grouped(labelled: Sequence[tuple[str, ScoredLine]]) -> dict[str, Rate]:
+    groups: dict[str, list[ScoredLine]] = defaultdict(list)
+    for label, utterance in labelled:
+        if label:
+            groups[label].append(utterance)
+    parts = {label: System(name=label, utterances=tuple(some)) for label, some in groups.items()}
+    return {
+        label: (part.words.rate, part.interval(), len(part.utterances))
+        for label, part in parts.items()
+        if part.words.reference_length
+    }
+
+
+def _ends(rates: Sequence[Rate]) -> tuple[list[float], list[float]]:
+    return (
+        [interval.low if interval else rate for rate, interval, _ in rates],
+        [interval.high if interval else rate for rate, interval, _ in rates],
+    )
+
+
+def _distribution(rates: Sequence[float], whole: float) -> Figure:
+    figure, axes = _figure(4.6, 3.2)
+    axes.hist(rates, bins=min(30, len(rates) // 2), color=_ACCENT, alpha=0.7)
+    axes.set(xlabel="WER", ylabel="speakers", xlim=(0, None))
+    axes.axvline(whole, color="#000000", linewidth=0.8, linestyle=":")
+    axes.xaxis.set_major_formatter(_percent())
+    return figure
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _percent() -> Any:
+    from matplotlib.ticker import PercentFormatter
+
+    return PercentFormatter(1.0)

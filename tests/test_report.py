@@ -1,0 +1,161 @@
+"""The report: one file, whole, safe to open, and small enough to send."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from asr.cli import main
+from asr.compare import aligned, compare
+from asr.data.transcripts import Line
+from asr.decode.calibration import reliability
+from asr.report import FOLDED, OPEN, confused_characters, confused_words, write_report
+
+VOID = {"meta", "br", "path", "use", "rect", "line"}
+
+
+class Page(HTMLParser):
+    """What a browser would find: tags with their attributes, text, and whether every tag is closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+    def tags(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.found if tag == name]
+
+
+def system(name: str, utterances: int, wrong: float = 0.2, words: int = 20, speakers: int = 9):
+    generator = np.random.default_rng(len(name))
+    vocabulary = [f"word{i}" for i in range(300)]
+    lines, hypotheses = [], []
+    for i in range(utterances):
+        said = [vocabulary[k] for k in generator.integers(0, 300, words)]
+        heard = [vocabulary[generator.integers(300)] if generator.random() < wrong else word for word in said]
+        lines.append(Line(id=f"u{i}", text=" ".join(said), speaker=f"s{i % speakers}", duration=1.0 + i % 15))
+        hypotheses.append(" ".join(heard[generator.integers(2) :]))
+    return aligned(name, lines, hypotheses)
+
+
+def page_of(path: Path, *systems, **more) -> Page:
+    write_report(path, "a title", systems, **more)
+    return Page(path.read_text())
+
+
+def test_the_page_holds_everything_and_loads_nothing(tmp_path):
+    a, b = system("A", 60), system("BB", 60)
+    generator = np.random.default_rng(0)
+    measured = reliability(generator.random(500), generator.random(500) < 0.7)
+    page = page_of(tmp_path / "out.html", a, b, facts=["a fact"], comparisons=compare([a, b]), reliability=measured)
+    assert page.open == []
+    assert len(page.tags("svg")) == 5  # by speaker and by duration of both, and the calibration
+    assert len(page.tags("article")) == 120
+    assert {"script", "link", "img", "iframe", "a"}.isdisjoint(tag for tag, _ in page.found)
+    for tag, attributes in page.found:
+        assert "src" not in attributes
+        for key in ("href", "xlink:href"):
+            assert attributes.get(key, "#").startswith("#"), (tag, attributes)
+    assert not re.search(r"url\((?!#)|@import", (tmp_path / "out.html").read_text())
+    policy = next(a["content"] for a in page.tags("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+    for said in ("a title", "a fact", f"{100 * a.words.rate:.2f}", "Expected calibration error", "BB against A"):
+        assert said in page.text.replace("\xa0", " ")
+
+
+def test_ids_are_unique_and_the_colours_the_pages(tmp_path):
+    page = page_of(tmp_path / "out.html", system("A", 60), system("BB", 60))
+    ids = [attributes["id"] for tag, attributes in page.found if "id" in attributes and tag in ("clipPath", "h2")]
+    assert len(ids) == len(set(ids))
+    html = (tmp_path / "out.html").read_text()
+    assert "prefers-color-scheme: dark" in html
+    assert "#000000" not in html
+
+
+def test_utterances_come_by_errors_and_all_but_the_first_are_folded(tmp_path):
+    score = system("A", 200)
+    page = page_of(tmp_path / "out.html", score)
+    wrong = sum(1 for u in score.utterances if u.words.errors)
+    counts = [int(n) for n in re.findall(r" · (\d+) of \d+", page.text)]
+    assert counts == sorted(counts, reverse=True)
+    assert len(counts) == wrong
+    first = (tmp_path / "out.html").read_text().partition("<details>")[0]
+    assert first.count("<article>") == OPEN
+    assert len(page.tags("details")) == -(-(wrong - OPEN) // FOLDED) + -(-(200 - wrong) // FOLDED)
+
+
+def test_the_confusions_are_counted(tmp_path):
+    lines = [Line(id="1", text="a b c"), Line(id="2", text="a b d"), Line(id="3", text="b")]
+    score = aligned("A", lines, ["a x c", "a x", "b y"])
+    assert [(c.reference, c.hypothesis, c.count) for c in confused_words(score, "substitution")] == [("b", "x", 2)]
+    assert [(c.reference, c.hypothesis, c.count) for c in confused_words(score, "deletion")] == [("d", "", 1)]
+    assert [(c.reference, c.hypothesis, c.count) for c in confused_words(score, "insertion")] == [("", "y", 1)]
+    assert confused_characters(score)[0].count == 2
+    page = page_of(tmp_path / "out.html", score)
+    assert "b → x" in page.text
+
+
+def test_hostile_texts_stay_texts(tmp_path):
+    evil = "<script>alert(1)</script> </p> &amp; \"' {{ 7 * 7 }}"
+    score = aligned(evil, [Line(id=evil, text=evil, speaker=evil, duration=1.0)] * 2, [evil, "x"])
+    write_report(tmp_path / "out.html", evil, [score], facts=[evil])
+    page = Page((tmp_path / "out.html").read_text())
+    assert page.tags("script") == []
+    assert page.open == []
+    assert "49" not in page.text
+    assert evil in page.text
+
+
+@pytest.mark.parametrize(
+    ("lines", "hypotheses"),
+    [
+        ([Line(id="1", text="a")], ["a"]),  # nothing wrong, nothing known
+        ([Line(id="1", text="")], ["b"]),  # an infinite rate
+        ([Line(id="1", text="")], [""]),
+        ([Line(id=f"{i}", text="a b", speaker="one", duration=0.0) for i in range(9)], ["a"] * 9),
+        ([Line(id=f"{i}", text="a b", speaker=f"{i}", duration=99.0) for i in range(90)], ["a c"] * 90),
+    ],
+)
+def test_odd_sets_have_a_page_too(tmp_path, lines, hypotheses):
+    assert page_of(tmp_path / "out.html", aligned("odd", lines, hypotheses)).open == []
+
+
+def test_a_thousand_utterances_stay_small(tmp_path):
+    write_report(tmp_path / "out.html", "large", [system("A", 1000, wrong=0.4)])
+    assert (tmp_path / "out.html").stat().st_size < 2_000_000
+
+
+def test_score_writes_the_report(tmp_path):
+    rows = [{"id": str(i), "text": "one two three", "speaker": f"s{i % 3}"} for i in range(12)]
+    (tmp_path / "ref.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "hyp.txt").write_text("".join(f"{i} one too three\n" for i in range(12)))
+    arguments = ["score", tmp_path / "ref.jsonl", tmp_path / "hyp.txt", "--report", tmp_path / "out.html"]
+    done = CliRunner().invoke(main, list(map(str, arguments)))
+    assert done.exit_code == 0, done.output
+    page = Page((tmp_path / "out.html").read_text())
+    assert "two → too" in page.text
+    assert "normalisation basic" in page.text
