@@ -629,11 +629,11 @@ def long(
 @click.argument("manifest", default="../shared/data/an4/test.jsonl", type=click.Path(path_type=Path))
 @click.option(
     "--settings",
-    default="0.2:0 0.2:0.2 0.2:0.4 0.4:0.2 0.4:0.4 0.4:0.8 0.8:0.4 0.8:0.8 1.6:1.6 3:3",
+    default="0.2:0 0.2:0.2 0.2:0.4 0.4:0.4 0.4:0.8 0.8:0.8 1.6:1.6 3:3",
     show_default=True,
     help="Chunk and context of each row, in seconds.",
 )
-@click.option("--minutes", default=30.0, show_default=True, help="Of the stream: the clips, again and again.")
+@click.option("--minutes", type=click.FloatRange(min=2), default=30.0, show_default=True, help="Of the long stream.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--json", "path", type=click.Path(path_type=Path))
 def live(model: Path, manifest: Path, settings: str, minutes: float, device: str, path: Path | None) -> None:
