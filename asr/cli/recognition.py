@@ -79,6 +79,9 @@ def transcribe(
     """
     import time
 
+    from asr import runtime
+
+    runtime.keep_few_kernels()
     from asr.transcribe import folders, formats
     from asr.transcribe.recogniser import Recogniser
 
