@@ -72,7 +72,7 @@ class VoiceNetwork(nn.Module):
 def _network() -> VoiceNetwork:
     package = importlib.util.find_spec("silero_vad")  # found, not imported: see above
     if package is None or package.origin is None:
-        raise AudioError("voice activity needs the package silero-vad, which is not installed; --no-vad does without it")
+        raise AudioError("voice activity needs the package silero-vad, which is not installed: --no-vad does without")
     weights = load_file(Path(package.origin).parent / "data" / "silero_vad_16k.safetensors")
     network = VoiceNetwork()
     network.load_state_dict(
