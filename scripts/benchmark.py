@@ -191,7 +191,7 @@ CELLS = {
     "bidirectional gru": "{kind: gru, layers: 2, hidden: 128}",
     "bidirectional lstm": "{kind: lstm, layers: 2, hidden: 128}",
     "bidirectional lstm, projected": "{kind: lstm, layers: 2, hidden: 128, projection: 128}",
-    "bidirectional lstm, x2 in front": "{kind: lstm, layers: 2, hidden: 128, conv: {channels: [16], subsampling: 2}}",
+    "bidirectional lstm, no convolution": "{kind: lstm, layers: 2, hidden: 128, conv: null}",
 }
 
 
@@ -205,18 +205,21 @@ def cells(recipe_path: str, data: str, epochs: int, device: str, path: Path | No
     """Dev error rates of each kind of encoder after the same few epochs: a look, not the study."""
     import tempfile
 
-    from asr.train.loop import train
+    from asr.train.acoustic import train_acoustic_model
 
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, line in CELLS.items():
+            front = json.dumps(reading.load_recipe(Path(recipe_path)).model_dump(mode="json")["encoder"]["conv"])
             overrides = [f"encoder={line}", f"training.epochs={epochs}"]
+            if "conv" not in line:
+                overrides.append(f"encoder.conv={front}")  # the recipe's own
             settings = reading.load_recipe(Path(recipe_path), overrides)
-            meta = train(settings, Path(folder) / name, root=Path(data).absolute(), device=device)
+            meta = train_acoustic_model(settings, Path(folder) / name, root=Path(data).absolute(), device=device)
             figures[name] = {**meta["results"]["dev"], "parameters": meta["parameters"], **meta["training"]}
     for name, row in figures.items():
         size, spent = f"{row['parameters'] / 1e3:.0f} k", f"{row['minutes']:.2f} min"
-        click.echo(f"{name:32} {size:>8} parameters  {spent:>9}  WER {row['wer']:7.2%}  CER {row['cer']:7.2%}")
+        click.echo(f"{name:36} {size:>8} parameters  {spent:>9}  WER {row['wer']:7.2%}  CER {row['cer']:7.2%}")
     ratio = figures["feedforward"]["wer"] / max(figures["bidirectional lstm"]["wer"], 1e-9)
     report(figures, ratio, "WER of the feed-forward encoder over the bidirectional LSTM's", path)
 
