@@ -376,7 +376,12 @@ def test_check_reports_what_training_would_meet(home, tmp_path):
 def test_ctrl_c_is_a_sentence(home):
     command = [sys.executable, "-c", "from asr.cli import main; main()", "transcribe", "-", "--model", "models/toy"]
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=home, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        command,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=home,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=toy.heed_interrupts,
     )
     time.sleep(4)
     process.send_signal(signal.SIGINT)

@@ -117,7 +117,7 @@ def test_a_missing_model_and_an_empty_text_are_sentences(tmp_path, text):
 
 def test_an_interrupted_training_leaves_nothing(tmp_path):
     command = [sys.executable, "-c", "from asr.cli import main; main()", "lm", "train", "-", "-o", tmp_path / "lm.arpa"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=toy.heed_interrupts)
     process.stdin.write(b"one two three\n" * 10_000)
     process.stdin.flush()
     time.sleep(0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -79,3 +80,8 @@ def recipe(**sections: object) -> dict[str, object]:
 def write_recipe(path: Path, **sections: object) -> Path:
     path.write_text(yaml.safe_dump(recipe(**sections)))
     return path
+
+
+def heed_interrupts() -> None:
+    """For ``preexec_fn``: a shell has its background jobs ignore Ctrl-C, and what they start inherits that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
