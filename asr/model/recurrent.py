@@ -18,10 +18,13 @@ State = tuple[Tensor, ...]
 
 def flip_within(values: Tensor, lengths: Tensor) -> Tensor:
     """(B, T, ...) with each utterance's first ``lengths`` frames reversed and the rest left where they are."""
-    frame = torch.arange(values.shape[1], device=values.device)[None, :]
+    batch, frames = values.shape[:2]
+    frame = torch.arange(frames, device=values.device)[None, :]
     last = lengths[:, None] - 1
     index = torch.where(frame <= last, last - frame, frame)
-    return values.gather(1, index[:, :, None].expand(-1, -1, values.shape[2]))
+    row = index + frames * torch.arange(batch, device=values.device)[:, None]
+    # By whole rows, which copies quicker than a gather, whose index is as large as the values.
+    return values.flatten(0, 1).index_select(0, row.flatten()).view(values.shape)
 
 
 def _cell(settings: recipe.Recurrent, inputs: int) -> nn.RNNBase:
