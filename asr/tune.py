@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from asr import checkpoint, recipe, runtime
 from asr.data.corpora import open_corpora
-from asr.decode.beam import BeamDecoder, Knowledge
-from asr.decode.decoder import gather_knowledge, greedy, read_lexicon
+from asr.decode.beam import BeamDecoder
+from asr.decode.decoder import read_lexicon
+from asr.decode.greedy import GreedyDecoder
 from asr.decode.ngram import NgramModel
 from asr.decode.rescore import reorder
 from asr.errors import LanguageModelError
 from asr.records import Emissions, ErrorCounts
 from asr.text.score import character_errors, word_errors
 from asr.transcribe.loading import plain_batches
-from asr.transcribe.recogniser import Recogniser, load_lstm, recognise
+from asr.transcribe.recogniser import Recogniser, recognise
 
 ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.3)
 BETAS = (-1.0, 0.0, 1.0, 2.0, 3.0)
@@ -67,7 +68,7 @@ def listen(
     texts: list[str] = []
     for sources, root in sets:
         batches = plain_batches(recogniser.recipe, open_corpora(sources, root).whole())
-        for batch, emitted, hypotheses in recognise(recogniser.model, greedy(recogniser.tokeniser), batches):
+        for batch, emitted, hypotheses in recognise(recogniser.model, GreedyDecoder(recogniser.tokeniser), batches):
             if len(batch):
                 emissions.append(emitted)
                 references += batch.texts
@@ -76,62 +77,59 @@ def listen(
     return DevSet(emissions=tuple(emissions), references=tuple(references), greedy=word_errors(references, texts))
 
 
-def tune(recogniser: Recogniser, settings: recipe.Beam, dev: DevSet, *, root: Path) -> Iterator[Trial]:
-    """Tries settings and yields each trial; the last one is the choice.
+def tune(decoder: BeamDecoder, dev: DevSet) -> Iterator[Trial]:
+    """Tries settings around the decoder's own and yields each trial; the last one is the choice.
 
     First ``alpha`` and ``beta`` on a grid, then what an unknown word costs, then finer steps around the best, then the
     narrowest beam that makes no more errors, and last the LSTM's weight. Raises LanguageModelError where there is no
     language model to weigh.
     """
-    if settings.language_model is None and settings.lstm is None:
+    settings, part = decoder.settings.model_copy(update={"lstm": None}), decoder.settings.lstm
+    if settings.language_model is None and part is None:
         raise LanguageModelError("there is no language model to tune: name one with --lm or --lstm")
-    tokeniser, form = recogniser.tokeniser, recogniser.recipe.text.normalise
-    lstm = load_lstm(settings, tokeniser, root)
-
-    def attempt(tried: recipe.Beam) -> Trial:
-        decoder = BeamDecoder(tokeniser, tried, weighed(tried))
-        return judge(tried, [best.text for emissions in dev.emissions for best, *_ in decoder(emissions)])
-
-    def weighed(tried: recipe.Beam) -> Knowledge:
-        beta = tried.beta + (tried.lstm.beta if tried.lstm else 0.0)
-        return Knowledge(
-            fusion=fusion and fusion.reweighted(alpha=tried.alpha, beta=beta, unknown=tried.unknown),
-            lstm=lstm if tried.lstm else None,
-        )
-
-    def judge(tried: recipe.Beam, texts: list[str]) -> Trial:
-        words, characters = word_errors(dev.references, texts), character_errors(dev.references, texts)
-        return Trial(settings=tried, words=words, characters=characters)
-
-    def rescored(found: recipe.Beam, part: recipe.LstmFusion) -> Iterator[Trial]:
-        assert lstm is not None
-        decoder = BeamDecoder(tokeniser, found, weighed(found), nbest=part.nbest)
-        lists = [readings for emissions in dev.emissions for readings in decoder(emissions)]
-        heard = [lstm.score([reading.tokens for reading in readings]) for readings in lists]
-        for tried in _lstm_parts(part):
-            texts = [
-                reorder(readings, scores, weight=tried.weight, length_bonus=tried.beta)[0].text
-                for readings, scores in zip(lists, heard, strict=True)
-            ]
-            yield judge(found.model_copy(update={"lstm": tried}), texts)
-
-    knowledge = gather_knowledge(settings, tokeniser, root=root, form=form, lstm=lstm)
-    fusion = knowledge.fusion
-    best = attempt(settings.model_copy(update={"lstm": None}))
+    best = _attempt(decoder, dev, settings)
     yield best
     for stage in (_grid, _unknowns, _finer, _widths) if settings.language_model else ():
         for tried in stage(best.settings):
-            trial = attempt(tried)
+            trial = _attempt(decoder, dev, tried)
             yield trial
             if trial.cost < best.cost or (trial.settings.width < best.settings.width and trial.cost == best.cost):
                 best = trial
-    if settings.lstm is not None:
-        found, part = best.settings, settings.lstm
-        fused = (attempt(found.model_copy(update={"lstm": tried})) for tried in _lstm_parts(part))
-        for trial in rescored(found, part) if part.mode == "rescore" else fused:
+    if part is not None:
+        for trial in (_rescored if part.mode == "rescore" else _fused)(decoder, dev, best.settings, part):
             yield trial
             best = min(best, trial, key=lambda trial: trial.cost)
     yield best
+
+
+def _attempt(decoder: BeamDecoder, dev: DevSet, settings: recipe.Beam) -> Trial:
+    tried = decoder.reset(settings)
+    return _judge(dev, settings, [best.text for emissions in dev.emissions for best, *_ in tried(emissions)])
+
+
+def _judge(dev: DevSet, settings: recipe.Beam, texts: Sequence[str]) -> Trial:
+    words, characters = word_errors(dev.references, texts), character_errors(dev.references, texts)
+    return Trial(settings=settings, words=words, characters=characters)
+
+
+def _fused(decoder: BeamDecoder, dev: DevSet, settings: recipe.Beam, part: recipe.LstmFusion) -> Iterator[Trial]:
+    for tried in _lstm_parts(part):
+        yield _attempt(decoder, dev, settings.model_copy(update={"lstm": tried}))
+
+
+def _rescored(decoder: BeamDecoder, dev: DevSet, settings: recipe.Beam, part: recipe.LstmFusion) -> Iterator[Trial]:
+    """One search and one scoring serve every weight."""
+    lstm = decoder.knowledge.lstm
+    assert lstm is not None  # since settings name a part for it
+    search = decoder.reset(settings, nbest=part.nbest)
+    lists = [readings for emissions in dev.emissions for readings in search(emissions)]
+    heard = [lstm.score([reading.tokens for reading in readings]) for readings in lists]
+    for tried in _lstm_parts(part):
+        texts = [
+            reorder(readings, scores, weight=tried.weight, length_bonus=tried.beta)[0].text
+            for readings, scores in zip(lists, heard, strict=True)
+        ]
+        yield _judge(dev, settings.model_copy(update={"lstm": tried}), texts)
 
 
 def _grid(around: recipe.Beam) -> Iterator[recipe.Beam]:

@@ -209,8 +209,8 @@ def cells(recipe_path: str, data: str, epochs: int, device: str, path: Path | No
 
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
+        front = json.dumps(reading.load_recipe(Path(recipe_path)).model_dump(mode="json")["encoder"]["conv"])
         for name, line in CELLS.items():
-            front = json.dumps(reading.load_recipe(Path(recipe_path)).model_dump(mode="json")["encoder"]["conv"])
             overrides = [f"encoder={line}", f"training.epochs={epochs}"]
             if "conv" not in line:
                 overrides.append(f"encoder.conv={front}")  # the recipe's own
@@ -339,7 +339,7 @@ def emissions_of(
     """A model's tokeniser, and of a set its emissions, references and seconds."""
     from asr import evaluate
     from asr.data.corpora import open_corpora
-    from asr.decode.decoder import greedy
+    from asr.decode.greedy import GreedyDecoder
     from asr.transcribe.loading import plain_batches
     from asr.transcribe.recogniser import Recogniser, recognise
 
@@ -349,7 +349,7 @@ def emissions_of(
     root = Path() if manifest else runtime.data_root(data, settings.data)
     emissions, references, samples = [], [], 0
     batches = plain_batches(settings, open_corpora(sources, root).whole())
-    for batch, each, _ in recognise(recogniser.model, greedy(recogniser.tokeniser), batches):
+    for batch, each, _ in recognise(recogniser.model, GreedyDecoder(recogniser.tokeniser), batches):
         if len(batch):
             emissions.append(each)
             references += batch.texts

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from asr import recipe
 from asr.decode.arpa import read_arpa
 from asr.decode.beam import BeamDecoder, BeamSearch, Knowledge
+from asr.decode.decoder import gather_knowledge
 from asr.decode.fusion import Fusion
 from asr.decode.greedy import decode_greedy
 from asr.decode.ngram import NgramModel
@@ -264,6 +265,24 @@ def test_rescoring_finds_in_the_nbest_list_what_fusing_finds_in_the_search():
         assert search.conclude() == best[mode]
     assert best["fuse"].tokens == best["rescore"].tokens
     assert best["fuse"].score == pytest.approx(best["rescore"].score, abs=1e-4)
+
+
+@pytest.mark.parametrize("ngram", [True, False])
+def test_a_decoder_that_is_reset_searches_as_one_made_for_the_settings(ngram, tmp_path):
+    (tmp_path / "words.arpa").write_text(ARPA)
+    before = recipe.Beam(width=200, language_model="words.arpa" if ngram else None, lstm=recipe.LstmFusion(path=""))
+    part = recipe.LstmFusion(path="", weight=0.5, beta=2.0, mode="fuse")
+    after = before.model_copy(update={"alpha": 0.9, "beta": 0.3, "unknown": -3.0, "lstm": part})
+
+    def made(chosen: recipe.Beam) -> BeamDecoder:
+        knowledge = gather_knowledge(chosen, WORDS, root=tmp_path, form="none", lstm=tiny_lstm())
+        return BeamDecoder(WORDS, chosen, knowledge, nbest=20)
+
+    case = random_emissions(9, 8, 5)
+    [again], [new] = made(before).reset(after, nbest=20)(case), made(after)(case)
+    assert [h.tokens for h in again] == [h.tokens for h in new]
+    assert [h.lm_score for h in again] == pytest.approx([h.lm_score for h in new])
+    assert len({round(h.lm_score, 6) for h in again}) > 1
 
 
 @settings(max_examples=30, deadline=None)

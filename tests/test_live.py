@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from asr import recipe
 from asr.decode.beam import BeamDecoder
-from asr.decode.decoder import greedy
-from asr.decode.greedy import decode_greedy
+from asr.decode.greedy import GreedyDecoder, decode_greedy
 from asr.errors import AudioError
 from asr.model.acoustic import AcousticModel
 from asr.recipe.reading import validate_recipe
@@ -22,7 +21,7 @@ from asr.transcribe.live import LiveDecoder
 from asr.transcribe.recogniser import Recogniser
 
 TOKENISER = CharacterTokeniser(" abc")
-DECODERS = {"greedy": greedy(TOKENISER), "beam": BeamDecoder(TOKENISER, recipe.Beam(width=8), threads=1)}
+DECODERS = {"greedy": GreedyDecoder(TOKENISER), "beam": BeamDecoder(TOKENISER, recipe.Beam(width=8), threads=1)}
 
 
 def frames(path: str, sure: float = 0.97) -> np.ndarray:

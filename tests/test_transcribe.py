@@ -11,7 +11,7 @@ import toy
 
 from asr import audio
 from asr.audio import voice
-from asr.decode.decoder import greedy
+from asr.decode.greedy import GreedyDecoder
 from asr.errors import AsrError, AudioError
 from asr.model.acoustic import AcousticModel
 from asr.recipe.reading import validate_recipe
@@ -37,7 +37,7 @@ def recogniser() -> Recogniser:
     tokeniser = CharacterTokeniser(" abc")
     model = AcousticModel(settings, len(tokeniser.tokens))
     model.head.weight.data.mul_(20)
-    return Recogniser(model, tokeniser, settings, {}, greedy(tokeniser))
+    return Recogniser(model, tokeniser, settings, {}, GreedyDecoder(tokeniser))
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:

@@ -85,7 +85,7 @@ def decoder_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def with_decoding(**arguments: Any) -> None:
-        decoding = {name: arguments.pop(name) for name in DECODING}
+        decoding = {name: arguments.pop(name) for name in ("greedy", "hotwords", *_KEYS)}
         command(**arguments, decoding=decoder_overrides(**decoding))
 
     for option in reversed(options):
@@ -93,19 +93,19 @@ def decoder_options(command: Callable[..., None]) -> Callable[..., None]:
     return with_decoding
 
 
-DECODING = (
-    "greedy",
-    "beam",
-    "lm",
-    "alpha",
-    "beta",
-    "unknown",
-    "lstm",
-    "lstm_weight",
-    "lstm_mode",
-    "lexicon",
-    "hotwords",
-)
+_KEYS = {
+    "beam": "width",
+    "lm": "language_model",
+    "alpha": "alpha",
+    "beta": "beta",
+    "unknown": "unknown",
+    "lstm": "lstm.path",
+    "lstm_weight": "lstm.weight",
+    "lstm_mode": "lstm.mode",
+    "lexicon": "lexicon",
+}
+"""Options that are keys of a recipe's decoder."""
+_PATHS = {"lm", "lstm", "lexicon"}
 HOTWORD_WEIGHT = 6.0
 
 
@@ -115,20 +115,11 @@ def decoder_overrides(greedy: bool, hotwords: str | None, **settings: str | None
         raise AsrError("--greedy searches nothing, so it goes with no other decoding option")
     if greedy:
         return ["decoder={kind: greedy}"]
-    names = {
-        "beam": "width",
-        "lm": "language_model",
-        "lstm": "lstm.path",
-        "lstm_weight": "lstm.weight",
-        "lstm_mode": "lstm.mode",
-    }
-    overrides = []
-    for option, value in settings.items():
-        if value is not None:
-            is_path = option in ("lm", "lstm", "lexicon")
-            overrides.append(
-                f"decoder.{names.get(option, option)}={json.dumps(str(Path(value).absolute())) if is_path else value}"
-            )
+    given = {option: value for option, value in settings.items() if value is not None}
+    overrides = [
+        f"decoder.{_KEYS[option]}={json.dumps(str(Path(value).absolute())) if option in _PATHS else value}"
+        for option, value in given.items()
+    ]
     if hotwords:
         overrides.append(f"decoder.hotwords={json.dumps(_hotwords(hotwords), ensure_ascii=False)}")
     return ["decoder.kind=beam", *overrides] if overrides else []

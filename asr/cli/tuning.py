@@ -26,12 +26,11 @@ def tune(model: Path, sets: tuple[Path, ...], split: str, data: str | None, devi
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
     from asr import tune as tuning
-    from asr.recipe import Beam
+    from asr.decode.beam import BeamDecoder
     from asr.transcribe.recogniser import Recogniser
 
     recogniser = Recogniser.load(model, device=device, decoding=decoding)
-    settings = recogniser.recipe.decoder
-    if not isinstance(settings, Beam):
+    if not isinstance(recogniser.decoder, BeamDecoder):
         raise AsrError("there is no language model to tune: name one with --lm")
     wanted = chosen_sources(sets, recogniser.recipe, split, data)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -40,7 +39,7 @@ def tune(model: Path, sets: tuple[Path, ...], split: str, data: str | None, devi
         dev = tuning.listen(recogniser, wanted, advance=lambda seconds: progress.advance(task, seconds))
         progress.update(task, description="decoding", completed=0, total=tuning.TRIALS)
         trials: list[Any] = []
-        for trial in tuning.tune(recogniser, settings, dev, root=model):
+        for trial in tuning.tune(recogniser.decoder, dev):
             trials.append(trial)
             progress.advance(task)
     chosen = tuning.keep(model, recogniser, trials[-1].settings, root=model)

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
 import torch
 
 from asr import recipe, runtime
-from asr.decode.fusion import Fusion, extend, finish
+from asr.decode.fusion import NO_MODEL, Fusion, extend, finish
 from asr.decode.rescore import rescore
 from asr.model.language import LanguageModel, PrefixRows
 from asr.records import BLANK, Emissions, Hypothesis
@@ -36,6 +36,15 @@ class Knowledge:
 
     fusion: Fusion | None = None
     lstm: LanguageModel | None = None
+
+    def weighed(self, settings: recipe.Beam) -> Knowledge:
+        """The same as ``settings`` weigh it. ``beta`` goes with an n-gram; an LSTM that takes part has its own."""
+        if self.fusion is None:
+            return self
+        beta = settings.beta if self.fusion.tables.model != NO_MODEL else 0.0
+        if settings.lstm is not None and settings.lstm.mode == "fuse":
+            beta += settings.lstm.beta
+        return replace(self, fusion=self.fusion.reweighted(alpha=settings.alpha, beta=beta, unknown=settings.unknown))
 
 
 _FUSION = [
@@ -422,6 +431,12 @@ class BeamDecoder:
 
     def begin(self) -> BeamSearch:
         return BeamSearch(self.tokeniser, self.settings, self.knowledge)
+
+    def reset(self, settings: recipe.Beam, *, nbest: int = 1) -> BeamDecoder:
+        """A decoder that knows the same, with other ``settings`` and weights."""
+        return BeamDecoder(
+            self.tokeniser, settings, self.knowledge.weighed(settings), nbest=nbest, threads=self.threads
+        )
 
     def _decode(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[tuple[Hypothesis, ...]]:
         lstm, network = self.settings.lstm, self.knowledge.lstm

@@ -48,10 +48,6 @@ class Decoder(Protocol):
     def begin(self) -> Search: ...
 
 
-def greedy(tokeniser: Tokeniser) -> Decoder:
-    return GreedyDecoder(tokeniser)
-
-
 def build_decoder(
     settings: recipe.Decoder,
     tokeniser: Tokeniser,
@@ -60,16 +56,15 @@ def build_decoder(
     form: str = "none",
     lstm: LanguageModel | None = None,
     nbest: int = 1,
-    threads: int = 0,
 ) -> Decoder:
     """``root`` is where the settings' relative paths start, ``form`` the model's text normalisation, which hotwords and
     lexicon go through too, ``lstm`` the model that ``settings.lstm`` names. Raises LanguageModelError and TextError."""
     if isinstance(settings, recipe.Greedy):
-        return greedy(tokeniser)
+        return GreedyDecoder(tokeniser)
     from asr.decode.beam import BeamDecoder  # numba's import takes a second
 
     knowledge = gather_knowledge(settings, tokeniser, root=root, form=form, lstm=lstm)
-    return BeamDecoder(tokeniser, settings, knowledge, nbest=nbest, threads=threads)
+    return BeamDecoder(tokeniser, settings, knowledge, nbest=nbest)
 
 
 def gather_knowledge(
@@ -85,20 +80,8 @@ def gather_knowledge(
     hotwords = {normalise(phrase, form): weight for phrase, weight in settings.hotwords.items()}
     if model is None and lexicon is None and not hotwords and lstm is None:
         return Knowledge()
-    fusion = Fusion(
-        tokeniser,
-        model=model,
-        alpha=settings.alpha,
-        beta=(settings.beta if model is not None else 0.0) + _fused_beta(settings),
-        unknown=settings.unknown,
-        lexicon=lexicon,
-        hotwords=hotwords,
-    )
-    return Knowledge(fusion=fusion, lstm=lstm)
-
-
-def _fused_beta(settings: recipe.Beam) -> float:
-    return settings.lstm.beta if settings.lstm is not None and settings.lstm.mode == "fuse" else 0.0
+    fusion = Fusion(tokeniser, model=model, lexicon=lexicon, hotwords=hotwords)
+    return Knowledge(fusion=fusion, lstm=lstm).weighed(settings)
 
 
 def read_lexicon(path: Path, form: str) -> list[str]:

@@ -185,9 +185,7 @@ class Fusion:
         over = NO_MODEL if model is None else OVER_TOKENS if _is_over_tokens(model, tokeniser) else OVER_WORDS
         named = {word for phrase in hotwords or () for word in phrase.split()}
         words = _weigh_words(model if over == OVER_WORDS else None, lexicon, named)
-        if model is None and lexicon is None:
-            unknown = 0.0  # every word is, and none is the worse for it
-        has_words = over == OVER_WORDS or lexicon is not None or (model is None and beta != 0)
+        has_words = over != OVER_TOKENS or lexicon is not None
         self.words, self.spelled = len(words), 0
         tree = _NO_LEXICON
         if has_words:
@@ -199,17 +197,18 @@ class Fusion:
                     f'the model\'s characters, "{strange}" for one: was it trained on text that is written otherwise?'
                 )
         self._unknown_log_prob = 0.0 if model is None else float(_unigrams(model)[model.unknown])
+        self._knows_words = model is not None or lexicon is not None
         self.start = 0 if model is None else model.start
-        self.tables = FusionTables(
+        tables = FusionTables(
             model=over,
             has_words=has_words,
             closed=lexicon is not None,
-            alpha=float(alpha),
-            beta=float(beta),
-            unknown=float(unknown),
+            alpha=0.0,
+            beta=0.0,
+            unknown=0.0,
             unknown_id=0 if model is None else model.unknown,
             end_id=0 if model is None else model.end,
-            off=alpha * self._unknown_log_prob + unknown + beta,
+            off=0.0,
             boundary=spelling.boundary,
             spelling_start=spelling.start,
             spelling=spelling.symbols,
@@ -218,13 +217,19 @@ class Fusion:
             ngrams=_NO_NGRAMS if model is None else model.arrays,
             hotwords=automaton,
         )
+        self.tables = self._weigh(tables, alpha, beta, unknown)
 
     def reweighted(self, *, alpha: float, beta: float, unknown: float) -> Fusion:
         """The same knowledge, otherwise weighed."""
         other = copy.copy(self)
-        off = alpha * self._unknown_log_prob + unknown + beta
-        other.tables = self.tables._replace(alpha=alpha, beta=beta, unknown=unknown, off=off)
+        other.tables = self._weigh(self.tables, alpha, beta, unknown)
         return other
+
+    def _weigh(self, tables: FusionTables, alpha: float, beta: float, unknown: float) -> FusionTables:
+        if not self._knows_words:
+            unknown = 0.0  # every word is, and none is the worse for it
+        off = alpha * self._unknown_log_prob + unknown + beta
+        return tables._replace(alpha=float(alpha), beta=float(beta), unknown=float(unknown), off=float(off))
 
 
 class _Spelling:

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from asr import recipe, runtime
-from asr.decode.decoder import greedy
-from asr.decode.greedy import blank_rate
+from asr.decode.greedy import GreedyDecoder, blank_rate
 from asr.errors import TextError, TrainingError
 from asr.model.acoustic import AcousticModel, ctc_loss
 from asr.records import Batch, Emissions, ErrorCounts
@@ -68,7 +67,7 @@ class AcousticTask:
         """
         words, characters = ErrorCounts(), ErrorCounts()
         loss, labels, scored = 0.0, 0, 0
-        for batch, emissions, hypotheses in recognise(model, greedy(self.corpora.tokeniser), self.corpora.dev()):
+        for batch, emissions, hypotheses in recognise(model, GreedyDecoder(self.corpora.tokeniser), self.corpora.dev()):
             monitor.reject(batch)
             texts = [best.text for best, *_ in hypotheses]
             words += word_errors(batch.texts, texts)

@@ -12,7 +12,8 @@ import torch
 
 from asr import audio, checkpoint, recipe
 from asr.audio import Recording
-from asr.decode.decoder import Decoder, build_decoder, greedy
+from asr.decode.decoder import Decoder, build_decoder
+from asr.decode.greedy import GreedyDecoder
 from asr.errors import AudioError
 from asr.model.acoustic import AcousticModel
 from asr.model.language import LanguageModel
@@ -67,7 +68,7 @@ class Recogniser:
         self.tokeniser = tokeniser
         self.recipe = settings
         self.meta = meta
-        self.decoder = decoder or greedy(tokeniser)
+        self.decoder = decoder or GreedyDecoder(tokeniser)
 
     @classmethod
     def load(

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr.data.collation import Utterance, collate
 from asr.decode.greedy import words_of
 from asr.errors import AudioError
 from asr.model.features import loader_features
 from asr.records import Emissions, Segment, Transcript
 from asr.transcribe.pieces import Piece, pieces
+from asr.transcribe.windows import emit
 
 if TYPE_CHECKING:
     from asr.transcribe.recogniser import Recogniser
@@ -146,10 +146,9 @@ class Transcription:
         emissions: dict[int, Tensor] = {}
         total = sum(len(waiting.piece.samples) for waiting in self._pool)
         for batch in self._batches():
-            given = self._recogniser.model(collate([self._utterance(waiting.piece) for waiting in batch]))
-            for waiting, log_probs, length in zip(batch, given.log_probs.cpu(), given.lengths, strict=True):
-                piece = waiting.piece
-                emissions[id(piece)] = log_probs[piece.first : int(length) if piece.last is None else piece.last]
+            excerpts = [waiting.piece for waiting in batch]
+            for piece, log_probs in zip(excerpts, emit(self._recogniser.model, self._featurise, excerpts), strict=True):
+                emissions[id(piece)] = log_probs
             done = sum(len(waiting.piece.samples) for waiting in batch)
             self._advance(self._unreported / self._rate * done / total)
         if not self._pool:
@@ -171,9 +170,6 @@ class Transcription:
             batch.append(waiting)
         if batch:
             yield batch
-
-    def _utterance(self, piece: Piece) -> Utterance:
-        return Utterance(samples=piece.samples, features=self._featurise(piece.samples) if self._featurise else None)
 
     def _decode(self, members: list[_Waiting]) -> None:
         shift = self._recogniser.model.frame_shift

@@ -9,8 +9,9 @@ each window, as they are over each utterance in training.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,12 +20,23 @@ from torch import Tensor
 from asr import recipe
 from asr.data.collation import Utterance, collate
 from asr.model.acoustic import AcousticModel
-from asr.model.features import loader_features
+from asr.model.features import ReferenceFeatures, loader_features
 from asr.records import Emissions
 
 WINDOW_SECONDS = 40.0
 CONTEXT_SECONDS = 4.0
 WINDOWS_A_BATCH = 4
+
+
+class Excerpt(Protocol):
+    """A window, or a piece (``transcribe.pieces``)."""
+
+    @property
+    def samples(self) -> np.ndarray: ...
+    @property
+    def first(self) -> int: ...
+    @property
+    def last(self) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +77,19 @@ def stream_emissions(model: AcousticModel, settings: recipe.Recipe, blocks: Iter
     )
     featurise = loader_features(settings.features)
     for members in _batched(cut, WINDOWS_A_BATCH):
-        utterances = [
-            Utterance(samples=window.samples, features=featurise(window.samples) if featurise else None)
-            for window in members
-        ]
-        emissions = model(collate(utterances))
-        for window, log_probs, length in zip(members, emissions.log_probs.cpu(), emissions.lengths, strict=True):
-            # A window that is cut at its end has a last frame that is centred on its first missing sample.
-            yield log_probs[window.first : int(length) if window.last is None else window.last]
+        yield from emit(model, featurise, members)
+
+
+def emit(model: AcousticModel, featurise: ReferenceFeatures | None, excerpts: Sequence[Excerpt]) -> list[Tensor]:
+    """Log-probabilities (T', V) on the CPU of what is kept of each excerpt, all read in one batch."""
+    emissions = model(
+        collate([Utterance(samples=e.samples, features=featurise(e.samples) if featurise else None) for e in excerpts])
+    )
+    return [
+        # An excerpt that is cut at its end has a last frame that is centred on its first missing sample.
+        log_probs[excerpt.first : int(length) if excerpt.last is None else excerpt.last]
+        for excerpt, log_probs, length in zip(excerpts, emissions.log_probs.cpu(), emissions.lengths, strict=True)
+    ]
 
 
 def emissions_of(model: AcousticModel, settings: recipe.Recipe, blocks: Iterable[np.ndarray]) -> Emissions:
