@@ -65,7 +65,8 @@ class GruGates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LstmGates:
-    """An LSTM's insides, each (..., H): gates in [0, 1], ``candidate`` and ``hidden`` in [-1, 1], ``cell`` beyond."""
+    """An LSTM's insides, each (..., H): gates in [0, 1], ``candidate`` and ``hidden`` in [-1, 1]; ``cell`` may pass
+    them."""
 
     input_gate: Tensor
     forget_gate: Tensor
