@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asr import __version__, runtime
+from asr import runtime
 from asr.compare import Comparison, ScoredLine, System
 from asr.decode.calibration import Reliability
 from asr.report import figures
+from asr.report.pages import render
 from asr.text.score import Edit, align_characters
 
 MOST_CONFUSED = 15
@@ -62,18 +63,9 @@ def write_report(
     reliability: Reliability | None = None,
 ) -> None:
     """Writes the page: a section a system (or a set), after ``facts`` about them all, a sentence each."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("asr.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    page = environment.get_template("page.html").render(
+    page = render(
+        "page.html",
         title=title,
-        version=__version__,
         facts=facts,
         comparisons=[str(comparison) for comparison in comparisons],
         sections=[_section(system, number) for number, system in enumerate(systems)],

@@ -1,1 +1,1 @@
-"""The study of recurrent cells: what recurrence, gates and a second direction buy on a user's own corpus."""
+"""What recurrence does and what it buys: the gates of a trained network, and cells against one another."""
