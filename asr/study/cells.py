@@ -16,6 +16,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "feedforward": {"kind": "feedforward"},
     "rnn-tanh": {"kind": "rnn", "nonlinearity": "tanh", "bidirectional": False},
     "rnn-relu": {"kind": "rnn", "nonlinearity": "relu", "bidirectional": False},
+    "irnn": {"kind": "rnn", "nonlinearity": "relu", "init": "identity", "bidirectional": False},
     "gru": {"kind": "gru", "bidirectional": False},
     "lstm": {"kind": "lstm", "bidirectional": False},
     "birnn-tanh": {"kind": "rnn", "nonlinearity": "tanh", "bidirectional": True},
@@ -23,7 +24,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "bigru": {"kind": "gru", "bidirectional": True},
     "bilstm": {"kind": "lstm", "bidirectional": True},
 }
-"""What each name changes of a recipe's encoder."""
+"""What each name changes of a recipe's encoder. ``irnn`` is a ReLU RNN that begins from the identity."""
 SIX = ("feedforward", "rnn-tanh", "rnn-relu", "gru", "lstm", "bilstm")
 
 

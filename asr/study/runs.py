@@ -1,19 +1,33 @@
-"""The trainings of a study: every cell with every seed, each in a model directory of its own."""
+"""The trainings of a study, every cell with every seed, each in a model directory of its own, and what they came to."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asr import recipe
-from asr.errors import DivergenceError
+import numpy as np
+
+from asr import checkpoint, recipe
+from asr.data.collation import Utterance, collate
+from asr.data.corpora import open_corpora
+from asr.errors import CorpusError, DivergenceError, TextError
 from asr.evaluate import SetScore, evaluate, write_hypotheses
+from asr.records import Batch, ErrorCounts
 from asr.study.cells import with_cell
-from asr.train.acoustic import train_acoustic_model
+from asr.study.gradients import GradientFlow, gradient_flow
+from asr.study.memory import Memory, effective_memory
+from asr.text.significance import Interval, rate_interval
+from asr.text.tokenise import Tokeniser
+from asr.train.acoustic import train_acoustic_model, untrained
+from asr.transcribe.loading import plain_batches
 from asr.transcribe.recogniser import Recogniser
+
+LOOKED_AT = 6
+"""Utterances, the longest of a set, over which gradients and memory are measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +42,21 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A training that is over: its directory's meta.json, how its best weights do on each set (greedy), and the dev WER
-    after each epoch. One that ``diverged`` has what it had reached by then, which may be nothing."""
+    """A training that is over: its directory's meta.json, what its best weights make of each set (greedy), the dev WER
+    after each epoch, and what was measured inside. Where the training ``diverged``, of what was reached by then."""
 
     plan: Plan
     meta: dict[str, Any]
     scores: tuple[SetScore, ...]
     dev_wer: tuple[float, ...]
-    diverged: bool = False
+    diverged: bool
+    flow_before: GradientFlow | None
+    flow_after: GradientFlow | None
+    memory: Memory
+
+    @property
+    def words(self) -> ErrorCounts:
+        return sum((score.words for score in self.scores), ErrorCounts())
 
     @property
     def seconds_per_epoch(self) -> float:
@@ -44,13 +65,44 @@ class Run:
         return 60 * float(spent["minutes"]) / int(spent["epochs"])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contestant:
+    """One cell's runs, a seed each; ``failed`` are the seeds that diverged before the first epoch was over."""
+
+    cell: str
+    hidden: int
+    runs: tuple[Run, ...]
+    failed: int = 0
+
+    @property
+    def words(self) -> ErrorCounts:
+        """Of all seeds."""
+        return sum((run.words for run in self.runs), ErrorCounts())
+
+    @property
+    def characters(self) -> ErrorCounts:
+        """Of all seeds."""
+        return sum((score.characters for run in self.runs for score in run.scores), ErrorCounts())
+
+    def interval(self) -> Interval | None:
+        """Of the pooled WER, drawing utterances, each with what every seed made of it: the set's part of the doubt. The
+        seeds' part is their spread."""
+        rows = [[u.words for score in run.scores for u in score.utterances] for run in self.runs]
+        if not rows:
+            return None
+        errors = np.array([[words.errors for words in row] for row in rows]).sum(axis=0)
+        return rate_interval(errors, np.array([[words.reference_length for words in row] for row in rows]).sum(axis=0))
+
+    @property
+    def diverged(self) -> int:
+        return self.failed + sum(run.diverged for run in self.runs)
+
+
 def plan_runs(settings: recipe.Recipe, cells: Sequence[str], seeds: int, directory: Path) -> list[Plan]:
-    """Every cell once with the recipe's own seed, then every cell with the next, so that a study that is stopped has
+    """Every cell with the recipe's own seed, then every cell with the next, so that a study that is stopped has
     compared what it can. Raises RecipeError."""
     return [
-        Plan(
-            cell=cell, seed=seed, recipe=with_cell(settings, cell, seed), directory=directory / cell / f"seed-{seed}"
-        )
+        Plan(cell=cell, seed=seed, recipe=with_cell(settings, cell, seed), directory=directory / cell / f"seed-{seed}")
         for seed in range(settings.seed, settings.seed + seeds)
         for cell in cells
     ]
@@ -65,18 +117,80 @@ def train_run(plan: Plan, *, root: Path, device: str) -> bool:
     return True
 
 
-def score_run(plan: Plan, sources: Sequence[recipe.Corpus], *, root: Path, device: str, diverged: bool) -> Run:
-    """Scores what ``train_run`` has trained, and leaves its ``hypotheses.jsonl`` for ``asr score``."""
-    recogniser = Recogniser.load(plan.directory, device=device, decoding=["decoder={kind: greedy}"])
-    scores = evaluate(recogniser, sources, root=root)
-    write_hypotheses(plan.directory / "hypotheses.jsonl", scores)
+def judge(
+    plans: Sequence[Plan],
+    diverged: Sequence[bool],
+    sources: Sequence[recipe.Corpus],
+    *,
+    root: Path,
+    device: str,
+    advance: Callable[[Plan], None] = lambda _plan: None,
+) -> list[Contestant]:
+    """Scores each run of ``plans``, trained by now, looks inside it, and puts those of a cell together. Leaves a
+    ``hypotheses.jsonl`` beside each model for ``asr score``. ``advance`` hears of each run. Raises AsrError."""
+    settings, tokeniser = checkpoint.load_description(plans[0].directory)
+    utterances = longest_utterances(settings, tokeniser, sources, root)
+    runs: dict[str, list[Run]] = {plan.cell: [] for plan in plans}
+    failed = Counter[str]()
+    for plan, gone in zip(plans, diverged, strict=True):
+        advance(plan)
+        if (plan.directory / checkpoint.WEIGHTS).is_file():
+            recogniser = Recogniser.load(plan.directory, device=device, decoding=["decoder={kind: greedy}"])
+            scores = evaluate(recogniser, sources, root=root)
+            write_hypotheses(plan.directory / "hypotheses.jsonl", scores)
+            runs[plan.cell].append(_look_inside(plan, recogniser, scores, utterances, diverged=gone))
+        else:
+            failed[plan.cell] += 1
+    hidden = {plan.cell: plan.recipe.encoder.hidden for plan in plans}
+    return [
+        Contestant(cell=cell, hidden=hidden[cell], runs=tuple(some), failed=failed[cell]) for cell, some in runs.items()
+    ]
+
+
+def _look_inside(
+    plan: Plan, recogniser: Recogniser, scores: Sequence[SetScore], utterances: Sequence[Batch], *, diverged: bool
+) -> Run:
+    model = recogniser.model
+    before = untrained(recogniser.recipe, recogniser.tokeniser).to(model.device).eval()
+    before.features.load_state_dict(model.features.state_dict())  # its statistics precede the first step
     return Run(
         plan=plan,
         meta=recogniser.meta,
         scores=tuple(scores),
         dev_wer=tuple(_dev_wer(plan.directory / "metrics.jsonl")),
         diverged=diverged,
+        flow_before=gradient_flow(before, utterances),
+        flow_after=gradient_flow(model, utterances),
+        memory=effective_memory(model, utterances),
     )
+
+
+def longest_utterances(
+    settings: recipe.Recipe, tokeniser: Tokeniser, sources: Sequence[recipe.Corpus], root: Path
+) -> list[Batch]:
+    """The longest utterances that can be spelled, a batch each, the longest first. Raises CorpusError for none."""
+    longest: list[Utterance] = []
+    for batch in plain_batches(settings, open_corpora(tuple(sources), root).whole()):
+        longest = sorted([*longest, *_spelled(batch, tokeniser)], key=lambda u: (-len(u.samples), u.id))[:LOOKED_AT]
+    if not longest:
+        raise CorpusError("no utterance of the set to be scored can be read and spelled in the alphabet of train")
+    return [collate([utterance]) for utterance in longest]
+
+
+def _spelled(batch: Batch, tokeniser: Tokeniser) -> Iterator[Utterance]:
+    for i, (id, text, length) in enumerate(zip(batch.ids, batch.texts, batch.waveform_lengths.tolist(), strict=True)):
+        try:
+            tokens = tuple(tokeniser.encode(text))
+        except TextError:
+            continue
+        featured = batch.features
+        yield Utterance(
+            samples=batch.waveforms[i, :length].numpy(),
+            features=None if featured is None else featured.values[i, : featured.lengths[i]].numpy(),
+            id=id,
+            text=text,
+            tokens=tokens,
+        )
 
 
 def _dev_wer(path: Path) -> Iterator[float]:
