@@ -80,13 +80,18 @@ def _followed_back(exact: AcousticModel, model: AcousticModel, utterance: Batch,
     last = len(hidden) - 1
     followed = []
     for t in sorted({last // 2 + (last - last // 2) * i // FRAMES for i in range(1, FRAMES + 1)}):
-        # Its gradient with respect to the encodings is the loss's own at frame t, and nothing elsewhere.
-        entering = (error[0, t] * encodings[0, t]).sum()
-        gradients = torch.autograd.grad(entering, hidden[max(0, t - reach) : t + 1][::-1], retain_graph=True)
-        norms = torch.stack([gradient.norm() for gradient in gradients])
+        gradients = _followed(error, encodings, hidden[max(0, t - reach) : t + 1], t)
+        norms = torch.stack([gradient.norm() for gradient in reversed(gradients)])
         if torch.isfinite(norms).all() and norms[0] > 0:
             followed.append(norms / norms[0])
     return followed
+
+
+def _followed(error: Tensor, encodings: Tensor, hidden: Sequence[Tensor], t: int) -> tuple[Tensor, ...]:
+    """The gradient of L(t) with respect to each of ``hidden``, (H,)."""
+    # A scalar whose gradient with respect to the encodings is the loss's own at frame t, and zero elsewhere.
+    entering = (error[0, t] * encodings[0, t]).sum()
+    return torch.autograd.grad(entering, hidden, retain_graph=True)
 
 
 def _read(layer: RecurrentLayer, values: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -49,11 +49,8 @@ def write_page(
     path: Path, title: str, contestants: Sequence[Contestant], *, facts: Sequence[str], gates: str = ""
 ) -> None:
     """Writes the page; ``gates`` is HTML of what the gates of one model do, ``facts`` a sentence each."""
-    plots = {
-        "training": figures.training_curves(contestants),
-        "gradient": figures.gradient_curves(contestants),
-        "memory": figures.memory_curves(contestants),
-    }
+    plots = {"training": figures.training_curves, "gradient": figures.gradient_curves, "memory": figures.memory_curves}
+    drawn = {name: draw(contestants) for name, draw in plots.items() if any(c.runs for c in contestants)}
     page = render(
         "study.html",
         package="asr.study",
@@ -61,7 +58,7 @@ def write_page(
         facts=[*facts, *findings(contestants)],
         columns=COLUMNS,
         rows=table(contestants),
-        plots={name: as_svg(figure, name) for name, figure in plots.items() if figure is not None},
+        plots={name: as_svg(figure, name) for name, figure in drawn.items() if figure is not None},
         left_after=LEFT_AFTER,
         gates=gates,
     )
