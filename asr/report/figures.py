@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,9 @@ def as_svg(figure: Figure, name: str) -> str:
     import matplotlib
 
     drawn = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+        # The browser writes the text, in its own fonts: what matplotlib's lack is no loss.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = drawn.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -110,12 +113,18 @@ def _distribution(rates: Sequence[float], whole: float) -> Figure:
     return figure
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Any]:
+def empty_figure(width: float, height: float) -> Figure:
+    """Inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    figure = empty_figure(width, height)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes

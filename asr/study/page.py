@@ -11,12 +11,15 @@ from typing import Any
 from torch import Tensor
 
 from asr import runtime
+from asr.records import Batch, Waveform
 from asr.report.figures import as_svg
 from asr.report.pages import render
-from asr.study import figures
+from asr.study import figures, inspection
 from asr.study.gradients import GradientFlow
 from asr.study.memory import Memory
+from asr.study.pictures import gates_section
 from asr.study.runs import Contestant, Run
+from asr.transcribe.recogniser import Recogniser
 
 LEFT_AFTER = 0.5
 """Seconds of lag at which the table says what is left of the gradient."""
@@ -46,9 +49,10 @@ def table(contestants: Sequence[Contestant]) -> list[Row]:
 
 
 def write_page(
-    path: Path, title: str, contestants: Sequence[Contestant], *, facts: Sequence[str], gates: str = ""
+    path: Path, title: str, contestants: Sequence[Contestant], utterance: Batch, *, facts: Sequence[str]
 ) -> None:
-    """Writes the page; ``gates`` is HTML of what the gates of one model do, ``facts`` a sentence each."""
+    """Writes the page, ``facts`` about the study first, a sentence each; the best gated network, an LSTM if there is
+    one, is shown as it reads ``utterance``, a batch of one."""
     plots = {"training": figures.training_curves, "gradient": figures.gradient_curves, "memory": figures.memory_curves}
     drawn = {name: draw(contestants) for name, draw in plots.items() if any(c.runs for c in contestants)}
     page = render(
@@ -60,10 +64,35 @@ def write_page(
         rows=table(contestants),
         plots={name: as_svg(figure, name) for name, figure in drawn.items() if figure is not None},
         left_after=LEFT_AFTER,
-        gates=gates,
+        inside=_inside(contestants, utterance),
     )
     with runtime.replacing(path) as file:
         file.write(page)
+
+
+def _inside(contestants: Sequence[Contestant], utterance: Batch) -> dict[str, str] | None:
+    """What the template shows of one network's inside."""
+    gated = [
+        min(
+            (run for c in contestants if c.cell in cells for run in c.runs),
+            key=lambda run: run.words.rate,
+            default=None,
+        )
+        for cells in (("lstm", "bilstm"), ("gru", "bigru"))
+    ]
+    best = gated[0] or gated[1]
+    if best is None:
+        return None
+    recogniser = Recogniser.load(best.plan.directory, device="cpu", decoding=["decoder={kind: greedy}"])
+    waveform = Waveform(samples=utterance.waveforms[0].numpy(), sample_rate=recogniser.recipe.features.sample_rate)
+    seen = inspection.look_inside(recogniser, waveform)
+    return {
+        "network": f"{best.plan.cell}, seed {best.plan.seed}: {inspection.describe(best.plan.recipe.encoder)}",
+        "reference": utterance.texts[0],
+        "hypothesis": " ".join(word.text for word in seen.words),
+        "speech": inspection.speech_picture(seen, recogniser),
+        "gates": gates_section(seen.trace, seen.words),
+    }
 
 
 def findings(contestants: Sequence[Contestant]) -> list[str]:

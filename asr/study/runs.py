@@ -121,15 +121,15 @@ def judge(
     plans: Sequence[Plan],
     diverged: Sequence[bool],
     sources: Sequence[recipe.Corpus],
+    utterances: Sequence[Batch],
     *,
     root: Path,
     device: str,
     advance: Callable[[Plan], None] = lambda _plan: None,
 ) -> list[Contestant]:
-    """Scores each run of ``plans``, trained by now, looks inside it, and puts those of a cell together. Leaves a
-    ``hypotheses.jsonl`` beside each model for ``asr score``. ``advance`` hears of each run. Raises AsrError."""
-    settings, tokeniser = checkpoint.load_description(plans[0].directory)
-    utterances = longest_utterances(settings, tokeniser, sources, root)
+    """Scores each run of ``plans``, trained by now, looks inside it as it reads ``utterances``, and puts those of a
+    cell together. Leaves a ``hypotheses.jsonl`` beside each model for ``asr score``. ``advance`` hears of each run.
+    Raises AsrError."""
     runs: dict[str, list[Run]] = {plan.cell: [] for plan in plans}
     failed = Counter[str]()
     for plan, gone in zip(plans, diverged, strict=True):
@@ -165,10 +165,12 @@ def _look_inside(
     )
 
 
-def longest_utterances(
-    settings: recipe.Recipe, tokeniser: Tokeniser, sources: Sequence[recipe.Corpus], root: Path
-) -> list[Batch]:
-    """The longest utterances that can be spelled, a batch each, the longest first. Raises CorpusError for none."""
+def longest_utterances(plan: Plan, sources: Sequence[recipe.Corpus], root: Path) -> list[Batch]:
+    """The longest utterances of a set that can be spelled as the runs do, a batch each, the longest first.
+
+    Raises CorpusError where there is none.
+    """
+    settings, tokeniser = checkpoint.load_description(plan.directory)
     longest: list[Utterance] = []
     for batch in plain_batches(settings, open_corpora(tuple(sources), root).whole()):
         longest = sorted([*longest, *_spelled(batch, tokeniser)], key=lambda u: (-len(u.samples), u.id))[:LOOKED_AT]
