@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from asr.report.figures import empty_figure
 from asr.study.cells import CELLS
 from asr.study.gradients import GradientFlow
+from asr.study.memory import Memory
 from asr.study.runs import Contestant, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 LEAST_SHOWN = 1e-12
 
@@ -19,58 +22,39 @@ def training_curves(contestants: Sequence[Contestant]) -> Figure:
     """Dev WER after each epoch, a line a seed."""
     from matplotlib.ticker import PercentFormatter
 
-    figure, [axes] = _figure(1)
+    figure, axes = _figure()
     for run, style in _lines(contestants):
         epochs = range(1, len(run.dev_wer) + 1)
         axes.plot(epochs, run.dev_wer, **style)
         if run.diverged:
-            axes.plot(epochs[-1], run.dev_wer[-1], "x", color=_colour(run.plan.cell))
+            axes.plot(epochs[-1], run.dev_wer[-1], "x", color=style["color"])
     axes.set(xlabel="epoch", ylabel="dev WER", ylim=(0, None))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.legend(frameon=False, fontsize=8)
-    return figure
+    return _with_legend(figure, axes)
 
 
-def gradient_curves(contestants: Sequence[Contestant]) -> Figure | None:
-    """How much of the gradient is left after a lag, before and after training, a line a seed with its quartiles; None
-    where nothing recurs."""
-    sides: list[tuple[str, Callable[[Run], GradientFlow | None]]] = [
-        ("before training", lambda run: run.flow_before),
-        ("after training", lambda run: run.flow_after),
-    ]
-    figure, panels = _figure(2)
-    drawn = False
-    for axes, (title, of) in zip(panels, sides, strict=True):
-        for run, style in _lines(contestants):
-            flow = of(run)
-            if flow is not None:
-                drawn = True
-                axes.plot(flow.lags, flow.median.clamp(min=LEAST_SHOWN / 10), **style)
-                axes.fill_between(flow.lags, flow.low, flow.high, color=_colour(run.plan.cell), alpha=0.12, linewidth=0)
-        axes.set(title=title, xlabel="lag in seconds", yscale="log", xlim=(0, None))
-        axes.set_ylim(bottom=LEAST_SHOWN)
-    if not drawn:
-        return None
-    panels[0].set_ylabel("gradient left")
-    panels[1].legend(frameon=False, fontsize=8)
-    return figure
-
-
-def memory_curves(contestants: Sequence[Contestant]) -> Figure:
-    """How much the emission changes when all that is further away than a lag is hidden."""
-    figure, panels = _figure(2)
+def gradient_curves(contestants: Sequence[Contestant], title: str, of: Callable[[Run], GradientFlow | None]) -> Figure:
+    """How much of a run's gradient flow is left after a lag, a line a seed with its quartiles."""
+    figure, axes = _figure()
     for run, style in _lines(contestants):
-        lags = run.memory.lags
-        panels[0].plot(-lags, run.memory.past, **style)
-        panels[1].plot(lags, run.memory.future, **style)
-    panels[0].set(
-        title="what came before is hidden", xlabel="further back than, seconds", ylabel="change of the emission"
-    )
-    panels[1].set(title="what comes after is hidden", xlabel="further ahead than, seconds")
-    for axes in panels:
-        axes.set_ylim(0, 1)
-    panels[1].legend(frameon=False, fontsize=8)
-    return figure
+        if (flow := of(run)) is not None:
+            axes.plot(flow.lags, flow.median.clamp(min=LEAST_SHOWN / 10), **style)
+            axes.fill_between(flow.lags, flow.low, flow.high, color=style["color"], alpha=0.12, linewidth=0)
+    axes.set(title=title, xlabel="lag in seconds", ylabel="gradient left", yscale="log", xlim=(0, None))
+    axes.set_ylim(bottom=LEAST_SHOWN)
+    return _with_legend(figure, axes)
+
+
+def memory_curves(contestants: Sequence[Contestant], title: str, of: Callable[[Memory], Tensor]) -> Figure:
+    """How much the emission changes when all that is further away than a lag is hidden."""
+    figure, axes = _figure()
+    for run, style in _lines(contestants):
+        axes.plot(run.memory.lags, of(run.memory), **style)
+    axes.set(title=title, xlabel="further away than, seconds", ylabel="change of the emission", xscale="log")
+    axes.set(ylim=(0, 1), xticks=[0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(_no_ticks())
+    return _with_legend(figure, axes)
 
 
 def _lines(contestants: Sequence[Contestant]) -> Iterator[tuple[Run, dict[str, Any]]]:
@@ -88,14 +72,21 @@ def _colour(cell: str) -> str:
     return colours[list(CELLS).index(cell) % len(colours)]
 
 
-def _figure(columns: int) -> tuple[Figure, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def _figure() -> tuple[Figure, Any]:
+    figure = empty_figure(5.2, 3.4)
+    axes = figure.subplots()
+    axes.grid(alpha=0.2)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
-    figure = Figure(figsize=(5.2 * columns, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, columns, squeeze=False, sharey=True)[0]
-    for axes in panels:
-        axes.grid(alpha=0.2)
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, panels
+
+def _with_legend(figure: Figure, axes: Any) -> Figure:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _no_ticks() -> Any:
+    from matplotlib.ticker import NullLocator
+
+    return NullLocator()

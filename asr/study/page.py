@@ -53,8 +53,6 @@ def write_page(
 ) -> None:
     """Writes the page, ``facts`` about the study first, a sentence each; the best gated network, an LSTM if there is
     one, is shown as it reads ``utterance``, a batch of one."""
-    plots = {"training": figures.training_curves, "gradient": figures.gradient_curves, "memory": figures.memory_curves}
-    drawn = {name: draw(contestants) for name, draw in plots.items() if any(c.runs for c in contestants)}
     page = render(
         "study.html",
         package="asr.study",
@@ -62,12 +60,30 @@ def write_page(
         facts=[*facts, *findings(contestants)],
         columns=COLUMNS,
         rows=table(contestants),
-        plots={name: as_svg(figure, name) for name, figure in drawn.items() if figure is not None},
+        plots=_plots(contestants) if any(contestant.runs for contestant in contestants) else {},
         left_after=LEFT_AFTER,
         inside=_inside(contestants, utterance),
     )
     with runtime.replacing(path) as file:
         file.write(page)
+
+
+def _plots(contestants: Sequence[Contestant]) -> dict[str, list[str]]:
+    """The page's plots as ``<svg>`` elements, those of a kind beside one another."""
+    drawn = {
+        "training": [figures.training_curves(contestants)],
+        "gradient": [
+            figures.gradient_curves(contestants, "before training", lambda run: run.flow_before),
+            figures.gradient_curves(contestants, "after training", lambda run: run.flow_after),
+        ],
+        "memory": [
+            figures.memory_curves(contestants, "what came before is hidden", lambda memory: memory.past),
+            figures.memory_curves(contestants, "what comes after is hidden", lambda memory: memory.future),
+        ],
+    }
+    if not any(run.flow_after for contestant in contestants for run in contestant.runs):
+        del drawn["gradient"]
+    return {kind: [as_svg(figure, f"{kind} {i}") for i, figure in enumerate(some)] for kind, some in drawn.items()}
 
 
 def _inside(contestants: Sequence[Contestant], utterance: Batch) -> dict[str, str] | None:
@@ -101,17 +117,17 @@ def findings(contestants: Sequence[Contestant]) -> list[str]:
     if not trained:
         return ["Every training diverged."]
     ranked = sorted(trained, key=lambda contestant: contestant.words.rate)
-    order = ", ".join(f"{contestant.cell} {contestant.words.rate:.1%}" for contestant in ranked)
+    order = "; ".join(f"{contestant.cell} {contestant.words.rate:.1%}" for contestant in ranked)
     sentences = [f"From the best word error rate to the worst: {order}."]
     flows = {c.cell: [f for f in (c.runs[0].flow_before, c.runs[0].flow_after) if f is not None] for c in trained}
-    left = [f"{cell} {' to '.join(_share(flow) for flow in both)}" for cell, both in flows.items() if both]
+    left = [f"{cell}: {' to '.join(_share(flow) for flow in both)}" for cell, both in flows.items() if both]
     if left:
         sentences.append(
             f"Of the gradient at a frame, so much reaches the hidden state {LEFT_AFTER} s earlier, before to after "
-            f"training: {', '.join(left)}."
+            f"training. {'; '.join(left)}."
         )
-    memory = ", ".join(f"{c.cell} {_memory(c.runs[0].memory)}" for c in trained)
-    return [*sentences, f"What lies further away than this no longer changes an emission by a twentieth: {memory}."]
+    memory = "; ".join(f"{c.cell}: {_memory(c.runs[0].memory)}" for c in trained)
+    return [*sentences, f"What lies further away than this no longer changes an emission by a twentieth. {memory}."]
 
 
 def write_numbers(path: Path, contestants: Sequence[Contestant]) -> None:
