@@ -222,7 +222,8 @@ def test_the_page_shows_each_layer_and_direction_and_loads_nothing(models, clip,
     gated = settings.kind != "rnn"
     assert sum(tag == "svg" for tag, _ in page.found) == 1 + layers + gated
     assert page.text.count("full colour at ±") == layers
-    assert ("time constant" in page.text) is gated
+    assert ("time constant" in page.text) is ("time constant" in done.stdout) is gated
+    assert ("has no gates" in page.text) is ("has no gates" in done.stdout) is not gated
     assert {"script", "link", "img", "iframe", "a"}.isdisjoint(tag for tag, _ in page.found)
     for _, attributes in page.found:
         for key in ("href", "xlink:href", "src"):

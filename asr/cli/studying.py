@@ -121,7 +121,8 @@ def inspect(model: Path, clip: Path, output: Path | None) -> None:
     if seen.cut:
         click.echo(f"{clip} is longer: its first {seen.waveform.duration:g} s are looked at", err=True)
     click.echo(" ".join(word.text for word in seen.words) or "no word was recognised")
-    click.echo(_table(seen.trace))
+    gated = seen.trace.layers[0].named_gates
+    click.echo(_table(seen.trace) if gated else "a simple RNN has no gates: the page shows its hidden state alone")
     inspection.write_inspection(output, seen, recogniser, clip=str(clip), model=str(model))
     click.echo(f"{output}: the page")
 
@@ -131,11 +132,10 @@ def _table(trace: Trace) -> str:
     from asr.study.gates import in_milliseconds
 
     rows = [["layer", "direction"]]
-    rows[0] += [f"{gate.name}, mean" for gate in trace.layers[0].named_gates]
-    rows[0] += ["time constant, median"] if trace.layers[0].time_constants is not None else []
+    rows[0] += [f"{gate.name}, mean" for gate in trace.layers[0].named_gates] + ["time constant, median"]
     for layer in trace.layers:
         row = [str(layer.layer), layer.direction, *(f"{gate.mean:.3f}" for gate in layer.named_gates)]
         constant = layer.median_time_constant
-        rows.append(row if constant is None else [*row, in_milliseconds(constant)])
+        rows.append([*row, "" if constant is None else in_milliseconds(constant)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

@@ -24,7 +24,7 @@ from asr.study.pictures import gates_section
 from asr.transcribe.recogniser import Recogniser
 
 LONGEST_SECONDS = 30.0
-"""Of a clip that are looked at: pictures of more would be too wide to look at, and take a megabyte a second."""
+"""Of a clip that are looked at: pictures of more are too wide to look at. A page of 30 s has some 4 MB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
