@@ -36,18 +36,28 @@ def alternate(
     repeats: int,
     synchronise: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
+    turn: float = 0.0,
 ) -> dict[str, list[float]]:
-    """Seconds of each side, run in turn so that a busy machine is busy for all."""
-    for run in sides.values():
+    """Seconds of each side, run in turn so that a busy machine is busy for all.
+
+    A turn is a run, or as many as fill ``turn`` seconds: after another side's a short one would measure the caches.
+    """
+    runs: dict[str, int] = {}
+    for name, run in sides.items():
         run()
+        started = clock()
+        if turn:
+            run()
+        runs[name] = max(1, round(turn / max(clock() - started, 1e-6)))
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, run in sides.items():
             synchronise()
             started = clock()
-            run()
+            for _ in range(runs[name]):
+                run()
             synchronise()
-            times[name].append(clock() - started)
+            times[name].append((clock() - started) / runs[name])
     return times
 
 
@@ -318,9 +328,9 @@ def decode(
     ratios = []
     for beam in map(int, beams.split(",")):
         sides = {"ours": ours("ours", beam, 1), **{n: theirs(n, p, beam) for n, p in present.items()}}
-        times = alternate(sides, repeats, clock=time.process_time)
+        times = alternate(sides, repeats, clock=time.process_time, turn=0.1)
         every = f"ours, {runtime.cores()} threads"
-        times |= alternate({every: ours(every, beam, 0)}, repeats)
+        times |= alternate({every: ours(every, beam, 0)}, repeats, turn=0.1)
         click.echo(f"beam {beam}")
         for name, values in times.items():
             each, wer = [1e3 * v / seconds for v in values], word_errors(references, texts[name]).rate
