@@ -12,10 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from asr.cli import main
-from asr.compare import aligned, compare
+from asr.compare import compare
 from asr.data.transcripts import Line
 from asr.decode.calibration import reliability
 from asr.report import FOLDED, OPEN, confused_characters, confused_words, write_report
+from asr.scores import aligned
 
 VOID = {"meta", "br", "path", "use", "rect", "line"}
 

@@ -329,16 +329,16 @@ def evaluate(
                 recogniser, members, root=root, advance=lambda seconds: progress.advance(task, seconds)
             )
     for score in scores:
-        words, interval = score.words, score.interval()
+        system, words, interval = score.system, score.system.words, score.system.interval()
         ends = f" [{interval.low:.2%}, {interval.high:.2%}]" if interval else ""
         click.echo(
-            f"{score.name}: WER {words.rate:.2%}{ends}  CER {score.characters.rate:.2%}  "
-            f"{words.reference_length} words in {len(score.utterances)} utterances: {words.substitutions} substituted, "
+            f"{score.name}: WER {words.rate:.2%}{ends}  CER {system.characters.rate:.2%}  "
+            f"{words.reference_length} words in {len(system.utterances)} utterances: {words.substitutions} substituted, "
             f"{words.deletions} deleted, {words.insertions} inserted"
         )
-        for utterance in score.worst(worst):
-            click.echo(f"  {utterance.id} ({utterance.words.errors} errors)")
-            click.echo(f"    ref: {utterance.reference}")
+        for utterance in system.worst()[:worst]:
+            click.echo(f"  {utterance.line.id} ({utterance.words.errors} errors)")
+            click.echo(f"    ref: {utterance.line.text}")
             click.echo(f"    hyp: {utterance.hypothesis}")
         for rejection in score.unreadable:
             click.echo(f"  not scored: {rejection.id}: {rejection.reason}", err=True)
@@ -358,22 +358,13 @@ def evaluate(
 
 
 def _write_report(path: Path, recogniser: Recogniser, model: Path, scores: Sequence[SetScore]) -> None:
-    from asr import compare
     from asr import evaluate as scoring
-    from asr.data.transcripts import Line
     from asr.report import write_report
 
-    systems = [
-        compare.aligned(
-            score.name,
-            [Line(id=u.id, text=u.reference, speaker=u.speaker, duration=u.duration) for u in score.utterances],
-            [u.hypothesis for u in score.utterances],
-        )
-        for score in scores
-    ]
     decoder = recogniser.recipe.decoder.model_dump(exclude_none=True)
     decoding = ", ".join(f"{key} {value}" for key, value in decoder.items() if value not in ({}, ()))
     facts = [f"Decoder: {decoding}; real-time factor {scoring.real_time_factor(scores):.4f}."]
     facts += [f"{s.name}: {len(s.unreadable)} utterances could not be read." for s in scores if s.unreadable]
+    systems = [score.system for score in scores]
     write_report(path, f"{model} evaluated", systems, facts=facts, reliability=scoring.reliability_of(scores))
     click.echo(f"{path}: the report")

@@ -11,8 +11,9 @@ import click
 from asr.cli.options import FOLDER
 
 if TYPE_CHECKING:
-    from asr.compare import Normalisation, System
+    from asr.compare import Normalisation
     from asr.data.transcripts import Form
+    from asr.scores import System
     from asr.text.significance import Interval
 
 MOST_GROUPS = 12

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from asr import __version__, runtime
-from asr.compare import Comparison, ScoredLine, System
+from asr.compare import Comparison
 from asr.decode.calibration import Reliability
 from asr.report import figures
+from asr.scores import ScoredLine, System
 from asr.text.score import Edit, align_characters
 
 MOST_CONFUSED = 15
@@ -131,8 +132,7 @@ def _section(system: System, number: int) -> dict[str, Any]:
 
 
 def _folds(system: System) -> Iterator[Fold]:
-    wrong = [u for u in system.utterances if u.words.errors]
-    ordered = sorted(wrong, key=lambda u: (-u.words.errors, -u.words.rate, u.line.id))
+    ordered = system.worst()
     right = [u for u in system.utterances if not u.words.errors]
     starts = [0, *range(OPEN, len(ordered), FOLDED)] if ordered else []
     parts = [ordered[a:b] for a, b in itertools.pairwise([*starts, len(ordered)])] if starts else []

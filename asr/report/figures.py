@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from asr.compare import ScoredLine, System
 from asr.decode.calibration import Reliability, reliability_figure
+from asr.scores import ScoredLine, System
 from asr.text.significance import Interval
 
 if TYPE_CHECKING:
