@@ -23,17 +23,18 @@ from asr.text.normalise import normalise
 from asr.text.score import error_slots
 from asr.text.significance import Interval
 
-Normalisation = Literal["none", "basic", "english"]
+Normalisation = Literal["none", "basic", "english", "spelled"]
 
 NORMALISATIONS: dict[Normalisation, str] = {
     "none": "only Unicode composed (NFC) and white space collapsed",
     "basic": "NFKC, lower case, and whatever is no letter, mark, digit or apostrophe made a space",
     "english": "Whisper's English: numbers in digits, American spelling, contractions written out, fillers dropped",
+    "spelled": "as english, then numbers digit by digit and capitals in a row letter by letter",
 }
 
 SIGNIFICANT = 0.05
 
-_FORMS = {"none": "none", "basic": "words", "english": "english"}
+_FORMS = {"none": "none", "basic": "words", "english": "english", "spelled": "spelled"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,12 +115,12 @@ def score(
     for hypothesis in hypotheses:
         _check_ids(references, hypothesis)
     form = _FORMS[normalisation]
-    said = {line.id: normalise(line.text, form) for line in references.lines}
+    said = _normalised({line.id: line.text for line in references.lines}, form)
     if not any(said.values()):
         raise CorpusError(
             f"{references} holds no words ({normalisation} normalisation): there is nothing to score against"
         )
-    recognised = [{line.id: normalise(line.text, form) for line in h.lines} for h in hypotheses]
+    recognised = [_normalised({line.id: line.text for line in h.lines}, form) for h in hypotheses]
     for hypothesis in hypotheses:
         _check_origin(references, said, hypothesis, form)
     if len(hypotheses) > 1 and normalisation == "none":
@@ -169,6 +170,12 @@ def _adjusted(compared: list[Comparison]) -> list[Comparison]:
     ]
 
 
+def _normalised(texts: dict[str, str], form: str) -> dict[str, str]:
+    """A file's texts by id. Where all of it is in capitals, they say nothing of what is spelled out."""
+    capitals = not any(c.islower() for text in texts.values() for c in text)
+    return {id: normalise(text.lower() if capitals and form == "spelled" else text, form) for id, text in texts.items()}
+
+
 # --------------------------------------------------------------------------------------------- what cannot be scored
 
 
@@ -199,9 +206,8 @@ def _check_ids(references: Transcripts, hypotheses: Transcripts) -> None:
 
 def _check_origin(references: Transcripts, said: dict[str, str], hypotheses: Transcripts, form: str) -> None:
     """Hypotheses that carry the reference they were written with, and carry another than ours."""
-    other = [
-        line for line in hypotheses.lines if line.against is not None and normalise(line.against, form) != said[line.id]
-    ]
+    against = _normalised({line.id: line.against for line in hypotheses.lines if line.against is not None}, form)
+    other = [line for line in hypotheses.lines if line.id in against and against[line.id] != said[line.id]]
     if other:
         line = other[0]
         raise CorpusError(

@@ -26,7 +26,7 @@ MOST_GROUPS = 12
 @click.option(
     "--normalise",
     "normalisation",
-    type=click.Choice(["none", "basic", "english"]),
+    type=click.Choice(["none", "basic", "english", "spelled"]),
     default="basic",
     show_default=True,
     help="What is made alike in both before they are compared.",
