@@ -33,8 +33,9 @@ SEEN = 0.1
 
 _INCHES_PER_SECOND, _NARROWEST, _WIDEST = 0.9, 11.0, 30.0
 _WORD_COLOURS = {"hit": "#000000", "substitution": "#9a5b00", "insertion": "#1a6b45"}
-_LETTER = 0.075
+_LETTER = 0.08
 """The width of a letter of a word, in inches, or a little more."""
+_MOST_LINES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,17 +144,19 @@ def _paint(axes: Any, values: np.ndarray, seconds: float, colour: str, low: floa
 
 
 def _write_words(axes: Any, reading: Reading, *, top: float, seconds_per_inch: float) -> int:
-    """Each word above the time that it takes, on a second line where the first has no room. How many lines it took."""
+    """Each word above the time that it takes, on the lowest of the lines that has room. How many lines it took."""
     kinds = [edit.kind for edit in reading.alignment if edit.hypothesis]
-    free, lines = -math.inf, 1  # from when on the first line has room
+    letter = _LETTER * seconds_per_inch
+    free = [-math.inf]  # from when on a line has room
     for word, kind in zip(reading.words, kinds, strict=True):
-        middle, half = (word.start + word.end) / 2, len(word.text) * _LETTER / 2 * seconds_per_inch
-        line = 1 if middle - half >= free else 2
-        lines = max(lines, line)
-        if line == 1:
-            free = middle + half + _LETTER * seconds_per_inch
+        middle = (word.start + word.end) / 2
+        begin, end = middle - len(word.text) * letter / 2, middle + (len(word.text) / 2 + 1) * letter
+        if min(free) > begin and len(free) < _MOST_LINES:
+            free.append(-math.inf)
+        line = next((i for i, since in enumerate(free) if since <= begin), free.index(min(free)))
+        free[line] = end
         colour, weight = _WORD_COLOURS[kind], "normal" if kind == "hit" else "bold"
-        height = top * (0.91 + 0.14 * line)
+        height = top * (1.05 + 0.14 * line)
         axes.text(middle, height, word.text, ha="center", fontsize=8, color=colour, weight=weight)
         axes.hlines(1.015 * top, word.start, word.end, color=colour, linewidth=1.2)
-    return lines
+    return len(free)
