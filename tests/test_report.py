@@ -243,3 +243,24 @@ def test_players_and_pictures_are_in_the_page_and_nothing_outside_it(tmp_path, t
     assert "2 of 40 utterances can be heard" in page.text
     first = (tmp_path / "out.html").read_text().partition("How the network read it")[0]
     assert first.count("<article>") == 1  # the worst comes first, open
+
+
+def test_score_plays_what_the_reference_names(tmp_path, tone):
+    soundfile.write(tmp_path / "long.wav", np.concatenate([tone(1.0, 300.0), tone(1.0, 600.0)]), 16000)
+    rows = [
+        {"id": "0", "text": "one", "audio_filepath": "long.wav", "offset": 1.0, "duration": 0.5},
+        {"id": "1", "text": "two", "audio_filepath": "gone.wav", "duration": 1.0},
+        {"id": "2", "text": "three", "duration": 1.0},
+    ]
+    (tmp_path / "ref.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "hyp.csv").write_text("id,text\n0,one\n1,too\n2,three\n")
+    done = CliRunner().invoke(
+        main, ["score", *(str(tmp_path / name) for name in ("ref.jsonl", "hyp.csv")), "--report", f"{tmp_path}/o.html"]
+    )
+    assert done.exit_code == 0, done.output
+    assert "1 utterances cannot be played, the first: " in done.stderr
+    assert "gone.wav" in done.stderr
+    [player] = Page((tmp_path / "o.html").read_text()).tags("audio")
+    heard, rate = soundfile.read(io.BytesIO(base64.b64decode(player["src"].partition(",")[2])))
+    assert len(heard) / rate == pytest.approx(0.5, abs=0.1)
+    assert np.abs(np.fft.rfft(heard)).argmax() * rate / len(heard) == pytest.approx(600, abs=5)

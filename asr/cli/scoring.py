@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,8 +82,13 @@ def score(
         compare.write_json(scores_file, references, systems, comparisons, normalisation)
     if report:
         from asr.report import write_report
+        from asr.report.clips import SOUND_SECONDS, recorded
 
-        write_report(report, f"{reference} scored", systems, comparisons=comparisons, facts=facts)
+        clips, faults = zip(*(recorded(system, SOUND_SECONDS / len(systems)) for system in systems), strict=True)
+        silent = list(dict.fromkeys(itertools.chain(*faults)))
+        if silent:
+            click.echo(f"{len(silent)} utterances cannot be played, the first: {silent[0]}", err=True)
+        write_report(report, f"{reference} scored", systems, comparisons=comparisons, facts=facts, clips=clips)
 
 
 def _interval(interval: Interval | None) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from asr.errors import AudioError
 from asr.records import Waveform
 from asr.scores import ScoredLine, System
 
@@ -38,6 +39,23 @@ def worth_hearing(system: System, first: Iterable[ScoredLine] = (), seconds: flo
             chosen.add(u.line.id)
             seconds -= u.line.duration
     return chosen
+
+
+def recorded(system: System, seconds: float = SOUND_SECONDS) -> tuple[dict[str, Clip], list[str]]:
+    """Clips by utterance id where the reference names the audio, and why the others of them cannot be played."""
+    from asr import audio
+
+    wanted = worth_hearing(system, seconds=seconds)
+    clips, faults = {}, []
+    for u in system.utterances:
+        if u.line.id in wanted and u.line.audio is not None:
+            try:
+                heard = audio.read(u.line.audio, offset=u.line.start or 0.0, duration=u.line.duration)
+            except AudioError as error:
+                faults.append(str(error))
+            else:
+                clips[u.line.id] = Clip(sound=as_sound(heard))
+    return clips, faults
 
 
 def as_sound(waveform: Waveform) -> str:
