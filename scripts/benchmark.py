@@ -5,6 +5,7 @@ scripts/benchmark.py encoder    our recurrent stack against nn.LSTM(bidirectiona
 scripts/benchmark.py loader     the training loop against the same loop fed with batches already in memory
 scripts/benchmark.py cells      each kind of encoder, trained for a few epochs from its recipe line alone
 scripts/benchmark.py decode     our CTC decoder against others (extra `peers`) on the same emissions
+scripts/benchmark.py peers      transcripts of other recognisers (extra `peers`), for asr score
 scripts/benchmark.py align      word starts against pocketsphinx's aligner; wrong words; a recording of an hour
 scripts/benchmark.py long       a long recording made of clips, against the clips one by one: errors, drift, memory
 scripts/benchmark.py live       error rate against latency; memory and time a chunk over a long stream
@@ -365,6 +366,32 @@ def emissions_of(
             references += batch.texts
             samples += int(batch.waveform_lengths.sum())
     return recogniser.tokeniser, emissions, references, samples / settings.features.sample_rate
+
+
+@main.command("peers")
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--lm", type=click.Path(path_type=Path), metavar="ARPA", help="For pocketsphinx, besides its own.")
+def transcribe_by_peers(manifest: Path, out: Path, lm: Path | None) -> None:
+    """Other recognisers' transcripts of MANIFEST's clips, for `asr score`: a file OUT/NAME.jsonl each."""
+    import functools
+
+    import peers
+
+    from asr import audio
+
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    clips = [audio.read(manifest.parent / row["audio_filepath"], sample_rate=16000).samples for row in rows]
+    builders = dict(peers.RECOGNISERS)
+    if lm:
+        builders[f"pocketsphinx-{lm.stem}"] = functools.partial(peers.PocketSphinx, lm)
+    for name, build in builders.items():
+        recogniser = build()
+        texts = [recogniser.transcribe(clip) for clip in clips]
+        with runtime.replacing(out / f"{name}.jsonl") as file:
+            for row, text in zip(rows, texts, strict=True):
+                file.write(json.dumps({"id": row["id"], "hyp": text}, ensure_ascii=False) + "\n")
+        click.echo(f"{out / f'{name}.jsonl'}: {len(texts)} clips")
 
 
 @main.command()

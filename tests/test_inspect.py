@@ -21,7 +21,7 @@ from asr.data.collation import Utterance, collate
 from asr.model.acoustic import AcousticModel
 from asr.model.cells import LstmGates
 from asr.recipe.reading import validate_recipe
-from asr.records import Emissions, Features, Word
+from asr.records import Emissions, Features, Waveform, Word
 from asr.report.timeline import Timeline, speech_figure
 from asr.study.gates import LayerTrace, Trace, time_constants, trace
 from asr.study.inspection import describe
@@ -183,9 +183,7 @@ def test_figures_of_one_utterance_lie_in_step():
     words = [Word(text="a", start=0.1, end=0.2, confidence=1.0)]
     layer = layer_of(torch.rand(50, 4), torch.randn(50, 4))
     above = speech_figure(
-        spectrogram=np.random.default_rng(0).random((100, 8)),
-        frequencies=np.linspace(100, 4000, 8),
-        shift=0.01,
+        Waveform(samples=np.random.default_rng(0).random(16000, np.float32), sample_rate=16000),
         posteriors=np.full((50, 3), 1 / 3),
         tokens=("<blank>", "a", "b"),
         frame_shift=0.02,
@@ -229,7 +227,7 @@ def test_the_page_shows_each_layer_and_direction_and_loads_nothing(models, clip,
         for key in ("href", "xlink:href", "src"):
             assert re.match(r"#|data:image/png;base64,", attributes.get(key) or "#"), attributes
     policy = next(a["content"] for tag, a in page.found if tag == "meta" and "http-equiv" in a)
-    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
     ids = [a["id"] for tag, a in page.found if "id" in a and tag in ("clippath", "image")]
     assert len(ids) == len(set(ids))
 

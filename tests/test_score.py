@@ -261,6 +261,34 @@ def test_each_normalisation_makes_alike_what_it_says(tmp_path):
     assert rates == {"none": 4, "basic": 3, "english": 0}
 
 
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [
+        ("rubout g m e f three nine", "Rubout G-M-E-F-39."),
+        ("erase c q q f seven", "Erase CQQF7"),
+        ("a seven", "A7."),
+        ("three three one oh one eight eight", "331-0188"),
+        ("three three one oh one eight eight", "3, 3, 1, 0, 1, 88"),
+        ("ten twenty seven sixty two", "1027.62"),
+        ("may second nineteen sixty five", "May 2nd, 1965"),
+        ("march seventh nineteen sixty seven", "March 7, 1967."),
+        ("w o o d", "W-O-O-D"),
+        ("i am at c m u", "I am at CMU"),
+        ("one thousand two hundred dollars", "$1,200"),
+        ("five percent", "5%"),
+    ],
+)
+def test_the_spelled_form_makes_what_is_spelled_out_alike(said, written):
+    pytest.importorskip("whisper_normalizer")
+    assert normalise(said, "spelled") == normalise(written, "spelled")
+
+
+def test_a_file_in_capitals_is_not_taken_for_spelled(tmp_path):
+    pytest.importorskip("whisper_normalizer")
+    [system] = score(tmp_path, {"1": "CALL BOB AT NINE"}, {"1": "Call Bob at 9."}, normalisation="spelled")
+    assert system.words.errors == 0
+
+
 def test_the_english_form_without_its_package_says_what_to_install(monkeypatch):
     _whisper_english.cache_clear()
     monkeypatch.setitem(sys.modules, "whisper_normalizer.english", None)

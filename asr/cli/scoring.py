@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +12,9 @@ import click
 from asr.cli.options import FOLDER
 
 if TYPE_CHECKING:
-    from asr.compare import Normalisation, System
+    from asr.compare import Normalisation
     from asr.data.transcripts import Form
+    from asr.scores import System
     from asr.text.significance import Interval
 
 MOST_GROUPS = 12
@@ -25,7 +27,7 @@ MOST_GROUPS = 12
 @click.option(
     "--normalise",
     "normalisation",
-    type=click.Choice(["none", "basic", "english"]),
+    type=click.Choice(["none", "basic", "english", "spelled"]),
     default="basic",
     show_default=True,
     help="What is made alike in both before they are compared.",
@@ -80,8 +82,13 @@ def score(
         compare.write_json(scores_file, references, systems, comparisons, normalisation)
     if report:
         from asr.report import write_report
+        from asr.report.clips import SOUND_SECONDS, recorded
 
-        write_report(report, f"{reference} scored", systems, comparisons=comparisons, facts=facts)
+        clips, faults = zip(*(recorded(system, SOUND_SECONDS / len(systems)) for system in systems), strict=True)
+        silent = list(dict.fromkeys(itertools.chain(*faults)))
+        if silent:
+            click.echo(f"{len(silent)} utterances cannot be played, the first: {silent[0]}", err=True)
+        write_report(report, f"{reference} scored", systems, comparisons=comparisons, facts=facts, clips=clips)
 
 
 def _interval(interval: Interval | None) -> str:

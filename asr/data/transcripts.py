@@ -42,9 +42,9 @@ _NOT_SCORED = "IGNORE_TIME_SEGMENT_IN_SCORING"
 class Line:
     """One utterance's text, and what else its file knows of it: the empty string, or None, where it does not.
 
-    ``corpus`` and ``noise`` are labels to group by; ``duration`` and ``start`` are seconds, the start that of an STM
-    segment in its ``recording`` (file and channel). ``against`` is the reference that a hypothesis was scored on when
-    it was written, where its file tells.
+    ``corpus`` and ``noise`` are labels to group by; ``duration`` and ``start`` are seconds, the start that of the
+    utterance in its recording: in the file ``audio`` of a manifest, in the ``recording`` (file and channel) of an STM.
+    ``against`` is the reference that a hypothesis was scored on when it was written, where its file tells.
     """
 
     id: str
@@ -53,6 +53,7 @@ class Line:
     corpus: str = ""
     noise: str = ""
     duration: float | None = None
+    audio: Path | None = None
     recording: str = ""
     start: float | None = None
     against: str | None = None
@@ -75,9 +76,9 @@ def read_references(path: Path, form: Form | None = None) -> Transcripts:
     """The texts that were said. ``form`` is that of a file whose suffix does not tell; without it, see ``form_of``.
 
     JSON lines and tables hold ``id`` (else ``audio_filepath``), ``ref``, ``reference``, ``text`` or ``sentence``, and
-    optionally ``speaker``, ``corpus``, ``noise`` or ``snr``, ``duration``. Beside a Kaldi text, ``utt2spk`` and
-    ``utt2dur`` are read. Raises CorpusError for a file that is missing, malformed or empty, and for an id that comes
-    twice.
+    optionally ``speaker``, ``corpus``, ``noise`` or ``snr``, ``duration``, ``offset``. Beside a Kaldi text, ``utt2spk``
+    and ``utt2dur`` are read. Raises CorpusError for a file that is missing, malformed or empty, and for an id that
+    comes twice.
     """
     form = SUFFIXES.get(path.suffix.lower()) or form or form_of(path)
     match form:
@@ -162,9 +163,12 @@ def _line(row: dict[str, Any], columns: tuple[str, ...], path: Path, number: int
             corpus=str(row.get("corpus") or ""),
             noise=str(noise),
             duration=seconds_of(row["duration"]) if row.get("duration") else None,
+            audio=path.parent / str(row["audio_filepath"]) if row.get("audio_filepath") else None,
+            start=seconds_of(row["offset"]) if row.get("offset") else None,
             against=None if other is None else _text(row[other]),
         )
-        f"{line.id}{line.text}{line.speaker}{line.corpus}{line.noise}".encode()  # half a surrogate pair has no UTF-8
+        # Half a surrogate pair has no UTF-8.
+        f"{line.id}{line.text}{line.speaker}{line.corpus}{line.noise}{line.audio}".encode()
     except (TypeError, ValueError) as error:
         raise CorpusError(f"{path}, line {number}: {error}") from error
     return line

@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from asr.records import BLANK, Word
+from asr import recipe
+from asr.model.features import FeatureExtractor
+from asr.records import BLANK, Waveform, Word
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
@@ -32,10 +35,13 @@ _SEEN = 0.05
 class Timeline:
     """A figure of ``seconds``, with the ``words`` on top and a row for each of ``heights``, in inches.
 
-    Its width grows with the time, and its margins do not: figures of one utterance lie in step.
+    Its width grows with the time, and its margins do not: figures of one utterance lie in step. Words are black, or of
+    the ``colours`` given, one each.
     """
 
-    def __init__(self, seconds: float, words: Sequence[Word], heights: Sequence[float]) -> None:
+    def __init__(
+        self, seconds: float, words: Sequence[Word], heights: Sequence[float], colours: Sequence[str] = ()
+    ) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -60,7 +66,7 @@ class Timeline:
             top -= row + _GAP
         self.rows[-1].tick_params(labelbottom=True)
         self.rows[-1].set_xlabel("seconds")
-        for word, line in zip(words, lines, strict=True):
+        for word, line, colour in zip(words, lines, colours or ["#000000"] * len(words), strict=True):
             self.rows[0].annotate(
                 word.text,
                 (word.start, 1.0),
@@ -68,6 +74,7 @@ class Timeline:
                 xytext=(1, 4 + 72 * _LINE * line),
                 textcoords="offset points",
                 fontsize=9,
+                color=colour,
                 annotation_clip=False,
                 parse_math=False,
             )
@@ -91,22 +98,24 @@ class Timeline:
 
 
 def speech_figure(
+    waveform: Waveform,
     *,
-    spectrogram: np.ndarray,
-    frequencies: np.ndarray,
-    shift: float,
     posteriors: np.ndarray,
     tokens: Sequence[str],
     frame_shift: float,
     words: Sequence[Word],
+    colours: Sequence[str] = (),
 ) -> Figure:
-    """An utterance and what the network says of it: ``spectrogram`` (T, F) in natural log, a frame each ``shift``
-    seconds, bins at ``frequencies`` (F,) Hz; ``posteriors`` (T', V) of ``tokens``, a frame each ``frame_shift``."""
+    """An utterance's log-mel energies and under them what the network says of it: ``posteriors`` (T', V) of ``tokens``,
+    a frame each ``frame_shift`` seconds."""
     shown = _likely(posteriors)
-    timeline = Timeline(len(posteriors) * frame_shift, words, (1.9, max(0.8, 0.155 * len(shown))))
+    heights = (1.9, max(0.8, 0.155 * len(shown)))
+    timeline = Timeline(len(posteriors) * frame_shift, words, heights, colours)
+    settings = recipe.LogMel(sample_rate=waveform.sample_rate)  # whatever the model reads
+    spectrogram, frequencies = log_mel(waveform, settings)
     quiet, loud = np.percentile(spectrogram, [20, 99.8])
     levels = (spectrogram - quiet) / max(loud - quiet, 1e-6)
-    axes = timeline.draw(0, levels.clip(0, 1)[:, ::-1], "kHz", shift=shift)
+    axes = timeline.draw(0, levels.clip(0, 1)[:, ::-1], "kHz", shift=settings.shift)
     ticks = [hertz for hertz in (250, 500, 1000, 2000, 4000, 8000) if frequencies[0] <= hertz <= frequencies[-1]]
     places = np.interp(ticks, frequencies, np.arange(len(frequencies)))
     axes.set_yticks(len(frequencies) - 0.5 - places, [f"{hertz / 1000:g}" for hertz in ticks])
@@ -116,9 +125,18 @@ def speech_figure(
     return timeline.figure
 
 
+def log_mel(waveform: Waveform, settings: recipe.LogMel) -> tuple[np.ndarray, np.ndarray]:
+    """Energies (T, F) in natural log, and the frequencies (F,) of their bins in Hz."""
+    extractor = FeatureExtractor(settings)
+    samples = torch.from_numpy(waveform.samples)
+    features = extractor.extract(samples[None], torch.tensor([len(samples)]))
+    frequencies = extractor.filters.argmax(dim=0) * waveform.sample_rate / extractor.fft
+    return features.values[0].numpy(), frequencies.numpy()
+
+
 def _likely(posteriors: np.ndarray) -> list[int]:
     """Tokens that are likely somewhere, in the tokeniser's order, the blank first; of too many, the likeliest."""
-    peaks = posteriors.max(axis=0)
+    peaks = posteriors.max(axis=0, initial=0.0)
     peaks[BLANK] = 1.0
     likeliest = np.argsort(-peaks)[:_MOST_TOKENS]
     return sorted(int(token) for token in likeliest if peaks[token] >= _SEEN)

@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from asr import audio, recipe, runtime
 from asr.audio import Recording
 from asr.data.collation import Utterance, collate
 from asr.decode.greedy import words_of
 from asr.errors import AsrError, AudioError
 from asr.model.encoder import RecurrentStack
-from asr.model.features import FeatureExtractor, loader_features
+from asr.model.features import loader_features
 from asr.records import Waveform, Word
 from asr.report.figures import as_svg
 from asr.report.pages import render
@@ -85,12 +82,9 @@ def write_inspection(path: Path, inspection: Inspection, recogniser: Recogniser,
 
 def speech_picture(inspection: Inspection, recogniser: Recogniser) -> str:
     """An ``<svg>`` of the spectrogram and the posteriors under the words."""
-    settings, emissions = recogniser.recipe.features, inspection.trace.emissions
-    spectrogram, frequencies = _spectrogram(inspection.waveform, settings)
+    emissions = inspection.trace.emissions
     figure = speech_figure(
-        spectrogram=spectrogram,
-        frequencies=frequencies,
-        shift=settings.shift,
+        inspection.waveform,
         posteriors=emissions.log_probs[0].exp().numpy(),
         tokens=recogniser.tokeniser.tokens,
         frame_shift=emissions.frame_shift,
@@ -107,14 +101,3 @@ def describe(encoder: recipe.Encoder) -> str:
     if isinstance(encoder, recipe.FeedForward):
         return f"{kind}, {layers}"
     return f"{kind}, {layers}, {'both ways' if encoder.bidirectional else 'forwards'}"
-
-
-@torch.inference_mode()
-def _spectrogram(waveform: Waveform, settings: recipe.FeatureSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Log-mel energies (T, F), whatever features the model reads, and the frequencies (F,) of their bins in Hz."""
-    keys = ("sample_rate", "window", "shift", "mels")
-    extractor = FeatureExtractor(recipe.LogMel(**{key: getattr(settings, key) for key in keys}, normalise="none"))
-    samples = torch.from_numpy(waveform.samples)
-    features = extractor(samples[None], torch.tensor([len(samples)]))
-    frequencies = extractor.filters.argmax(dim=0) * waveform.sample_rate / extractor.fft
-    return features.values[0].numpy(), frequencies.numpy()

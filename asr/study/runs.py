@@ -17,6 +17,7 @@ from asr.data.corpora import open_corpora
 from asr.errors import CorpusError, DivergenceError, TextError
 from asr.evaluate import SetScore, evaluate, write_hypotheses
 from asr.records import Batch, ErrorCounts
+from asr.scores import System
 from asr.study.cells import with_cell
 from asr.study.gradients import GradientFlow, gradient_flow
 from asr.study.memory import Memory, effective_memory
@@ -47,7 +48,7 @@ class Run:
 
     plan: Plan
     meta: dict[str, Any]
-    scores: tuple[SetScore, ...]
+    systems: tuple[System, ...]
     dev_wer: tuple[float, ...]
     diverged: bool
     flow_before: GradientFlow | None
@@ -56,7 +57,7 @@ class Run:
 
     @property
     def words(self) -> ErrorCounts:
-        return sum((score.words for score in self.scores), ErrorCounts())
+        return sum((system.words for system in self.systems), ErrorCounts())
 
     @property
     def seconds_per_epoch(self) -> float:
@@ -82,16 +83,16 @@ class Contestant:
     @property
     def characters(self) -> ErrorCounts:
         """Of all seeds."""
-        return sum((score.characters for run in self.runs for score in run.scores), ErrorCounts())
+        return sum((system.characters for run in self.runs for system in run.systems), ErrorCounts())
 
     def interval(self) -> Interval | None:
         """Of the pooled WER, drawing utterances, each with what every seed made of it: the set's part of the doubt. The
         seeds' part is their spread."""
-        rows = [[u.words for score in run.scores for u in score.utterances] for run in self.runs]
-        if not rows:
+        if not self.runs:
             return None
-        errors = np.array([[words.errors for words in row] for row in rows]).sum(axis=0)
-        return rate_interval(errors, np.array([[words.reference_length for words in row] for row in rows]).sum(axis=0))
+        errors = [np.concatenate([system.errors for system in run.systems]) for run in self.runs]
+        lengths = [np.concatenate([system.lengths for system in run.systems]) for run in self.runs]
+        return rate_interval(np.sum(errors, axis=0), np.sum(lengths, axis=0))
 
     @property
     def diverged(self) -> int:
@@ -156,7 +157,7 @@ def _look_inside(
     return Run(
         plan=plan,
         meta=recogniser.meta,
-        scores=tuple(scores),
+        systems=tuple(score.system for score in scores),
         dev_wer=tuple(_dev_wer(plan.directory / "metrics.jsonl")),
         diverged=diverged,
         flow_before=gradient_flow(before, utterances),
