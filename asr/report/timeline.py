@@ -25,8 +25,8 @@ SHORTEST_INCHES, INCHES_A_SECOND = 9.0, 1.1
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 0.95, 0.15, 0.05, 0.45, 0.09
 _LINE = 0.17
 """Inches: a line of words."""
-_LEVELS = 24
-"""Of opacity: more are hardly seen."""
+_LEVELS = 25
+"""Of opacity: more are hardly seen. Odd, so that nothing is laid on at zero."""
 _MOST_TOKENS = 40
 _SEEN = 0.05
 """A token whose posterior stays below this has no row."""
@@ -44,6 +44,7 @@ class Timeline:
     ) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MultipleLocator
 
         width = max(SHORTEST_INCHES, INCHES_A_SECOND * seconds)
         inches = (width - _LEFT - _RIGHT) / seconds
@@ -60,6 +61,7 @@ class Timeline:
             axes.set_xlim(0, seconds)
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(labelbottom=False)
+            axes.xaxis.set_major_locator(MultipleLocator(1.0 if seconds > 8 else 0.5 if seconds > 0.5 else 0.1))
             for word in words:
                 axes.axvline(word.start, color="#000000", linewidth=0.5, alpha=0.35)
             self.rows.append(axes)
