@@ -388,11 +388,12 @@ def _read_out(tables, state, readings, spelt, end):  # type: ignore[no-untyped-d
         while prefixes[prefix].parent != NONE:
             prefix = prefixes[prefix].parent
             end += 1
-        place, prefix = end, ended.prefix
+        place, prefix, frame = end, ended.prefix, now.frames
         while prefixes[prefix].parent != NONE:
             place -= 1
             spelt[place].token = prefixes[prefix].token
-            spelt[place].frame = prefixes[prefix].frame
+            frame = min(frame, prefixes[prefix].frame)  # each token chose its own, for all that may follow it
+            spelt[place].frame = frame
             spelt[place].probability = prefixes[prefix].probability
             prefix = prefixes[prefix].parent
         readings[n].end = end
