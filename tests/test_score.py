@@ -271,6 +271,15 @@ def test_each_normalisation_makes_alike_what_it_says(tmp_path):
     assert rates == {"none": 4, "basic": 3, "english": 0}
 
 
+def test_figures_that_the_reference_has_none_of_are_remarked_on(tmp_path):
+    reference = texts(tmp_path, "ref", {"1": "call two", "2": "a"})
+    figures = texts(tmp_path, "figures", {"1": "call 2", "2": "a"})
+    done = run(reference, figures)
+    assert "figures writes figures in 1 of 2 utterances, the reference in none: --normalise english" in done.stdout
+    assert "writes figures" not in run(reference, reference).stdout
+    assert "writes figures" not in run(figures, reference).stdout
+
+
 @pytest.mark.parametrize(
     ("said", "written"),
     [

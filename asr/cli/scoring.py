@@ -65,6 +65,7 @@ def score(
         f"reference {references}: {said} words in {len(references.lines)} utterances{skipped}",
         f"normalisation {normalisation}: {compare.NORMALISATIONS[normalisation]}",
     ]
+    facts += compare.remarks(systems)
     click.echo("\n".join(facts))
     for system, file in zip(systems, read, strict=True):
         words, by_speaker = system.words, system.interval_by_speaker()

@@ -19,7 +19,7 @@ from asr.records import BLANK, Waveform, Word
 from asr.report.clips import SOUND_SECONDS, Clip, as_sound, worth_hearing
 from asr.report.figures import as_svg, new_figure
 from asr.scores import ScoredLine, System
-from asr.text.score import Alignment
+from asr.text.score import Alignment, align_words
 from asr.transcribe.loading import plain_batches
 from asr.transcribe.recogniser import Recogniser, recognise
 
@@ -56,7 +56,8 @@ def clips_of(
 ) -> dict[str, Clip]:
     """Clips by utterance id, of which the worst and some right ones have pictures.
 
-    They are read and recognised once more, as they were when ``system`` was scored: evaluation keeps no audio.
+    They are read and recognised once more: evaluation keeps no audio. In other batches than then, rounding may settle a
+    close call otherwise, so a picture goes by what is recognised now.
     """
     drawn = {u.line.id: u for u in worth_drawing(system)}
     wanted = worth_hearing(system, drawn.values(), seconds) | drawn.keys()
@@ -73,13 +74,14 @@ def clips_of(
             )
             picture = ""
             if id in drawn:
+                [alignment] = align_words([drawn[id].line.text], [best.text])
                 reading = Reading(
                     waveform=waveform,
                     posteriors=emissions.log_probs[i, : emissions.lengths[i]].exp().numpy(),
                     frame_shift=emissions.frame_shift,
                     tokens=tokeniser.tokens,
                     words=words_of(best, tokeniser, emissions.frame_shift),
-                    alignment=drawn[id].alignment,
+                    alignment=alignment,
                 )
                 picture = as_svg(draw(reading), f"{system.name} {id}")
             clips[id] = Clip(sound=as_sound(waveform), picture=picture)
