@@ -131,6 +131,19 @@ def score(
     ]
 
 
+def remarks(systems: Sequence[System]) -> list[str]:
+    """What may pass for errors and is only spelling: systems that write figures where the references have none."""
+    if any(c.isdigit() for u in systems[0].utterances for c in u.line.text):
+        return []
+    figures = {s.name: sum(any(c.isdigit() for c in u.hypothesis) for u in s.utterances) for s in systems}
+    return [
+        f"{name} writes figures in {count} of {len(systems[0].utterances)} utterances, the reference in none: "
+        "--normalise english or spelled makes numbers alike"
+        for name, count in figures.items()
+        if count
+    ]
+
+
 def compare(systems: Sequence[System]) -> list[Comparison]:
     """Every pair of systems, the later against the earlier."""
     if len(systems) < 2:

@@ -35,7 +35,7 @@ MOST_GROUPS = 12
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["jsonl", "csv", "tsv", "kaldi", "stm", "ctm", "plain"]),
+    type=click.Choice(["jsonl", "csv", "tsv", "kaldi", "trn", "stm", "ctm", "plain"]),
     help="Of the files whose suffix does not tell.",
 )
 @click.option("--json", "scores_file", type=FOLDER, metavar="FILE", help="Write all scores as JSON.")
@@ -50,7 +50,7 @@ def score(
 ) -> None:
     """Error rates of any systems' transcripts, HYP, against REF, and whether one is better than another.
 
-    Files are JSON lines, CSV or TSV with a header, Kaldi text, STM, CTM, or plain text line by line.
+    Files are JSON lines, CSV or TSV with a header, Kaldi text, TRN, STM, CTM, or plain text line by line.
     """
     from asr import compare
     from asr.data.transcripts import FORMS, read_hypotheses, read_references
@@ -65,6 +65,7 @@ def score(
         f"reference {references}: {said} words in {len(references.lines)} utterances{skipped}",
         f"normalisation {normalisation}: {compare.NORMALISATIONS[normalisation]}",
     ]
+    facts += compare.remarks(systems)
     click.echo("\n".join(facts))
     for system, file in zip(systems, read, strict=True):
         words, by_speaker = system.words, system.interval_by_speaker()

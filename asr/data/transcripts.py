@@ -7,6 +7,7 @@ does an id that comes twice.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,19 +19,20 @@ import numpy as np
 from asr.data.layouts import json_lines, lines, seconds_of, table_rows
 from asr.errors import CorpusError
 
-Form = Literal["jsonl", "csv", "tsv", "kaldi", "stm", "ctm", "plain"]
+Form = Literal["jsonl", "csv", "tsv", "kaldi", "trn", "stm", "ctm", "plain"]
 
 FORMS: dict[Form, str] = {
     "jsonl": "JSON lines",
     "csv": "CSV",
     "tsv": "TSV",
     "kaldi": "Kaldi text",
+    "trn": "TRN",
     "stm": "STM",
     "ctm": "CTM",
     "plain": "plain text, line by line",
 }
 SUFFIXES: dict[str, Form] = {
-    ".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv", ".stm": "stm", ".ctm": "ctm",
+    ".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv", ".trn": "trn", ".stm": "stm", ".ctm": "ctm",
 }  # fmt: skip
 
 _HYPOTHESIS_COLUMNS = ("hyp", "hypothesis", "pred_text", "text")
@@ -84,6 +86,8 @@ def read_references(path: Path, form: Form | None = None) -> Transcripts:
     match form:
         case "ctm":
             raise CorpusError(f"{path} is a CTM, which tells no utterances apart: a reference is an STM or has ids")
+        case "trn":
+            read = list(_trn(path))
         case "stm":
             read = list(_stm(path))
         case "kaldi":
@@ -112,6 +116,8 @@ def read_hypotheses(path: Path, references: Transcripts, form: Form | None = Non
     match form:
         case "ctm":
             read = list(_laid_out(path, references))
+        case "trn":
+            read = list(_trn(path))
         case "stm":
             read = list(_stm(path))
         case "kaldi":
@@ -207,6 +213,16 @@ def _with_kaldi_tables(path: Path, read: Iterable[Line]) -> Iterator[Line]:
             raise CorpusError(f"{path.with_name('utt2dur')}: {line.id}: {error}") from error
 
 
+def _trn(path: Path) -> Iterator[Line]:
+    """``words (speaker-utterance)``, comments after ``;;`` (NIST SCTK, whose spu_id the id is)."""
+    for number, line in _nist_lines(path):
+        text, bracket, id = line.removesuffix(")").rpartition("(")
+        if not (line.endswith(")") and bracket and id.strip()):
+            raise CorpusError(f"{path}, line {number}: expected words and an id in brackets; found {line}")
+        speaker = re.match(r"([^-_]+)[-_]", id)
+        yield Line(id=id.strip(), text=_spoken(text, path, number), speaker=speaker[1] if speaker else "")
+
+
 def _stm(path: Path) -> Iterator[Line]:
     """``file channel speaker begin end [<labels>] words``, comments after ``;;`` (NIST SCTK)."""
     for number, line in _nist_lines(path):
@@ -220,11 +236,9 @@ def _stm(path: Path) -> Iterator[Line]:
         text = fields[5] if len(fields) > 5 else ""
         if text.startswith("<") and ">" in text:
             text = text.partition(">")[2]
-        if "{" in text or "}" in text:
-            raise CorpusError(f"{path}, line {number}: alternatives in braces are not read; choose one of them")
         yield Line(
             id=f"{file} {channel} {times[0]}-{times[1]}",
-            text=text.strip(),
+            text=_spoken(text, path, number),
             speaker=speaker,
             duration=end - start,
             recording=f"{file} {channel}",
@@ -264,6 +278,17 @@ def _laid_out(path: Path, references: Transcripts) -> Iterator[Line]:
     for skipped in references.skipped:
         del said[skipped.id]
     return (Line(id=id, text=" ".join(spoken)) for id, spoken in said.items())
+
+
+def _spoken(text: str, path: Path, number: int) -> str:
+    """The words of a NIST transcript. Raises CorpusError for its alternatives and for words that may be left out."""
+    if "{" in text or "}" in text:
+        raise CorpusError(f"{path}, line {number}: alternatives in braces are not read; choose one of them")
+    if optional := re.search(r"\(\S+\)", text):
+        raise CorpusError(
+            f"{path}, line {number}: words that may be left out, as {optional[0]}, are not read; write them or not"
+        )
+    return text.strip()
 
 
 def _nist_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -13,6 +13,7 @@ from asr.report.clips import SOUND_SECONDS, Clip, as_sound, worth_hearing
 from asr.report.figures import as_svg
 from asr.report.timeline import speech_figure
 from asr.scores import ScoredLine, System
+from asr.text.score import align_words
 from asr.transcribe.loading import plain_batches
 from asr.transcribe.recogniser import Recogniser, recognise
 
@@ -30,7 +31,8 @@ def clips_of(
 ) -> dict[str, Clip]:
     """Clips by utterance id, of which the worst and some right ones have pictures.
 
-    They are read and recognised once more, as they were when ``system`` was scored: evaluation keeps no audio.
+    They are read and recognised once more: evaluation keeps no audio. In other batches than then, rounding may settle a
+    close call otherwise, so a picture goes by what is recognised now.
     """
     drawn = {u.line.id: u for u in worth_drawing(system)}
     wanted = worth_hearing(system, drawn.values(), seconds) | drawn.keys()
@@ -47,13 +49,14 @@ def clips_of(
             )
             picture = ""
             if id in drawn:
+                [alignment] = align_words([drawn[id].line.text], [best.text])
                 figure = speech_figure(
                     waveform,
                     posteriors=emissions.log_probs[i, : emissions.lengths[i]].exp().numpy(),
                     tokens=tokeniser.tokens,
                     frame_shift=emissions.frame_shift,
                     words=words_of(best, tokeniser, emissions.frame_shift),
-                    colours=[_COLOURS[edit.kind] for edit in drawn[id].alignment if edit.hypothesis],
+                    colours=[_COLOURS[edit.kind] for edit in alignment if edit.hypothesis],
                 )
                 picture = as_svg(figure, f"{system.name} {id}")
             clips[id] = Clip(sound=as_sound(waveform), picture=picture)
