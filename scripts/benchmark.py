@@ -3,7 +3,6 @@
 
 scripts/benchmark.py encoder    our recurrent stack against nn.LSTM(bidirectional=True) on packed sequences
 scripts/benchmark.py loader     the training loop against the same loop fed with batches already in memory
-scripts/benchmark.py cells      each kind of encoder, trained for a few epochs from its recipe line alone
 scripts/benchmark.py decode     our CTC decoder against others (extra `peers`) on the same emissions
 scripts/benchmark.py peers      transcripts of other recognisers (extra `peers`), for asr score
 scripts/benchmark.py align      word starts against pocketsphinx's aligner; wrong words; a recording of an hour
@@ -191,49 +190,6 @@ def loader(
         click.echo(f"  {name:8} {spread([seconds / v for v in values])} audio hours an hour")
     ratio = statistics.median(m / r for m, r in zip(times["memory"], times["loader"], strict=True))
     report({**times, "audio_seconds": seconds}, ratio, "share of the throughput with batches in memory", path)
-
-
-CELLS = {
-    "feedforward": "{kind: feedforward, context: 5, layers: 3, hidden: 256}",
-    "rnn, tanh": "{kind: rnn, nonlinearity: tanh, bidirectional: false, layers: 2, hidden: 128}",
-    "rnn, relu": "{kind: rnn, nonlinearity: relu, bidirectional: false, layers: 2, hidden: 128}",
-    "gru": "{kind: gru, bidirectional: false, layers: 2, hidden: 128}",
-    "lstm": "{kind: lstm, bidirectional: false, layers: 2, hidden: 128}",
-    "bidirectional rnn, tanh": "{kind: rnn, nonlinearity: tanh, layers: 2, hidden: 128}",
-    "bidirectional gru": "{kind: gru, layers: 2, hidden: 128}",
-    "bidirectional lstm": "{kind: lstm, layers: 2, hidden: 128}",
-    "bidirectional lstm, projected": "{kind: lstm, layers: 2, hidden: 128, projection: 128}",
-    "bidirectional lstm, no convolution": "{kind: lstm, layers: 2, hidden: 128, conv: null}",
-}
-
-
-@main.command()
-@click.argument("recipe_path", default="recipes/digits.yaml", metavar="[RECIPE]")
-@click.option("--data", default="../shared/data", show_default=True)
-@click.option("--epochs", default=4, show_default=True)
-@click.option("--device", default="auto", show_default=True)
-@click.option("--json", "path", type=click.Path(path_type=Path))
-def cells(recipe_path: str, data: str, epochs: int, device: str, path: Path | None) -> None:
-    """Dev error rates of each kind of encoder after the same few epochs: a look, not the study."""
-    import tempfile
-
-    from asr.train.acoustic import train_acoustic_model
-
-    figures: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        front = json.dumps(reading.load_recipe(Path(recipe_path)).model_dump(mode="json")["encoder"]["conv"])
-        for name, line in CELLS.items():
-            overrides = [f"encoder={line}", f"training.epochs={epochs}"]
-            if "conv" not in line:
-                overrides.append(f"encoder.conv={front}")  # the recipe's own
-            settings = reading.load_recipe(Path(recipe_path), overrides)
-            meta = train_acoustic_model(settings, Path(folder) / name, root=Path(data).absolute(), device=device)
-            figures[name] = {**meta["results"]["dev"], "parameters": meta["parameters"], **meta["training"]}
-    for name, row in figures.items():
-        size, spent = f"{row['parameters'] / 1e3:.0f} k", f"{row['minutes']:.2f} min"
-        click.echo(f"{name:36} {size:>8} parameters  {spent:>9}  WER {row['wer']:7.2%}  CER {row['cer']:7.2%}")
-    ratio = figures["feedforward"]["wer"] / max(figures["bidirectional lstm"]["wer"], 1e-9)
-    report(figures, ratio, "WER of the feed-forward encoder over the bidirectional LSTM's", path)
 
 
 @main.command()
