@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from asr.report.figures import empty_figure
 from asr.study.cells import CELLS
 from asr.study.gradients import GradientFlow
 from asr.study.memory import Memory
-from asr.study.runs import Contestant, Run
+from asr.study.runs import Contestant, Run, history
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,13 +33,29 @@ def training_curves(contestants: Sequence[Contestant]) -> Figure:
     return _with_legend(figure, axes)
 
 
-def gradient_curves(contestants: Sequence[Contestant], title: str, of: Callable[[Run], GradientFlow | None]) -> Figure:
-    """How much of a run's gradient flow is left after a lag, a line a seed with its quartiles."""
+def gradient_norms(contestants: Sequence[Contestant]) -> Figure:
+    """The norm of the whole gradient, before it is clipped, at the steps that training has told of, and a cross where
+    it was no number any more."""
     figure, axes = _figure()
-    for run, style in _lines(contestants):
-        if (flow := of(run)) is not None:
-            axes.plot(flow.lags, flow.median.clamp(min=LEAST_SHOWN / 10), **style)
-            axes.fill_between(flow.lags, flow.low, flow.high, color=style["color"], alpha=0.12, linewidth=0)
+    for contestant in contestants:
+        gone = [run.plan for run in contestant.runs if run.diverged] + [each.plan for each in contestant.failures]
+        for number, plan in enumerate([*(run.plan for run in contestant.runs if not run.diverged), *gone]):
+            steps, norms = zip(*history(plan, "step", "gradient_norm") or [(1, 1.0)], strict=True)
+            axes.plot(steps, norms, **{**_style(contestant.cell, number), "alpha": 0.6})
+            if plan in gone:
+                axes.plot(steps[-1], norms[-1], "X", markersize=9, color=_colour(contestant.cell))
+    axes.set(xlabel="step", ylabel="gradient norm", xscale="log", yscale="log")
+    return _with_legend(figure, axes)
+
+
+def gradient_curves(title: str, flows: Mapping[str, Sequence[GradientFlow | None]]) -> Figure:
+    """How much of the gradient is left after a lag: for each cell a line a seed, with its quartiles."""
+    figure, axes = _figure()
+    for cell, seeds in flows.items():
+        for number, flow in enumerate(seeds):
+            if flow is not None:
+                axes.plot(flow.lags, flow.median.clamp(min=LEAST_SHOWN / 10), **_style(cell, number))
+                axes.fill_between(flow.lags, flow.low, flow.high, color=_colour(cell), alpha=0.12, linewidth=0)
     axes.set(title=title, xlabel="lag in seconds", ylabel="gradient left", yscale="log", xlim=(0, None))
     axes.set_ylim(bottom=LEAST_SHOWN)
     return _with_legend(figure, axes)
@@ -58,11 +74,15 @@ def memory_curves(contestants: Sequence[Contestant], title: str, of: Callable[[M
 
 
 def _lines(contestants: Sequence[Contestant]) -> Iterator[tuple[Run, dict[str, Any]]]:
-    """Every run with its line's style; a cell's first is named, the others are faint."""
+    """Every run with its line's style."""
     for contestant in contestants:
         for number, run in enumerate(contestant.runs):
-            named = {"alpha": 0.9, "label": contestant.cell} if number == 0 else {"alpha": 0.45}
-            yield run, {"color": _colour(contestant.cell), **named}
+            yield run, _style(contestant.cell, number)
+
+
+def _style(cell: str, number: int) -> dict[str, Any]:
+    """A cell's first line is named, the others are faint."""
+    return {"color": _colour(cell), **({"alpha": 0.9, "label": cell} if number == 0 else {"alpha": 0.45})}
 
 
 def _colour(cell: str) -> str:

@@ -61,7 +61,6 @@ def write_page(
         columns=COLUMNS,
         rows=table(contestants),
         plots=_plots(contestants) if any(contestant.runs for contestant in contestants) else {},
-        left_after=LEFT_AFTER,
         inside=_inside(contestants, utterance),
     )
     with runtime.replacing(path) as file:
@@ -70,11 +69,17 @@ def write_page(
 
 def _plots(contestants: Sequence[Contestant]) -> dict[str, list[str]]:
     """The page's plots as ``<svg>`` elements, those of a kind beside one another."""
+    before = {
+        c.cell: [*(run.flow_before for run in c.runs), *(failure.flow_before for failure in c.failures)]
+        for c in contestants
+    }
     drawn = {
-        "training": [figures.training_curves(contestants)],
+        "training": [figures.training_curves(contestants), figures.gradient_norms(contestants)],
         "gradient": [
-            figures.gradient_curves(contestants, "before training", lambda run: run.flow_before),
-            figures.gradient_curves(contestants, "after training", lambda run: run.flow_after),
+            figures.gradient_curves("before training", before),
+            figures.gradient_curves(
+                "after training", {c.cell: [run.flow_after for run in c.runs] for c in contestants}
+            ),
         ],
         "memory": [
             figures.memory_curves(contestants, "what came before is hidden", lambda memory: memory.past),
@@ -176,9 +181,11 @@ def _rounded(values: Tensor) -> list[float | None]:
 
 def _row(contestant: Contestant) -> Row:
     runs = contestant.runs
-    diverged = f"diverged in {contestant.diverged}" if contestant.diverged else ""
+    diverged = (
+        f"{contestant.diverged} of {len(runs) + len(contestant.failures)} diverged" if contestant.diverged else ""
+    )
     if not runs:
-        return (contestant.cell, str(contestant.hidden), *[""] * (len(COLUMNS) - 3), diverged)
+        return (contestant.cell, f"{contestant.hidden:,}", "", "", "", diverged, *[""] * (len(COLUMNS) - 6))
     interval = contestant.interval()
     flows = [
         _share(run.flow_before) + " to " + _share(run.flow_after) for run in runs if run.flow_before and run.flow_after

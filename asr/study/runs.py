@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,13 +66,21 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A training that diverged before its first epoch was over, so that there are no weights to look into."""
+
+    plan: Plan
+    flow_before: GradientFlow | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contestant:
-    """One cell's runs, a seed each; ``failed`` are the seeds that diverged before the first epoch was over."""
+    """One cell's runs and failures, a seed each."""
 
     cell: str
     hidden: int
     runs: tuple[Run, ...]
-    failed: int = 0
+    failures: tuple[Failure, ...] = ()
 
     @property
     def words(self) -> ErrorCounts:
@@ -96,7 +103,7 @@ class Contestant:
 
     @property
     def diverged(self) -> int:
-        return self.failed + sum(run.diverged for run in self.runs)
+        return len(self.failures) + sum(run.diverged for run in self.runs)
 
 
 def plan_runs(settings: recipe.Recipe, cells: Sequence[str], seeds: int, directory: Path) -> list[Plan]:
@@ -132,7 +139,7 @@ def judge(
     cell together. Leaves a ``hypotheses.jsonl`` beside each model for ``asr score``. ``advance`` hears of each run.
     Raises AsrError."""
     runs: dict[str, list[Run]] = {plan.cell: [] for plan in plans}
-    failed = Counter[str]()
+    failures: dict[str, list[Failure]] = {plan.cell: [] for plan in plans}
     for plan, gone in zip(plans, diverged, strict=True):
         advance(plan)
         if (plan.directory / checkpoint.WEIGHTS).is_file():
@@ -141,10 +148,12 @@ def judge(
             write_hypotheses(plan.directory / "hypotheses.jsonl", scores)
             runs[plan.cell].append(_look_inside(plan, recogniser, scores, utterances, diverged=gone))
         else:
-            failed[plan.cell] += 1
+            before = untrained(*checkpoint.load_description(plan.directory)).eval()
+            failures[plan.cell].append(Failure(plan=plan, flow_before=gradient_flow(before, utterances)))
     hidden = {plan.cell: plan.recipe.encoder.hidden for plan in plans}
     return [
-        Contestant(cell=cell, hidden=hidden[cell], runs=tuple(some), failed=failed[cell]) for cell, some in runs.items()
+        Contestant(cell=cell, hidden=hidden[cell], runs=tuple(some), failures=tuple(failures[cell]))
+        for cell, some in runs.items()
     ]
 
 
@@ -158,12 +167,19 @@ def _look_inside(
         plan=plan,
         meta=recogniser.meta,
         systems=tuple(score.system for score in scores),
-        dev_wer=tuple(_dev_wer(plan.directory / "metrics.jsonl")),
+        dev_wer=tuple(wer for _, wer in history(plan, "epoch", "dev_wer")),
         diverged=diverged,
         flow_before=gradient_flow(before, utterances),
         flow_after=gradient_flow(model, utterances),
         memory=effective_memory(model, utterances),
     )
+
+
+def history(plan: Plan, kind: str, figure: str) -> list[tuple[int, float]]:
+    """A figure of the run's metrics.jsonl at its steps, or of its epochs: (number, value), where it is a number."""
+    lines = (plan.directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    figures = [line for line in map(json.loads, lines) if line["kind"] == kind]
+    return [(line[kind], line[figure]) for line in figures if line[figure] is not None]
 
 
 def longest_utterances(plan: Plan, sources: Sequence[recipe.Corpus], root: Path) -> list[Batch]:
@@ -194,10 +210,3 @@ def _spelled(batch: Batch, tokeniser: Tokeniser) -> Iterator[Utterance]:
             text=text,
             tokens=tokens,
         )
-
-
-def _dev_wer(path: Path) -> Iterator[float]:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        figures = json.loads(line)
-        if figures["kind"] == "epoch":
-            yield figures["dev_wer"]
