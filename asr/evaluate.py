@@ -119,6 +119,9 @@ def _evaluate_set(
         durations = (batch.waveform_lengths / settings.features.sample_rate).tolist()
         facts = zip(batch.ids, batch.texts, batch.speakers, durations, hypotheses, strict=True)
         for id, reference, speaker, duration, (hypothesis, *_) in facts:
+            words = words_of(
+                hypothesis, recogniser.tokeniser, emissions.frame_shift, calibration=recogniser.decoder.calibration
+            )
             scored.append(
                 ScoredUtterance(
                     id=id,
@@ -128,9 +131,7 @@ def _evaluate_set(
                     characters=character_errors([reference], [hypothesis.text]),
                     speaker=speaker,
                     duration=duration,
-                    confidences=tuple(
-                        word.confidence for word in words_of(hypothesis, recogniser.tokeniser, emissions.frame_shift)
-                    ),
+                    confidences=tuple(word.confidence for word in words),
                 )
             )
         seconds = sum(durations)

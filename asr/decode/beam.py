@@ -437,6 +437,7 @@ class BeamDecoder:
     ) -> None:
         self.tokeniser = tokeniser
         self.settings = settings
+        self.calibration = settings.calibration
         self.knowledge = knowledge or Knowledge()
         self.nbest = min(nbest, settings.width)
         self.threads = threads or runtime.cores()
