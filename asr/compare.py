@@ -8,126 +8,33 @@ from __future__ import annotations
 import itertools
 import json
 import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from asr import runtime
-from asr.data.transcripts import FORMS, Line, Transcripts, listed
+from asr.data.transcripts import FORMS, Transcripts, listed
 from asr.errors import CorpusError
 from asr.records import ErrorCounts
+from asr.scores import System, aligned
 from asr.text import significance
 from asr.text.normalise import normalise
-from asr.text.score import Alignment, align_words, character_errors, count, error_slots
+from asr.text.score import error_slots
 from asr.text.significance import Interval
 
-Normalisation = Literal["none", "basic", "english"]
+Normalisation = Literal["none", "basic", "english", "spelled"]
 
 NORMALISATIONS: dict[Normalisation, str] = {
     "none": "only Unicode composed (NFC) and white space collapsed",
     "basic": "NFKC, lower case, and whatever is no letter, mark, digit or apostrophe made a space",
     "english": "Whisper's English: numbers in digits, American spelling, contractions written out, fillers dropped",
+    "spelled": "as english, then numbers digit by digit and capitals in a row letter by letter",
 }
 
 SIGNIFICANT = 0.05
-DURATION_BANDS = (0.0, 2.0, 5.0, 10.0, 20.0, float("inf"))
-"""Seconds."""
 
-_FORMS = {"none": "none", "basic": "words", "english": "english"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredLine:
-    """One utterance: its line of the reference, normalised, and a system's words aligned with it; both counts."""
-
-    line: Line
-    hypothesis: str
-    alignment: Alignment
-    words: ErrorCounts
-    characters: ErrorCounts
-
-    @property
-    def duration_band(self) -> str:
-        """ "2 to 5 s"; empty where the duration is not known."""
-        seconds = self.line.duration
-        if seconds is None:
-            return ""
-        low, high = next(band for band in itertools.pairwise(DURATION_BANDS) if band[0] <= seconds < band[1])
-        return f"{low:g} to {high:g} s" if high < float("inf") else f"over {low:g} s"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """The utterances of one speaker, say: how many they are and their pooled word errors."""
-
-    utterances: int
-    words: ErrorCounts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class System:
-    """A system's score, utterance by utterance in the reference's order."""
-
-    name: str
-    utterances: tuple[ScoredLine, ...]
-
-    @property
-    def words(self) -> ErrorCounts:
-        return sum((u.words for u in self.utterances), ErrorCounts())
-
-    @property
-    def characters(self) -> ErrorCounts:
-        return sum((u.characters for u in self.utterances), ErrorCounts())
-
-    @property
-    def errors(self) -> np.ndarray:
-        """Word errors (N,)."""
-        return np.array([u.words.errors for u in self.utterances])
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Reference words (N,)."""
-        return np.array([u.words.reference_length for u in self.utterances])
-
-    @property
-    def speakers(self) -> list[str] | None:
-        """Each utterance's, where all are known."""
-        speakers = [u.line.speaker for u in self.utterances]
-        return speakers if all(speakers) else None
-
-    def interval(self) -> Interval | None:
-        """The WER's 95 % interval by utterance; None for too few."""
-        return significance.rate_interval(self.errors, self.lengths)
-
-    def interval_by_speaker(self) -> Interval | None:
-        """The WER's 95 % interval by speaker; None where they are not known or too few."""
-        speakers = self.speakers
-        return significance.rate_interval(self.errors, self.lengths, speakers) if speakers else None
-
-    def groups(self) -> dict[str, dict[str, Group]]:
-        """Word errors by "corpus", "speaker", "duration" and "noise", each where the reference tells."""
-        kinds: dict[str, Callable[[ScoredLine], str]] = {
-            "corpus": lambda u: u.line.corpus,
-            "speaker": lambda u: u.line.speaker,
-            "duration": lambda u: u.duration_band,
-            "noise": lambda u: u.line.noise,
-        }
-        by_duration = sorted(self.utterances, key=lambda u: u.line.duration or 0.0)
-        groups: dict[str, dict[str, Group]] = {}
-        for kind, label in kinds.items():
-            members: dict[str, list[ScoredLine]] = defaultdict(list)
-            for utterance in by_duration if kind == "duration" else self.utterances:
-                members[label(utterance)].append(utterance)
-            if set(members) != {""}:
-                groups[kind] = {
-                    name or "not known": Group(utterances=len(some), words=sum((u.words for u in some), ErrorCounts()))
-                    for name, some in members.items()
-                }
-        return groups
+_FORMS = {"none": "none", "basic": "words", "english": "english", "spelled": "spelled"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,12 +115,12 @@ def score(
     for hypothesis in hypotheses:
         _check_ids(references, hypothesis)
     form = _FORMS[normalisation]
-    said = {line.id: normalise(line.text, form) for line in references.lines}
+    said = _normalised({line.id: line.text for line in references.lines}, form)
     if not any(said.values()):
         raise CorpusError(
             f"{references} holds no words ({normalisation} normalisation): there is nothing to score against"
         )
-    recognised = [{line.id: normalise(line.text, form) for line in h.lines} for h in hypotheses]
+    recognised = [_normalised({line.id: line.text for line in h.lines}, form) for h in hypotheses]
     for hypothesis in hypotheses:
         _check_origin(references, said, hypothesis, form)
     if len(hypotheses) > 1 and normalisation == "none":
@@ -221,6 +128,19 @@ def score(
     lines = [replace(line, text=said[line.id]) for line in references.lines]
     return [
         aligned(name, lines, [texts[line.id] for line in lines]) for name, texts in zip(names, recognised, strict=True)
+    ]
+
+
+def remarks(systems: Sequence[System]) -> list[str]:
+    """What may pass for errors and is only spelling: systems that write figures where the references have none."""
+    if any(c.isdigit() for u in systems[0].utterances for c in u.line.text):
+        return []
+    figures = {s.name: sum(any(c.isdigit() for c in u.hypothesis) for u in s.utterances) for s in systems}
+    return [
+        f"{name} writes figures in {count} of {len(systems[0].utterances)} utterances, the reference in none: "
+        "--normalise english or spelled makes numbers alike"
+        for name, count in figures.items()
+        if count
     ]
 
 
@@ -263,22 +183,10 @@ def _adjusted(compared: list[Comparison]) -> list[Comparison]:
     ]
 
 
-def aligned(name: str, lines: Sequence[Line], hypotheses: Sequence[str]) -> System:
-    """The score of a system's ``hypotheses`` for the ``lines``, all normalised already."""
-    alignments = align_words([line.text for line in lines], hypotheses)
-    return System(
-        name=name,
-        utterances=tuple(
-            ScoredLine(
-                line=line,
-                hypothesis=hypothesis,
-                alignment=alignment,
-                words=count(alignment),
-                characters=character_errors([line.text], [hypothesis]),
-            )
-            for line, hypothesis, alignment in zip(lines, hypotheses, alignments, strict=True)
-        ),
-    )
+def _normalised(texts: dict[str, str], form: str) -> dict[str, str]:
+    """A file's texts by id. Where all of it is in capitals, they say nothing of what is spelled out."""
+    capitals = not any(c.islower() for text in texts.values() for c in text)
+    return {id: normalise(text.lower() if capitals and form == "spelled" else text, form) for id, text in texts.items()}
 
 
 # --------------------------------------------------------------------------------------------- what cannot be scored
@@ -311,9 +219,8 @@ def _check_ids(references: Transcripts, hypotheses: Transcripts) -> None:
 
 def _check_origin(references: Transcripts, said: dict[str, str], hypotheses: Transcripts, form: str) -> None:
     """Hypotheses that carry the reference they were written with, and carry another than ours."""
-    other = [
-        line for line in hypotheses.lines if line.against is not None and normalise(line.against, form) != said[line.id]
-    ]
+    against = _normalised({line.id: line.against for line in hypotheses.lines if line.against is not None}, form)
+    other = [line for line in hypotheses.lines if line.id in against and against[line.id] != said[line.id]]
     if other:
         line = other[0]
         raise CorpusError(

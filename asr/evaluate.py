@@ -13,59 +13,29 @@ import numpy as np
 
 from asr import recipe, runtime
 from asr.data.corpora import name_of, open_corpora
+from asr.data.transcripts import Line
 from asr.decode.calibration import Reliability, reliability
 from asr.decode.greedy import words_of
 from asr.errors import CorpusError
-from asr.records import ErrorCounts, Rejection
-from asr.text.score import character_errors, word_errors, word_hits
-from asr.text.significance import Interval, rate_interval
+from asr.records import Rejection
+from asr.scores import System, aligned
+from asr.text.score import word_hits
 from asr.transcribe.loading import plain_batches
 from asr.transcribe.recogniser import Recogniser, recognise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredUtterance:
-    """One utterance's reference and hypothesis, both normalised, with its word and character counts; ``duration`` in
-    seconds."""
-
-    id: str
-    reference: str
-    hypothesis: str
-    words: ErrorCounts
-    characters: ErrorCounts
-    speaker: str = ""
-    duration: float | None = None
-    confidences: tuple[float, ...] = ()
-    """Of the hypothesis's words."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SetScore:
-    """A set's utterances and what could not be read of it; ``audio`` and ``processing`` are seconds."""
+    """The recogniser's score on a set, and what could not be read of it; ``audio`` and ``processing`` are seconds."""
 
-    name: str
-    utterances: tuple[ScoredUtterance, ...]
+    system: System
     unreadable: tuple[Rejection, ...]
     audio: float
     processing: float
 
     @property
-    def words(self) -> ErrorCounts:
-        return sum((u.words for u in self.utterances), ErrorCounts())
-
-    @property
-    def characters(self) -> ErrorCounts:
-        return sum((u.characters for u in self.utterances), ErrorCounts())
-
-    def interval(self) -> Interval | None:
-        """95 % interval of the WER by utterance; None for too few."""
-        errors = np.array([u.words.errors for u in self.utterances])
-        return rate_interval(errors, np.array([u.words.reference_length for u in self.utterances]))
-
-    def worst(self, count: int) -> list[ScoredUtterance]:
-        """The utterances with the most word errors, those without any left out."""
-        ordered = sorted(self.utterances, key=lambda u: (-u.words.errors, -u.words.rate, u.id))
-        return [u for u in ordered[:count] if u.words.errors]
+    def name(self) -> str:
+        return self.system.name
 
 
 def sources_of(settings: recipe.Recipe, split: str) -> tuple[recipe.Corpus, ...]:
@@ -108,49 +78,43 @@ def _evaluate_set(
     recogniser: Recogniser, source: recipe.Corpus, root: Path, advance: Callable[[float], None]
 ) -> SetScore:
     settings = recogniser.recipe
-    scored: list[ScoredUtterance] = []
+    lines: list[Line] = []
+    hypotheses: list[str] = []
+    confidences: list[tuple[float, ...]] = []
     unreadable: list[Rejection] = []
     audio = processing = 0.0
     started = time.perf_counter()
     batches = plain_batches(settings, open_corpora((source,), root).whole())
-    for batch, emissions, hypotheses in recognise(recogniser.model, recogniser.decoder, batches):
+    for batch, emissions, found in recognise(recogniser.model, recogniser.decoder, batches):
         processing += time.perf_counter() - started
         unreadable += batch.rejected
         durations = (batch.waveform_lengths / settings.features.sample_rate).tolist()
-        facts = zip(batch.ids, batch.texts, batch.speakers, durations, hypotheses, strict=True)
-        for id, reference, speaker, duration, (hypothesis, *_) in facts:
-            words = words_of(
-                hypothesis, recogniser.tokeniser, emissions.frame_shift, calibration=recogniser.decoder.calibration
-            )
-            scored.append(
-                ScoredUtterance(
-                    id=id,
-                    reference=reference,
-                    hypothesis=hypothesis.text,
-                    words=word_errors([reference], [hypothesis.text]),
-                    characters=character_errors([reference], [hypothesis.text]),
-                    speaker=speaker,
-                    duration=duration,
-                    confidences=tuple(word.confidence for word in words),
-                )
-            )
-        seconds = sum(durations)
-        audio += seconds
-        advance(seconds)
+        facts = zip(batch.ids, batch.texts, batch.speakers, durations, strict=True)
+        lines += [Line(id=id, text=text, speaker=who, duration=seconds) for id, text, who, seconds in facts]
+        for best, *_ in found:
+            hypotheses.append(best.text)
+            calibration = recogniser.decoder.calibration
+            words = words_of(best, recogniser.tokeniser, emissions.frame_shift, calibration=calibration)
+            confidences.append(tuple(word.confidence for word in words))
+        audio += sum(durations)
+        advance(sum(durations))
         started = time.perf_counter()
     name = name_of(source)
-    if not scored:
+    if not lines:
         raise CorpusError(f"{name}: no utterance could be read; the first: {unreadable[0].id}: {unreadable[0].reason}")
     return SetScore(
-        name=name, utterances=tuple(scored), unreadable=tuple(unreadable), audio=audio, processing=processing
+        system=aligned(name, lines, hypotheses, confidences),
+        unreadable=tuple(unreadable),
+        audio=audio,
+        processing=processing,
     )
 
 
 def reliability_of(scores: Sequence[SetScore]) -> Reliability:
     """How far the confidences of all the hypotheses' words can be believed."""
-    utterances = [utterance for score in scores for utterance in score.utterances]
+    utterances = [utterance for score in scores for utterance in score.system.utterances]
     confidences = [confidence for u in utterances for confidence in u.confidences]
-    hits = [hit for u in utterances for hit in word_hits(u.reference, u.hypothesis)]
+    hits = [hit for u in utterances for hit in word_hits(u.alignment)]
     return reliability(np.array(confidences, dtype=float), np.array(hits, dtype=bool))
 
 
@@ -159,12 +123,12 @@ def write_scores(path: Path, scores: Sequence[SetScore]) -> None:
     "wer_interval", "unreadable"}}, "rtf"}``, rates as fractions."""
     sets: dict[str, Any] = {}
     for score in scores:
-        words, interval = score.words, score.interval()
+        words, interval = score.system.words, score.system.interval()
         sets[score.name] = {
             "wer": words.rate,
-            "cer": score.characters.rate,
+            "cer": score.system.characters.rate,
             "words": words.reference_length,
-            "utterances": len(score.utterances),
+            "utterances": len(score.system.utterances),
             "hits": words.hits,
             "substitutions": words.substitutions,
             "deletions": words.deletions,
@@ -181,8 +145,8 @@ def write_hypotheses(path: Path, scores: Sequence[SetScore]) -> None:
     """JSON lines of ``{"id", "ref", "hyp"}``."""
     with runtime.replacing(path) as file:
         for score in scores:
-            for u in score.utterances:
-                line = {"id": u.id, "ref": u.reference, "hyp": u.hypothesis}
+            for u in score.system.utterances:
+                line = {"id": u.line.id, "ref": u.line.text, "hyp": u.hypothesis}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 

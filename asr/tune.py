@@ -17,7 +17,7 @@ from asr.decode.ngram import NgramModel
 from asr.decode.rescore import reorder
 from asr.errors import LanguageModelError
 from asr.records import Emissions, ErrorCounts
-from asr.text.score import character_errors, word_errors, word_hits
+from asr.text.score import align_words, character_errors, word_errors, word_hits
 from asr.transcribe.loading import plain_batches
 from asr.transcribe.recogniser import Recogniser, recognise
 
@@ -118,8 +118,8 @@ def _calibrated(decoder: BeamDecoder, dev: DevSet, settings: recipe.Beam) -> rec
     chosen = decoder.reset(settings)
     readings = [best for emissions in dev.emissions for best, *_ in chosen(emissions)]
     words = [[p for _, _, p in word] for reading in readings for word in spellings(reading, decoder.tokeniser)]
-    texts = (reading.text for reading in readings)
-    hits = [hit for pair in zip(dev.references, texts, strict=True) for hit in word_hits(*pair)]
+    alignments = align_words(dev.references, [reading.text for reading in readings])
+    hits = [hit for alignment in alignments for hit in word_hits(alignment)]
     return settings.model_copy(update={"calibration": fit_calibration(words, hits)})
 
 

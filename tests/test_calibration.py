@@ -8,7 +8,7 @@ import pytest
 from asr import recipe
 from asr.decode.calibration import draw_reliability, fit_calibration, reliability
 from asr.decode.greedy import confidence
-from asr.text.score import word_hits
+from asr.text.score import align_words, word_hits
 
 
 def test_the_error_is_the_gap_between_confidence_and_accuracy_weighed_by_words():
@@ -70,7 +70,7 @@ def test_a_calibration_is_a_logistic_curve_over_log_odds_and_length():
     ],
 )
 def test_a_word_is_right_where_the_alignment_makes_it_a_hit(reference, hypothesis, hits):
-    assert sorted(word_hits(reference, hypothesis)) == sorted(hits)
+    assert sorted(word_hits(*align_words([reference], [hypothesis]))) == sorted(hits)
 
 
 def test_the_diagram_is_a_picture(tmp_path):

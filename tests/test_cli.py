@@ -89,6 +89,8 @@ def test_evaluate_writes_a_report_of_every_utterance(home):
     assert done.returncode == 0, done.stderr.decode()
     page = (home / "report.html").read_text()
     assert page.count("<article>") == 8
+    assert page.count('<audio controls preload="none" src="data:audio/mpeg;base64,') == 8
+    assert page.count("How the network read it") > 0
     assert "WER by speaker" in page
     assert "Expected calibration error" in page
     scored = asr("score", "data/dev.jsonl", "hypotheses.jsonl", cwd=home)

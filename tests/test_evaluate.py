@@ -4,44 +4,38 @@ import json
 
 import pytest
 
+from asr.data.transcripts import Line
 from asr.errors import CorpusError
-from asr.evaluate import ScoredUtterance, SetScore, manifest_source, sources_of, write_hypotheses, write_scores
+from asr.evaluate import SetScore, manifest_source, sources_of, write_hypotheses, write_scores
 from asr.recipe.reading import load_recipe
 from asr.records import ErrorCounts
-from asr.text.score import character_errors, word_errors
+from asr.scores import aligned
+from asr.text.score import character_errors
 
 
 def scored(*pairs: tuple[str, str]) -> SetScore:
-    utterances = tuple(
-        ScoredUtterance(
-            id=str(i),
-            reference=reference,
-            hypothesis=hypothesis,
-            words=word_errors([reference], [hypothesis]),
-            characters=character_errors([reference], [hypothesis]),
-        )
-        for i, (reference, hypothesis) in enumerate(pairs)
-    )
-    return SetScore(name="toy", utterances=utterances, unreadable=(), audio=10.0, processing=0.5)
+    lines = [Line(id=str(i), text=reference) for i, (reference, _) in enumerate(pairs)]
+    system = aligned("toy", lines, [hypothesis for _, hypothesis in pairs])
+    return SetScore(system=system, unreadable=(), audio=10.0, processing=0.5)
 
 
 def test_the_rate_of_a_set_is_pooled_not_averaged():
-    score = scored(("a", "b"), ("a b c d e f g h i", "a b c d e f g h i"))
+    score = scored(("a", "b"), ("a b c d e f g h i", "a b c d e f g h i")).system
     assert score.words.rate == pytest.approx(1 / 10)
 
 
 def test_the_interval_holds_the_rate_and_narrows_with_the_set():
-    small = scored(*[("a b", "a b"), ("a b", "a c")] * 5)
-    large = scored(*[("a b", "a b"), ("a b", "a c")] * 500)
+    small = scored(*[("a b", "a b"), ("a b", "a c")] * 5).system
+    large = scored(*[("a b", "a b"), ("a b", "a c")] * 500).system
     for score in (small, large):
         assert score.interval().low <= score.words.rate <= score.interval().high
     assert large.interval().high - large.interval().low < 0.2 * (small.interval().high - small.interval().low)
-    assert scored(("a", "b")).interval() is None
+    assert scored(("a", "b")).system.interval() is None
 
 
 def test_a_perfect_set_has_no_worst_utterances():
-    assert scored(("a", "a")).worst(5) == []
-    assert [u.id for u in scored(("a", "a"), ("a b", ""), ("a b", "a")).worst(5)] == ["1", "2"]
+    assert scored(("a", "a")).system.worst() == []
+    assert [u.line.id for u in scored(("a", "a"), ("a b", ""), ("a b", "a")).system.worst()] == ["1", "2"]
 
 
 def test_the_json_is_what_the_documentation_says(tmp_path):

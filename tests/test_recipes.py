@@ -1,6 +1,8 @@
 """The recipes that ship: each validates, and custom.yaml shows every knob with its default."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,34 @@ def test_a_shipped_recipe_validates(path):
 def test_the_recipes_are_the_ones_the_documentation_names():
     names = {path.stem for path in RECIPES}
     assert names == {"digits", "an4", "mini_librispeech", "librispeech", "librispeech_960", "custom"}
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES[0].parent / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_the_table_of_results_says_what_the_runs_wrote(path):
+    run, table = json.loads(path.read_text()), (path.parents[1] / "README.md").read_text()
+    assert run["meta"]["training"]["finished"]
+    assert path.stem in {recipe.stem for recipe in RECIPES}
+    for decoding in run["decoders"]:
+        assert row(path.stem, run["meta"], decoding) in table.splitlines()
+
+
+def row(name: str, meta: dict[str, Any], decoding: dict[str, Any]) -> str:
+    training, scores = meta["training"], decoding["scores"]
+    low, high = (100 * end for end in scores["wer_interval"])
+    return (
+        f"| `{name}` | {training['audio_hours_per_epoch']:.2f} | {meta['parameters'] / 1e6:.2f} M | "
+        f"{decoding['decoder']} | {100 * scores['wer']:.2f} % [{low:.2f}, {high:.2f}] | {100 * scores['cer']:.2f} % | "
+        f"{scores['words']:,} words, {scores['utterances']} utterances | "
+        f"{training['minutes']:.0f} min, {training['epochs']} epochs |"
+    )
+
+
+def test_a_recipe_without_results_is_said_not_to_have_been_run():
+    table = (RECIPES[0].parent / "README.md").read_text()
+    ran = {path.stem for path in (RECIPES[0].parent / "results").glob("*.json")}
+    for path in RECIPES:
+        if path.stem not in ran | {"custom"}:
+            assert f"| `{path.stem}` | not run |" in table
 
 
 def test_custom_states_every_default():

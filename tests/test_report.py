@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -9,13 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from click.testing import CliRunner
 
 from asr.cli import main
-from asr.compare import aligned, compare
+from asr.compare import compare
 from asr.data.transcripts import Line
 from asr.decode.calibration import reliability
+from asr.records import Waveform, Word
 from asr.report import FOLDED, OPEN, confused_characters, confused_words, write_report
+from asr.report.clips import Clip, as_sound, worth_hearing
+from asr.report.figures import as_svg
+from asr.report.reading import DRAWN_RIGHT, DRAWN_WORST, worth_drawing
+from asr.report.timeline import speech_figure
+from asr.scores import aligned
 
 VOID = {"meta", "br", "path", "use", "rect", "line"}
 
@@ -159,3 +168,100 @@ def test_score_writes_the_report(tmp_path):
     page = Page((tmp_path / "out.html").read_text())
     assert "two → too" in page.text
     assert "normalisation basic" in page.text
+
+
+# ------------------------------------------------------------------------------------------------ sounds and pictures
+
+
+@pytest.mark.parametrize(("rate", "form"), [(8000, "MP3"), (16000, "MP3"), (10000, "FLAC")])
+def test_a_clip_in_the_page_sounds_as_the_recording_does(tone, rate, form):
+    samples = tone(1.5, 440.0, rate)
+    head, _, content = as_sound(Waveform(samples=samples, sample_rate=rate)).partition(";base64,")
+    assert head == {"MP3": "data:audio/mpeg", "FLAC": "data:audio/flac"}[form]
+    file = soundfile.SoundFile(io.BytesIO(base64.b64decode(content)))
+    heard = file.read(dtype="float32")
+    assert (file.format, file.samplerate) == (form, rate)
+    assert len(heard) / rate == pytest.approx(1.5, abs=0.1)
+    assert np.abs(np.fft.rfft(heard[:rate])).argmax() == pytest.approx(440, abs=1)
+
+
+def test_the_worst_are_heard_first_as_far_as_the_seconds_go():
+    lines = [Line(id=f"{i}", text="a b c d", duration=10.0) for i in range(6)] + [Line(id="untimed", text="a")]
+    score = aligned("A", lines, ["a b c d", "a b c", "a b", "a b c d", "a", "a b c d", "b"])
+    assert worth_hearing(score, seconds=30.0) == {"4", "2", "1"}
+    assert worth_hearing(score, [score.utterances[5]], seconds=30.0) == {"5", "4", "2"}
+    assert len(worth_hearing(score, seconds=1e9)) == 6
+    assert worth_hearing(score, seconds=0.0) == set()
+
+
+def test_the_worst_are_drawn_and_the_longest_right_ones():
+    score = system("A", 200, wrong=0.05)
+    chosen = worth_drawing(score)
+    assert [u.line.id for u in chosen[:DRAWN_WORST]] == [u.line.id for u in score.worst()[:DRAWN_WORST]]
+    assert [u.words.errors for u in chosen[DRAWN_WORST:]] == [0] * DRAWN_RIGHT
+
+
+def picture(tone) -> str:
+    posteriors = np.full((25, 4), 0.01, np.float32)
+    posteriors[:, 0] = 0.97
+    posteriors[[5, 15]] = [[0.08, 0.02, 0.9, 0.0], [0.08, 0.02, 0.0, 0.9]]
+    figure = speech_figure(
+        Waveform(samples=tone(1.0), sample_rate=16000),
+        posteriors=posteriors,
+        tokens=("<blank>", " ", "a", "b"),
+        frame_shift=0.04,
+        words=[
+            Word(text=text, start=start, end=start + 0.04, confidence=0.9) for text, start in (("a", 0.2), ("b", 0.6))
+        ],
+        colours=["#000000", "#9a5b00"],
+    )
+    return as_svg(figure, "a reading")
+
+
+def test_a_picture_has_the_words_and_the_likely_tokens_in_the_pages_colours(tone):
+    svg = picture(tone)
+    written = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    assert [word for word in written if word in {"a", "b"}] == ["a", "b", "a", "b"]  # over the sound, then as rows
+    assert "blank" in written
+    assert "space" not in written  # never likely
+    assert svg.count("var(--sub)") == 1  # "b"
+    assert len(re.findall(r'href="data:image/png;base64,', svg)) == 2
+    assert "#000000" not in svg
+
+
+def test_players_and_pictures_are_in_the_page_and_nothing_outside_it(tmp_path, tone):
+    score = system("A", 40)
+    worst, *_ = score.worst()
+    sound = as_sound(Waveform(samples=tone(1.0), sample_rate=16000))
+    clips = {worst.line.id: Clip(sound=sound, picture=picture(tone)), "u1": Clip(sound=sound)}
+    page = page_of(tmp_path / "out.html", score, clips=[clips])
+    assert page.open == []
+    assert [player["src"] for player in page.tags("audio")] == [sound, sound]
+    images = [attributes for tag, attributes in page.found if tag == "image"]
+    assert len(images) == 2
+    for attributes in images:
+        assert attributes["xlink:href"].startswith("data:image/png;base64,")
+    assert "2 of 40 utterances can be heard" in page.text
+    first = (tmp_path / "out.html").read_text().partition("How the network read it")[0]
+    assert first.count("<article>") == 1  # the worst comes first, open
+
+
+def test_score_plays_what_the_reference_names(tmp_path, tone):
+    soundfile.write(tmp_path / "long.wav", np.concatenate([tone(1.0, 300.0), tone(1.0, 600.0)]), 16000)
+    rows = [
+        {"id": "0", "text": "one", "audio_filepath": "long.wav", "offset": 1.0, "duration": 0.5},
+        {"id": "1", "text": "two", "audio_filepath": "gone.wav", "duration": 1.0},
+        {"id": "2", "text": "three", "duration": 1.0},
+    ]
+    (tmp_path / "ref.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "hyp.csv").write_text("id,text\n0,one\n1,too\n2,three\n")
+    done = CliRunner().invoke(
+        main, ["score", *(str(tmp_path / name) for name in ("ref.jsonl", "hyp.csv")), "--report", f"{tmp_path}/o.html"]
+    )
+    assert done.exit_code == 0, done.output
+    assert "1 utterances cannot be played, the first: " in done.stderr
+    assert "gone.wav" in done.stderr
+    [player] = Page((tmp_path / "o.html").read_text()).tags("audio")
+    heard, rate = soundfile.read(io.BytesIO(base64.b64decode(player["src"].partition(",")[2])))
+    assert len(heard) / rate == pytest.approx(0.5, abs=0.1)
+    assert np.abs(np.fft.rfft(heard)).argmax() * rate / len(heard) == pytest.approx(600, abs=5)

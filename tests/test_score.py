@@ -166,6 +166,7 @@ def forms_of(folder: Path) -> dict[str, Path]:
         "csv": write(folder / "a.csv", "id,text", 'u1,"one too three"', "u2,", "u3,"),
         "tsv": write(folder / "a.tsv", "id\thyp", "u1\tone too three", "u2\t", "u3\t"),
         "kaldi": write(folder / "kaldi" / "text", "u1 one too three", "u2", "u3"),
+        "trn": write(folder / "a.trn", ";; by hand", "one too three (u1)", "(u2)", " (u3)"),
         "kaldi by its ids": write(folder / "a.txt", "u1  one too three", "u2", "u3"),
         "ctm": write(
             folder / "a.ctm", ";; made by hand", "u1 A 1.0 0.2 too 0.9", "u1 A 0.5 0.2 one", "u1 A 2 0.5 three 0.7"
@@ -219,6 +220,15 @@ def test_the_words_of_a_ctm_lie_on_the_stm_segments_that_hold_their_midpoints(tm
     assert len(references.skipped) == 1
 
 
+def test_a_trn_id_begins_with_the_speaker(tmp_path):
+    trn = write(tmp_path / "ref.trn", "a b (anna-001)", "c (ben_2-x)", "d (3)")
+    assert [(line.id, line.text, line.speaker) for line in read_references(trn).lines] == [
+        ("anna-001", "a b", "anna"),
+        ("ben_2-x", "c", "ben"),
+        ("3", "d", ""),
+    ]
+
+
 def test_kaldi_tables_beside_the_reference_tell_speakers_and_durations(tmp_path):
     text = write(tmp_path / "text", "u1 one two", "u2 three")
     write(tmp_path / "utt2spk", "u1 anna", "u2 ben")
@@ -259,6 +269,43 @@ def test_each_normalisation_makes_alike_what_it_says(tmp_path):
         [system] = score(tmp_path, said, heard, normalisation=form)
         rates[form] = system.words.errors
     assert rates == {"none": 4, "basic": 3, "english": 0}
+
+
+def test_figures_that_the_reference_has_none_of_are_remarked_on(tmp_path):
+    reference = texts(tmp_path, "ref", {"1": "call two", "2": "a"})
+    figures = texts(tmp_path, "figures", {"1": "call 2", "2": "a"})
+    done = run(reference, figures)
+    assert "figures writes figures in 1 of 2 utterances, the reference in none: --normalise english" in done.stdout
+    assert "writes figures" not in run(reference, reference).stdout
+    assert "writes figures" not in run(figures, reference).stdout
+
+
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [
+        ("rubout g m e f three nine", "Rubout G-M-E-F-39."),
+        ("erase c q q f seven", "Erase CQQF7"),
+        ("a seven", "A7."),
+        ("three three one oh one eight eight", "331-0188"),
+        ("three three one oh one eight eight", "3, 3, 1, 0, 1, 88"),
+        ("ten twenty seven sixty two", "1027.62"),
+        ("may second nineteen sixty five", "May 2nd, 1965"),
+        ("march seventh nineteen sixty seven", "March 7, 1967."),
+        ("w o o d", "W-O-O-D"),
+        ("i am at c m u", "I am at CMU"),
+        ("one thousand two hundred dollars", "$1,200"),
+        ("five percent", "5%"),
+    ],
+)
+def test_the_spelled_form_makes_what_is_spelled_out_alike(said, written):
+    pytest.importorskip("whisper_normalizer")
+    assert normalise(said, "spelled") == normalise(written, "spelled")
+
+
+def test_a_file_in_capitals_is_not_taken_for_spelled(tmp_path):
+    pytest.importorskip("whisper_normalizer")
+    [system] = score(tmp_path, {"1": "CALL BOB AT NINE"}, {"1": "Call Bob at 9."}, normalisation="spelled")
+    assert system.words.errors == 0
 
 
 def test_the_english_form_without_its_package_says_what_to_install(monkeypatch):
@@ -314,6 +361,10 @@ def test_each_mistake_is_one_sentence_that_names_and_counts_and_exit_code_1(tmp_
         ([good, hyp("c.ctm", "u1 A 0 1 a", "u1 B 0 1 a")], "1 files have several channels (u1)"),
         ([hyp("a.stm", "t A s 2 1 a"), lower], "a.stm, line 1: 2 1 is no stretch of time"),
         ([hyp("b.stm", "t A s 1 2 { a / b }"), lower], "alternatives in braces are not read"),
+        ([hyp("c.stm", "t A s 1 2 a (uh) b"), lower], "c.stm, line 1: words that may be left out, as (uh), are not"),
+        ([hyp("a.trn", "a {b / c} (u1)"), lower], "a.trn, line 1: alternatives in braces are not read"),
+        ([good, hyp("b.trn", "a b u1")], "b.trn, line 1: expected words and an id in brackets; found a b u1"),
+        ([good, hyp("c.trn", "a (u1)", "b (u1)")], "1 ids come more than once: u1"),
         ([good, hyp("plain.txt", "hello there")], "plain text has no ids"),
     ]
     for arguments, sentence in mistakes:

@@ -26,6 +26,7 @@ from asr.cli.options import (
 from asr.errors import AsrError
 
 if TYPE_CHECKING:
+    from asr.cli.options import Sources
     from asr.evaluate import SetScore
     from asr.records import Transcript
     from asr.transcribe.recogniser import Recogniser
@@ -329,16 +330,16 @@ def evaluate(
                 recogniser, members, root=root, advance=lambda seconds: progress.advance(task, seconds)
             )
     for score in scores:
-        words, interval = score.words, score.interval()
+        system, words, interval = score.system, score.system.words, score.system.interval()
         ends = f" [{interval.low:.2%}, {interval.high:.2%}]" if interval else ""
         click.echo(
-            f"{score.name}: WER {words.rate:.2%}{ends}  CER {score.characters.rate:.2%}  "
-            f"{words.reference_length} words in {len(score.utterances)} utterances: {words.substitutions} substituted, "
-            f"{words.deletions} deleted, {words.insertions} inserted"
+            f"{score.name}: WER {words.rate:.2%}{ends}  CER {system.characters.rate:.2%}  "
+            f"{words.reference_length} words in {len(system.utterances)} utterances: "
+            f"{words.substitutions} substituted, {words.deletions} deleted, {words.insertions} inserted"
         )
-        for utterance in score.worst(worst):
-            click.echo(f"  {utterance.id} ({utterance.words.errors} errors)")
-            click.echo(f"    ref: {utterance.reference}")
+        for utterance in system.worst()[:worst]:
+            click.echo(f"  {utterance.line.id} ({utterance.words.errors} errors)")
+            click.echo(f"    ref: {utterance.line.text}")
             click.echo(f"    hyp: {utterance.hypothesis}")
         for rejection in score.unreadable:
             click.echo(f"  not scored: {rejection.id}: {rejection.reason}", err=True)
@@ -348,7 +349,7 @@ def evaluate(
     if hypotheses:
         scoring.write_hypotheses(hypotheses, scores)
     if report:
-        _write_report(report, recogniser, model, scores)
+        _write_report(report, recogniser, model, scores, wanted)
     if calibration:
         measured = scoring.reliability_of(scores)
         draw_reliability(measured, calibration, ", ".join(score.name for score in scores))
@@ -357,23 +358,29 @@ def evaluate(
         raise click.exceptions.Exit(1)
 
 
-def _write_report(path: Path, recogniser: Recogniser, model: Path, scores: Sequence[SetScore]) -> None:
-    from asr import compare
+def _write_report(
+    path: Path, recogniser: Recogniser, model: Path, scores: Sequence[SetScore], sets: Sequence[tuple[Sources, Path]]
+) -> None:
     from asr import evaluate as scoring
-    from asr.data.transcripts import Line
     from asr.report import write_report
+    from asr.report.clips import SOUND_SECONDS
+    from asr.report.reading import clips_of
 
-    systems = [
-        compare.aligned(
-            score.name,
-            [Line(id=u.id, text=u.reference, speaker=u.speaker, duration=u.duration) for u in score.utterances],
-            [u.hypothesis for u in score.utterances],
-        )
-        for score in scores
-    ]
     decoder = recogniser.recipe.decoder.model_dump(exclude_none=True)
     decoding = ", ".join(f"{key} {value}" for key, value in decoder.items() if value not in ({}, ()))
     facts = [f"Decoder: {decoding}; real-time factor {scoring.real_time_factor(scores):.4f}."]
     facts += [f"{s.name}: {len(s.unreadable)} utterances could not be read." for s in scores if s.unreadable]
-    write_report(path, f"{model} evaluated", systems, facts=facts, reliability=scoring.reliability_of(scores))
+    sources = [(source, root) for members, root in sets for source in members]
+    clips = [
+        clips_of(recogniser, source, root, score.system, SOUND_SECONDS / len(scores))
+        for score, (source, root) in zip(scores, sources, strict=True)
+    ]
+    write_report(
+        path,
+        f"{model} evaluated",
+        [score.system for score in scores],
+        facts=facts,
+        reliability=scoring.reliability_of(scores),
+        clips=clips,
+    )
     click.echo(f"{path}: the report")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +12,9 @@ import click
 from asr.cli.options import FOLDER
 
 if TYPE_CHECKING:
-    from asr.compare import Normalisation, System
+    from asr.compare import Normalisation
     from asr.data.transcripts import Form
+    from asr.scores import System
     from asr.text.significance import Interval
 
 MOST_GROUPS = 12
@@ -25,7 +27,7 @@ MOST_GROUPS = 12
 @click.option(
     "--normalise",
     "normalisation",
-    type=click.Choice(["none", "basic", "english"]),
+    type=click.Choice(["none", "basic", "english", "spelled"]),
     default="basic",
     show_default=True,
     help="What is made alike in both before they are compared.",
@@ -33,7 +35,7 @@ MOST_GROUPS = 12
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["jsonl", "csv", "tsv", "kaldi", "stm", "ctm", "plain"]),
+    type=click.Choice(["jsonl", "csv", "tsv", "kaldi", "trn", "stm", "ctm", "plain"]),
     help="Of the files whose suffix does not tell.",
 )
 @click.option("--json", "scores_file", type=FOLDER, metavar="FILE", help="Write all scores as JSON.")
@@ -48,7 +50,7 @@ def score(
 ) -> None:
     """Error rates of any systems' transcripts, HYP, against REF, and whether one is better than another.
 
-    Files are JSON lines, CSV or TSV with a header, Kaldi text, STM, CTM, or plain text line by line.
+    Files are JSON lines, CSV or TSV with a header, Kaldi text, TRN, STM, CTM, or plain text line by line.
     """
     from asr import compare
     from asr.data.transcripts import FORMS, read_hypotheses, read_references
@@ -63,6 +65,7 @@ def score(
         f"reference {references}: {said} words in {len(references.lines)} utterances{skipped}",
         f"normalisation {normalisation}: {compare.NORMALISATIONS[normalisation]}",
     ]
+    facts += compare.remarks(systems)
     click.echo("\n".join(facts))
     for system, file in zip(systems, read, strict=True):
         words, by_speaker = system.words, system.interval_by_speaker()
@@ -80,8 +83,13 @@ def score(
         compare.write_json(scores_file, references, systems, comparisons, normalisation)
     if report:
         from asr.report import write_report
+        from asr.report.clips import SOUND_SECONDS, recorded
 
-        write_report(report, f"{reference} scored", systems, comparisons=comparisons, facts=facts)
+        clips, faults = zip(*(recorded(system, SOUND_SECONDS / len(systems)) for system in systems), strict=True)
+        silent = list(dict.fromkeys(itertools.chain(*faults)))
+        if silent:
+            click.echo(f"{len(silent)} utterances cannot be played, the first: {silent[0]}", err=True)
+        write_report(report, f"{reference} scored", systems, comparisons=comparisons, facts=facts, clips=clips)
 
 
 def _interval(interval: Interval | None) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,12 @@ class Mixture:
         from lhotse import CutSet
 
         return CutSet(_Chained([cuts for cuts, _ in self.parts]))
+
+    def only(self, ids: Container[str]) -> Any:
+        """As ``whole``, the utterances of these ids alone."""
+        from lhotse import CutSet
+
+        return CutSet(_Only(self.whole(), ids))
 
 
 def open_corpora(sources: tuple[recipe.Corpus, ...], root: Path, *, seed: int = 0) -> Mixture:
@@ -221,6 +227,15 @@ class _Chained:
 
     def __iter__(self) -> Iterator[Any]:
         return itertools.chain.from_iterable(self.sources)
+
+
+@dataclass
+class _Only:
+    cuts: Iterable[Any]
+    ids: Container[str]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (cut for cut in self.cuts if cut.id in self.ids)
 
 
 def _turns(id: str, weight: float, salt: str) -> range:

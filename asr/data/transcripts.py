@@ -7,6 +7,7 @@ does an id that comes twice.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,19 +19,20 @@ import numpy as np
 from asr.data.layouts import json_lines, lines, seconds_of, table_rows
 from asr.errors import CorpusError
 
-Form = Literal["jsonl", "csv", "tsv", "kaldi", "stm", "ctm", "plain"]
+Form = Literal["jsonl", "csv", "tsv", "kaldi", "trn", "stm", "ctm", "plain"]
 
 FORMS: dict[Form, str] = {
     "jsonl": "JSON lines",
     "csv": "CSV",
     "tsv": "TSV",
     "kaldi": "Kaldi text",
+    "trn": "TRN",
     "stm": "STM",
     "ctm": "CTM",
     "plain": "plain text, line by line",
 }
 SUFFIXES: dict[str, Form] = {
-    ".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv", ".stm": "stm", ".ctm": "ctm",
+    ".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv", ".trn": "trn", ".stm": "stm", ".ctm": "ctm",
 }  # fmt: skip
 
 _HYPOTHESIS_COLUMNS = ("hyp", "hypothesis", "pred_text", "text")
@@ -42,9 +44,9 @@ _NOT_SCORED = "IGNORE_TIME_SEGMENT_IN_SCORING"
 class Line:
     """One utterance's text, and what else its file knows of it: the empty string, or None, where it does not.
 
-    ``corpus`` and ``noise`` are labels to group by; ``duration`` and ``start`` are seconds, the start that of an STM
-    segment in its ``recording`` (file and channel). ``against`` is the reference that a hypothesis was scored on when
-    it was written, where its file tells.
+    ``corpus`` and ``noise`` are labels to group by; ``duration`` and ``start`` are seconds, the start that of the
+    utterance in its recording: in the file ``audio`` of a manifest, in the ``recording`` (file and channel) of an STM.
+    ``against`` is the reference that a hypothesis was scored on when it was written, where its file tells.
     """
 
     id: str
@@ -53,6 +55,7 @@ class Line:
     corpus: str = ""
     noise: str = ""
     duration: float | None = None
+    audio: Path | None = None
     recording: str = ""
     start: float | None = None
     against: str | None = None
@@ -75,14 +78,16 @@ def read_references(path: Path, form: Form | None = None) -> Transcripts:
     """The texts that were said. ``form`` is that of a file whose suffix does not tell; without it, see ``form_of``.
 
     JSON lines and tables hold ``id`` (else ``audio_filepath``), ``ref``, ``reference``, ``text`` or ``sentence``, and
-    optionally ``speaker``, ``corpus``, ``noise`` or ``snr``, ``duration``. Beside a Kaldi text, ``utt2spk`` and
-    ``utt2dur`` are read. Raises CorpusError for a file that is missing, malformed or empty, and for an id that comes
-    twice.
+    optionally ``speaker``, ``corpus``, ``noise`` or ``snr``, ``duration``, ``offset``. Beside a Kaldi text, ``utt2spk``
+    and ``utt2dur`` are read. Raises CorpusError for a file that is missing, malformed or empty, and for an id that
+    comes twice.
     """
     form = SUFFIXES.get(path.suffix.lower()) or form or form_of(path)
     match form:
         case "ctm":
             raise CorpusError(f"{path} is a CTM, which tells no utterances apart: a reference is an STM or has ids")
+        case "trn":
+            read = list(_trn(path))
         case "stm":
             read = list(_stm(path))
         case "kaldi":
@@ -111,6 +116,8 @@ def read_hypotheses(path: Path, references: Transcripts, form: Form | None = Non
     match form:
         case "ctm":
             read = list(_laid_out(path, references))
+        case "trn":
+            read = list(_trn(path))
         case "stm":
             read = list(_stm(path))
         case "kaldi":
@@ -162,9 +169,12 @@ def _line(row: dict[str, Any], columns: tuple[str, ...], path: Path, number: int
             corpus=str(row.get("corpus") or ""),
             noise=str(noise),
             duration=seconds_of(row["duration"]) if row.get("duration") else None,
+            audio=path.parent / str(row["audio_filepath"]) if row.get("audio_filepath") else None,
+            start=seconds_of(row["offset"]) if row.get("offset") else None,
             against=None if other is None else _text(row[other]),
         )
-        f"{line.id}{line.text}{line.speaker}{line.corpus}{line.noise}".encode()  # half a surrogate pair has no UTF-8
+        # Half a surrogate pair has no UTF-8.
+        f"{line.id}{line.text}{line.speaker}{line.corpus}{line.noise}{line.audio}".encode()
     except (TypeError, ValueError) as error:
         raise CorpusError(f"{path}, line {number}: {error}") from error
     return line
@@ -203,6 +213,16 @@ def _with_kaldi_tables(path: Path, read: Iterable[Line]) -> Iterator[Line]:
             raise CorpusError(f"{path.with_name('utt2dur')}: {line.id}: {error}") from error
 
 
+def _trn(path: Path) -> Iterator[Line]:
+    """``words (speaker-utterance)``, comments after ``;;`` (NIST SCTK, whose spu_id the id is)."""
+    for number, line in _nist_lines(path):
+        text, bracket, id = line.removesuffix(")").rpartition("(")
+        if not (line.endswith(")") and bracket and id.strip()):
+            raise CorpusError(f"{path}, line {number}: expected words and an id in brackets; found {line}")
+        speaker = re.match(r"([^-_]+)[-_]", id)
+        yield Line(id=id.strip(), text=_spoken(text, path, number), speaker=speaker[1] if speaker else "")
+
+
 def _stm(path: Path) -> Iterator[Line]:
     """``file channel speaker begin end [<labels>] words``, comments after ``;;`` (NIST SCTK)."""
     for number, line in _nist_lines(path):
@@ -216,11 +236,9 @@ def _stm(path: Path) -> Iterator[Line]:
         text = fields[5] if len(fields) > 5 else ""
         if text.startswith("<") and ">" in text:
             text = text.partition(">")[2]
-        if "{" in text or "}" in text:
-            raise CorpusError(f"{path}, line {number}: alternatives in braces are not read; choose one of them")
         yield Line(
             id=f"{file} {channel} {times[0]}-{times[1]}",
-            text=text.strip(),
+            text=_spoken(text, path, number),
             speaker=speaker,
             duration=end - start,
             recording=f"{file} {channel}",
@@ -260,6 +278,17 @@ def _laid_out(path: Path, references: Transcripts) -> Iterator[Line]:
     for skipped in references.skipped:
         del said[skipped.id]
     return (Line(id=id, text=" ".join(spoken)) for id, spoken in said.items())
+
+
+def _spoken(text: str, path: Path, number: int) -> str:
+    """The words of a NIST transcript. Raises CorpusError for its alternatives and for words that may be left out."""
+    if "{" in text or "}" in text:
+        raise CorpusError(f"{path}, line {number}: alternatives in braces are not read; choose one of them")
+    if optional := re.search(r"\(\S+\)", text):
+        raise CorpusError(
+            f"{path}, line {number}: words that may be left out, as {optional[0]}, are not read; write them or not"
+        )
+    return text.strip()
 
 
 def _nist_lines(path: Path) -> Iterator[tuple[int, str]]:

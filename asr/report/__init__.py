@@ -1,22 +1,28 @@
 """The report: one HTML file that says how a system errs, and opens anywhere, offline.
 
 It loads nothing and runs nothing: no scripts, no fonts, no links out, which its content security policy forbids too.
+Sounds and pictures are in it.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from asr import __version__, runtime
-from asr.compare import Comparison, ScoredLine, System
+from asr import runtime
+from asr.compare import Comparison
 from asr.decode.calibration import Reliability
 from asr.report import figures
+from asr.report.pages import render
+from asr.scores import ScoredLine, System
 from asr.text.score import Edit, align_characters
+
+if TYPE_CHECKING:
+    from asr.report.clips import Clip
 
 MOST_CONFUSED = 15
 OPEN = 20
@@ -35,21 +41,31 @@ class Confusion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """An utterance: its words in runs, each whether right and its edits, and what is to be heard and seen of it."""
+
+    utterance: ScoredLine
+    runs: tuple[tuple[bool, tuple[Edit, ...]], ...]
+    clip: Clip | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fold:
-    """Utterances in a row, by falling number of errors, each as its runs: whether right, and its edits."""
+    """Utterances in a row, by falling number of errors; ``first`` is the place of the first among all, from 1."""
 
-    utterances: tuple[tuple[ScoredLine, tuple[tuple[bool, tuple[Edit, ...]], ...]], ...]
+    shown: tuple[Shown, ...]
     first: int
+    open: bool
 
     @property
-    def last(self) -> int:
-        return self.first + len(self.utterances) - 1
-
-    @property
-    def errors(self) -> str:
-        """ "3", "1 to 3"."""
-        counts = [u.words.errors for u, _ in self.utterances]
-        return f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{counts[0]}"
+    def title(self) -> str:
+        """ "Utterances 21 to 120: 1 to 3 errors each"."""
+        counts = [each.utterance.words.errors for each in self.shown]
+        low, high = min(counts), max(counts)
+        if self.open:
+            return "For comparison, without error" if high == 0 else ""
+        many = "without error" if high == 0 else "1 error each" if high == 1 else f"{_span(low, high)} errors each"
+        return f"Utterances {_span(self.first, self.first + len(self.shown) - 1)}: {many}"
 
 
 def write_report(
@@ -60,23 +76,19 @@ def write_report(
     comparisons: Sequence[Comparison] = (),
     facts: Sequence[str] = (),
     reliability: Reliability | None = None,
+    clips: Sequence[Mapping[str, Clip]] = (),
 ) -> None:
-    """Writes the page: a section a system (or a set), after ``facts`` about them all, a sentence each."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("asr.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    page = environment.get_template("page.html").render(
+    """Writes the page: a section a system (or a set), after ``facts`` about them all, a sentence each; for each system
+    the ``clips`` by utterance id, where there are any."""
+    page = render(
+        "page.html",
         title=title,
-        version=__version__,
         facts=facts,
         comparisons=[str(comparison) for comparison in comparisons],
-        sections=[_section(system, number) for number, system in enumerate(systems)],
+        sections=[
+            _section(system, number, some)
+            for number, (system, some) in enumerate(zip(systems, clips or [{}] * len(systems), strict=True))
+        ],
         calibration=figures.as_svg(figures.reliability(reliability), "calibration") if reliability else "",
         calibration_error=reliability.error if reliability else 0.0,
     )
@@ -105,7 +117,7 @@ def _most(edits: Counter[Edit]) -> list[Confusion]:
     ]
 
 
-def _section(system: System, number: int) -> dict[str, Any]:
+def _section(system: System, number: int, clips: Mapping[str, Clip]) -> dict[str, Any]:
     """What the template shows of one system."""
     plots = {
         "by speaker": figures.by_speaker(system),
@@ -125,21 +137,24 @@ def _section(system: System, number: int) -> dict[str, Any]:
             "Words put in": confused_words(system, "insertion"),
             "Characters": confused_characters(system),
         },
-        "folds": list(_folds(system)),
+        "folds": list(_folds(system, clips)),
+        "clips": len(clips),
+        "pictures": sum(1 for clip in clips.values() if clip.picture),
         "right": sum(1 for u in system.utterances if not u.words.errors),
     }
 
 
-def _folds(system: System) -> Iterator[Fold]:
-    wrong = [u for u in system.utterances if u.words.errors]
-    ordered = sorted(wrong, key=lambda u: (-u.words.errors, -u.words.rate, u.line.id))
-    right = [u for u in system.utterances if not u.words.errors]
-    starts = [0, *range(OPEN, len(ordered), FOLDED)] if ordered else []
-    parts = [ordered[a:b] for a, b in itertools.pairwise([*starts, len(ordered)])] if starts else []
-    parts += [right[a : a + FOLDED] for a in range(0, len(right), FOLDED)]
+def _folds(system: System, clips: Mapping[str, Clip]) -> Iterator[Fold]:
+    worst, right = system.worst(), [u for u in system.utterances if not u.words.errors]
+    pictured = {id for id, clip in clips.items() if clip.picture}
+    drawn = [u for u in right if u.line.id in pictured]
+    others = [u for u in right if u.line.id not in pictured]
+    folded = [some[a : a + FOLDED] for some in (worst[OPEN:], others) for a in range(0, len(some), FOLDED)]
     first = 1
-    for part in parts:
-        yield Fold(utterances=tuple((u, _runs(u)) for u in part), first=first)
+    for place, part in enumerate([worst[:OPEN], drawn, *folded]):
+        if part:
+            shown = tuple(Shown(utterance=u, runs=_runs(u), clip=clips.get(u.line.id)) for u in part)
+            yield Fold(shown=shown, first=first, open=place < 2)
         first += len(part)
 
 
@@ -150,3 +165,7 @@ def _runs(utterance: ScoredLine) -> tuple[tuple[bool, tuple[Edit, ...]], ...]:
         run = tuple(edits)
         runs += [(True, run)] if right else [(False, (edit,)) for edit in run]
     return tuple(runs)
+
+
+def _span(low: int, high: int) -> str:
+    return f"{low} to {high}" if low < high else f"{low}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from asr.compare import ScoredLine, System
 from asr.decode.calibration import Reliability, reliability_figure
+from asr.scores import ScoredLine, System
 from asr.text.significance import Interval
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ MOST_SPEAKERS = 40
 """Speakers with a line of their own; of more, the page shows how their rates are distributed."""
 
 _ACCENT = "#1f77b4"
+COLOURS = {"#000000": "currentColor", _ACCENT: "var(--accent)", "#9a5b00": "var(--sub)", "#1a6b45": "var(--ins)"}
+"""What stands in a figure for the page's colours, light or dark."""
 
 
 def by_speaker(system: System) -> Figure | None:
@@ -28,7 +31,7 @@ def by_speaker(system: System) -> Figure | None:
     if len(groups) > MOST_SPEAKERS:
         return _distribution([rate for rate, _, _ in groups.values()], system.words.rate)
     names = sorted(groups, key=lambda name: groups[name][0])
-    figure, axes = _figure(4.6, 1.1 + 0.22 * len(names))
+    figure, axes = new_figure(4.6, 1.1 + 0.22 * len(names))
     places = range(len(names))
     rates = [groups[name][0] for name in names]
     axes.hlines(places, *_ends([groups[name] for name in names]), color=_ACCENT, alpha=0.5)
@@ -48,7 +51,7 @@ def by_duration(system: System) -> Figure | None:
     if not timed:
         return None
     groups = _grouped([(u.duration_band, u) for u in timed])
-    figure, axes = _figure(4.6, 3.2)
+    figure, axes = new_figure(4.6, 3.2)
     places = range(len(groups))
     axes.vlines(places, *_ends(list(groups.values())), color=_ACCENT, alpha=0.5)
     axes.plot(places, [rate for rate, _, _ in groups.values()], "o", color=_ACCENT)
@@ -69,12 +72,16 @@ def as_svg(figure: Figure, name: str) -> str:
     import matplotlib
 
     drawn = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+        # The browser writes the text, in its own fonts: what matplotlib's lack is no loss.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = drawn.getvalue()
     svg = svg[svg.index("<svg") :]
     # Matplotlib writes its own default, black, only where it was asked for; text without a colour is black by itself.
-    return svg.replace("#000000", "currentColor").replace(_ACCENT, "var(--accent)")
+    for colour, name_on_page in COLOURS.items():
+        svg = svg.replace(colour, name_on_page)
+    return svg
 
 
 Rate = tuple[float, Interval | None, int]
@@ -102,7 +109,7 @@ def _ends(rates: Sequence[Rate]) -> tuple[list[float], list[float]]:
 
 
 def _distribution(rates: Sequence[float], whole: float) -> Figure:
-    figure, axes = _figure(4.6, 3.2)
+    figure, axes = new_figure(4.6, 3.2)
     axes.hist(rates, bins=min(30, len(rates) // 2), color=_ACCENT, alpha=0.7)
     axes.set(xlabel="WER", ylabel="speakers", xlim=(0, None))
     axes.axvline(whole, color="#000000", linewidth=0.8, linestyle=":")
@@ -110,12 +117,19 @@ def _distribution(rates: Sequence[float], whole: float) -> Figure:
     return figure
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Any]:
+def empty_figure(width: float, height: float) -> Figure:
+    """Of so many inches. Drawn in the keys of ``COLOURS``, it takes the page's colours."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def new_figure(width: float, height: float) -> tuple[Figure, Any]:
+    """``empty_figure`` and its axes."""
+    figure = empty_figure(width, height)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes

@@ -53,9 +53,8 @@ def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Er
     return _count(jiwer.process_characters, references, hypotheses, len)
 
 
-def word_hits(reference: str, hypothesis: str) -> tuple[bool, ...]:
+def word_hits(alignment: Alignment) -> tuple[bool, ...]:
     """Of each of the hypothesis's words, whether the alignment with the reference makes it a hit."""
-    [alignment] = align_words([reference], [hypothesis])
     return tuple(edit.kind == "hit" for edit in alignment if edit.hypothesis)
 
 
