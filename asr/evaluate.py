@@ -93,7 +93,8 @@ def _evaluate_set(
         lines += [Line(id=id, text=text, speaker=who, duration=seconds) for id, text, who, seconds in facts]
         for best, *_ in found:
             hypotheses.append(best.text)
-            words = words_of(best, recogniser.tokeniser, emissions.frame_shift)
+            calibration = recogniser.decoder.calibration
+            words = words_of(best, recogniser.tokeniser, emissions.frame_shift, calibration=calibration)
             confidences.append(tuple(word.confidence for word in words))
         audio += sum(durations)
         advance(sum(durations))

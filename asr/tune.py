@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from asr import checkpoint, recipe, runtime
 from asr.data.corpora import open_corpora
 from asr.decode.beam import BeamDecoder
+from asr.decode.calibration import fit_calibration
 from asr.decode.decoder import read_lexicon
-from asr.decode.greedy import GreedyDecoder
+from asr.decode.greedy import GreedyDecoder, spellings
 from asr.decode.ngram import NgramModel
 from asr.decode.rescore import reorder
 from asr.errors import LanguageModelError
 from asr.records import Emissions, ErrorCounts
-from asr.text.score import character_errors, word_errors
+from asr.text.score import align_words, character_errors, word_errors, word_hits
 from asr.transcribe.loading import plain_batches
 from asr.transcribe.recogniser import Recogniser, recognise
 
@@ -78,7 +79,8 @@ def listen(
 
 
 def tune(decoder: BeamDecoder, dev: DevSet) -> Iterator[Trial]:
-    """Tries settings around the decoder's own and yields each trial; the last one is the choice.
+    """Tries settings around the decoder's own and yields each trial; the last one is the choice, with confidences that
+    fit it.
 
     First ``alpha`` and ``beta`` on a grid, then what an unknown word costs, then finer steps around the best, then the
     narrowest beam that makes no more errors, and last the LSTM's weight. Raises LanguageModelError where there is no
@@ -99,7 +101,7 @@ def tune(decoder: BeamDecoder, dev: DevSet) -> Iterator[Trial]:
         for trial in (_rescored if part.mode == "rescore" else _fused)(decoder, dev, best.settings, part):
             yield trial
             best = min(best, trial, key=lambda trial: trial.cost)
-    yield best
+    yield replace(best, settings=_calibrated(decoder, dev, best.settings))
 
 
 def _attempt(decoder: BeamDecoder, dev: DevSet, settings: recipe.Beam) -> Trial:
@@ -110,6 +112,15 @@ def _attempt(decoder: BeamDecoder, dev: DevSet, settings: recipe.Beam) -> Trial:
 def _judge(dev: DevSet, settings: recipe.Beam, texts: Sequence[str]) -> Trial:
     words, characters = word_errors(dev.references, texts), character_errors(dev.references, texts)
     return Trial(settings=settings, words=words, characters=characters)
+
+
+def _calibrated(decoder: BeamDecoder, dev: DevSet, settings: recipe.Beam) -> recipe.Beam:
+    chosen = decoder.reset(settings)
+    readings = [best for emissions in dev.emissions for best, *_ in chosen(emissions)]
+    words = [[p for _, _, p in word] for reading in readings for word in spellings(reading, decoder.tokeniser)]
+    alignments = align_words(dev.references, [reading.text for reading in readings])
+    hits = [hit for alignment in alignments for hit in word_hits(alignment)]
+    return settings.model_copy(update={"calibration": fit_calibration(words, hits)})
 
 
 def _fused(decoder: BeamDecoder, dev: DevSet, settings: recipe.Beam, part: recipe.LstmFusion) -> Iterator[Trial]:

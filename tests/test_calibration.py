@@ -1,9 +1,13 @@
 """Calibration against cases worked by hand."""
 
+import math
+
 import numpy as np
 import pytest
 
-from asr.decode.calibration import draw_reliability, reliability
+from asr import recipe
+from asr.decode.calibration import draw_reliability, fit_calibration, reliability
+from asr.decode.greedy import confidence
 from asr.text.score import align_words, word_hits
 
 
@@ -21,6 +25,38 @@ def test_confidence_one_belongs_to_the_last_bin_and_words_that_are_as_right_as_s
 
 def test_no_words_have_no_error():
     assert reliability(np.zeros(0), np.zeros(0, bool)).error == 0.0
+
+
+def test_a_fitted_calibration_believes_words_as_far_as_they_are_right():
+    """Letters' posteriors of a network that a language model corrects: what words are right follows another law."""
+    generator = np.random.default_rng(1)
+    words = [generator.beta(3, 1, size=length).tolist() for length in generator.integers(1, 9, size=6000)]
+    truth = recipe.Calibration(offset=-0.5, slope=0.4, length=0.3)
+    hits = [generator.random() < confidence(word, truth) for word in words]
+    fitted = fit_calibration(words[:3000], hits[:3000])
+    assert list(fitted.model_dump().values()) == pytest.approx(list(truth.model_dump().values()), abs=0.2)
+
+    def error(calibration):
+        confidences = np.array([confidence(word, calibration) for word in words[3000:]])
+        return reliability(confidences, np.array(hits[3000:])).error
+
+    assert error(fitted) < 0.03 < 0.2 < error(None)
+
+
+def test_few_words_move_a_calibration_little_and_none_not_at_all():
+    assert fit_calibration([], []) == recipe.Calibration()
+    fitted = fit_calibration([[0.9, 0.9]], [True])
+    assert confidence([0.9, 0.9], fitted) == pytest.approx(0.81, abs=0.1)
+
+
+def test_a_calibration_that_changes_nothing_leaves_the_product_of_the_posteriors():
+    assert confidence([0.5, 0.5], recipe.Calibration()) == pytest.approx(0.25) == confidence([0.5, 0.5], None)
+
+
+def test_a_calibration_is_a_logistic_curve_over_log_odds_and_length():
+    shifted = confidence([0.5, 0.5], recipe.Calibration(offset=0.1, slope=2.0, length=0.3))
+    assert math.log(shifted / (1 - shifted)) == pytest.approx(0.1 + 2 * math.log(1 / 3) + 2 * 0.3)
+    assert 0.0 < confidence([0.0], recipe.Calibration()) < confidence([1.0], recipe.Calibration()) < 1.0
 
 
 @pytest.mark.parametrize(

@@ -413,6 +413,7 @@ def test_tune_keeps_its_choice_in_the_model_directory_where_evaluate_finds_it(ho
     assert b"greedy" in done.stdout
     settings = load_recipe(model / "recipe.yaml").decoder
     assert (settings.kind, settings.language_model) == ("beam", "language_model.ngrams")
+    assert settings.calibration is not None
     language_model.rename(language_model.with_suffix(".away"))  # the directory holds all that it needs
     try:
         tuned = asr("evaluate", model, "--data", "data", cwd=home)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 import toy
 
 import asr
@@ -24,8 +25,11 @@ def test_the_readmes_examples_run_and_say_what_a_recogniser_says(tmp_path, monke
     directory = toy.save_babbler(tmp_path / "models" / "digits", " " + string.ascii_lowercase)
     soundfile.write(tmp_path / "clip.wav", clip, toy.RATE)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "lm.arpa").write_text("\\data\\\nngram 1=3\n\n\\1-grams:\n-1 <s>\n-1 </s>\n-1 abc\n\n\\end\\\n")
+    log_probs = torch.randn(2, 30, 29).log_softmax(-1)
+    given = {"pieces": np.array_split(clip, 7), "log_probs": log_probs, "lengths": torch.tensor([30, 20])}
     for example in EXAMPLES:
-        exec(compile(example, "README.md", "exec"), {"pieces": np.array_split(clip, 7)})
+        exec(compile(example, "README.md", "exec"), dict(given))
     printed = capsys.readouterr().out.splitlines()
     expected = asr.load(directory).transcribe("clip.wav")
     assert expected.words

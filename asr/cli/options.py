@@ -106,6 +106,7 @@ _KEYS = {
 }
 """Options that are keys of a recipe's decoder."""
 _PATHS = {"lm", "lstm", "lexicon"}
+_KNOWLEDGE = _KEYS.keys() - {"beam"}
 HOTWORD_WEIGHT = 6.0
 
 
@@ -122,6 +123,8 @@ def decoder_overrides(greedy: bool, hotwords: str | None, **settings: str | None
     ]
     if hotwords:
         overrides.append(f"decoder.hotwords={json.dumps(_hotwords(hotwords), ensure_ascii=False)}")
+    if given.keys() & _KNOWLEDGE:
+        overrides.append("decoder.calibration=null")  # it is that of what the model directory decodes with
     return ["decoder.kind=beam", *overrides] if overrides else []
 
 

@@ -41,6 +41,11 @@ class Search(Protocol):
 
 
 class Decoder(Protocol):
+    @property
+    def calibration(self) -> recipe.Calibration | None:
+        """What makes confidences of posteriors, see ``words_of``."""
+        ...
+
     def __call__(self, emissions: Emissions) -> list[tuple[Hypothesis, ...]]:
         """A batch of emissions, on the CPU, to each utterance's readings, the best one first and at least one."""
         ...

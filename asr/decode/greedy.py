@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from asr import recipe
 from asr.records import BLANK, Emissions, Hypothesis, Word
 from asr.text.tokenise import Tokeniser
 
@@ -29,6 +30,8 @@ def decode_greedy(emissions: Emissions, tokeniser: Tokeniser) -> list[Hypothesis
 
 class GreedyDecoder:
     """Emissions to n-best lists of one."""
+
+    calibration = None
 
     def __init__(self, tokeniser: Tokeniser) -> None:
         self.tokeniser = tokeniser
@@ -85,23 +88,50 @@ class GreedySearch:
         return self.best()
 
 
-def words_of(hypothesis: Hypothesis, tokeniser: Tokeniser, frame_shift: float, offset: float = 0.0) -> tuple[Word, ...]:
+def words_of(
+    hypothesis: Hypothesis,
+    tokeniser: Tokeniser,
+    frame_shift: float,
+    offset: float = 0.0,
+    calibration: recipe.Calibration | None = None,
+) -> tuple[Word, ...]:
     """The hypothesis's words. A word spans its first to its last token's frame; its confidence is the product of its
-    tokens' probabilities: that all are right, as far as the network can tell. Frame shift and offset are seconds."""
-    words: list[Word] = []
+    tokens' probabilities: that all are right, as far as the network can tell; or what ``calibration`` makes of that.
+    Frame shift and offset are seconds."""
+    return tuple(
+        Word(
+            text="".join(text for text, _, _ in spelling),
+            start=round(offset + spelling[0][1] * frame_shift, 3),
+            end=round(offset + (spelling[-1][1] + 1) * frame_shift, 3),
+            confidence=round(confidence([probability for _, _, probability in spelling], calibration), 4),
+        )
+        for spelling in spellings(hypothesis, tokeniser)
+    )
+
+
+def confidence(probabilities: Sequence[float], calibration: recipe.Calibration | None) -> float:
+    """A word's, of its tokens' ``probabilities``."""
+    product = min(1.0, math.prod(probabilities))
+    if calibration is None:
+        return product
+    evidence = calibration.offset + calibration.slope * log_odds(product) + calibration.length * len(probabilities)
+    return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, evidence))))
+
+
+def log_odds(probability: float) -> float:
+    """log(p / (1 - p)), as if a network were never surer than 0.999: beyond that its figures say little."""
+    bounded = min(max(probability, 0.001), 0.999)
+    return math.log(bounded / (1.0 - bounded))
+
+
+def spellings(hypothesis: Hypothesis, tokeniser: Tokeniser) -> list[list[tuple[str, int, float]]]:
+    """Each word's tokens: text, frame, probability."""
+    words: list[list[tuple[str, int, float]]] = []
     spelling: list[tuple[str, int, float]] = []
 
     def close() -> None:
         if spelling:
-            confidence = math.prod(probability for _, _, probability in spelling)
-            words.append(
-                Word(
-                    text="".join(text for text, _, _ in spelling),
-                    start=round(offset + spelling[0][1] * frame_shift, 3),
-                    end=round(offset + (spelling[-1][1] + 1) * frame_shift, 3),
-                    confidence=round(min(1.0, confidence), 4),
-                )
-            )
+            words.append(spelling.copy())
         spelling.clear()
 
     for token, frame, probability in zip(hypothesis.tokens, hypothesis.frames, hypothesis.probabilities, strict=True):
@@ -113,7 +143,7 @@ def words_of(hypothesis: Hypothesis, tokeniser: Tokeniser, frame_shift: float, o
         if after:
             spelling.append((after, frame, probability))
     close()
-    return tuple(words)
+    return words
 
 
 def blank_rate(emissions: Emissions) -> Tensor:

@@ -300,6 +300,15 @@ class LstmFusion(Section):
     nbest: Positive = 50
 
 
+class Calibration(Section):
+    """What makes of a word of n tokens, whose posteriors' product is p, its confidence:
+    sigmoid(``offset`` + ``slope`` log(p / (1 - p)) + ``length`` n), as ``asr tune`` fits it to a dev set."""
+
+    offset: float = 0.0
+    slope: float = 1.0
+    length: float = 0.0
+
+
 class Beam(Section):
     """Paths are relative to the model directory.
 
@@ -320,6 +329,7 @@ class Beam(Section):
     lstm: LstmFusion | None = None
     lexicon: str | None = None
     hotwords: dict[str, float] = {}
+    calibration: Calibration | None = None
 
 
 Decoder = Annotated[Greedy | Beam, Field(discriminator="kind")]

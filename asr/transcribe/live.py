@@ -106,7 +106,8 @@ class LiveDecoder:
         self.emissions = np.concatenate([self.emissions, log_probs])
 
     def _words(self, hypothesis: Hypothesis) -> tuple[Word, ...]:
-        return words_of(hypothesis, self.tokeniser, self.frame_shift, offset=self.begins * self.frame_shift)
+        begin = self.begins * self.frame_shift
+        return words_of(hypothesis, self.tokeniser, self.frame_shift, begin, self.decoder.calibration)
 
     def _frame(self, time: float) -> int:
         """The frame of the utterance at ``time``, in seconds of the stream."""

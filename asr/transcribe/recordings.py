@@ -177,7 +177,8 @@ class Transcription:
         joined.sort(key=lambda pair: -len(pair[1]))
         for first in range(0, len(joined), DECODED_TOGETHER):
             group = joined[first : first + DECODED_TOGETHER]
-            hypotheses = self._recogniser.decoder(
+            decoder = self._recogniser.decoder
+            hypotheses = decoder(
                 Emissions(
                     log_probs=torch.nn.utils.rnn.pad_sequence([log_probs for _, log_probs in group], batch_first=True),
                     lengths=torch.tensor([len(log_probs) for _, log_probs in group]),
@@ -192,7 +193,7 @@ class Transcription:
                         text=best.text,
                         start=round(start, 3),
                         end=round(utterance.stop / self._rate, 3),
-                        words=words_of(best, self._recogniser.tokeniser, shift, start),
+                        words=words_of(best, self._recogniser.tokeniser, shift, start, decoder.calibration),
                         channel=utterance.channel,
                     )
                 )
