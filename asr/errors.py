@@ -8,7 +8,8 @@
     ├── TextError            text that cannot be spelled, is missing or empty, or has no room in its recording
     ├── LanguageModelError   a language model that is missing, malformed or damaged, or cannot be estimated
     ├── CheckpointError      a model directory that is missing, incomplete or not ours
-    ├── TrainingError        training that cannot go on (NaN loss, nothing to train on)
+    ├── TrainingError        training that cannot go on (stopped, nothing to train on)
+    │   └── DivergenceError  a loss or gradient that is no number any more
     └── MissingExtraError    an optional package that this feature needs
 
 Each message is a sentence for the person at the terminal: what, where, found, expected, what to do. The command line
@@ -50,6 +51,10 @@ class CheckpointError(AsrError):
 
 class TrainingError(AsrError):
     """Training cannot go on."""
+
+
+class DivergenceError(TrainingError):
+    """The loss or its gradient is no number any more."""
 
 
 class MissingExtraError(AsrError):

@@ -3,11 +3,11 @@
 
 scripts/benchmark.py encoder    our recurrent stack against nn.LSTM(bidirectional=True) on packed sequences
 scripts/benchmark.py loader     the training loop against the same loop fed with batches already in memory
-scripts/benchmark.py cells      each kind of encoder, trained for a few epochs from its recipe line alone
 scripts/benchmark.py decode     our CTC decoder against others (extra `peers`) on the same emissions
 scripts/benchmark.py peers      transcripts of other recognisers (extra `peers`), for asr score
 scripts/benchmark.py align      word starts against pocketsphinx's aligner; wrong words; a recording of an hour
 scripts/benchmark.py long       a long recording made of clips, against the clips one by one: errors, drift, memory
+scripts/benchmark.py speed      a recording's real-time factor and errors beside other recognisers' (extra `peers`)
 scripts/benchmark.py live       error rate against latency; memory and time a chunk over a long stream
 """
 
@@ -37,18 +37,28 @@ def alternate(
     repeats: int,
     synchronise: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
+    turn: float = 0.0,
 ) -> dict[str, list[float]]:
-    """Seconds of each side, run in turn so that a busy machine is busy for all."""
-    for run in sides.values():
+    """Seconds of each side, run in turn so that a busy machine is busy for all.
+
+    A turn is a run, or as many as fill ``turn`` seconds: after another side's a short one would measure the caches.
+    """
+    runs: dict[str, int] = {}
+    for name, run in sides.items():
         run()
+        started = clock()
+        if turn:
+            run()
+        runs[name] = max(1, round(turn / max(clock() - started, 1e-6)))
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, run in sides.items():
             synchronise()
             started = clock()
-            run()
+            for _ in range(runs[name]):
+                run()
             synchronise()
-            times[name].append(clock() - started)
+            times[name].append((clock() - started) / runs[name])
     return times
 
 
@@ -182,49 +192,6 @@ def loader(
     report({**times, "audio_seconds": seconds}, ratio, "share of the throughput with batches in memory", path)
 
 
-CELLS = {
-    "feedforward": "{kind: feedforward, context: 5, layers: 3, hidden: 256}",
-    "rnn, tanh": "{kind: rnn, nonlinearity: tanh, bidirectional: false, layers: 2, hidden: 128}",
-    "rnn, relu": "{kind: rnn, nonlinearity: relu, bidirectional: false, layers: 2, hidden: 128}",
-    "gru": "{kind: gru, bidirectional: false, layers: 2, hidden: 128}",
-    "lstm": "{kind: lstm, bidirectional: false, layers: 2, hidden: 128}",
-    "bidirectional rnn, tanh": "{kind: rnn, nonlinearity: tanh, layers: 2, hidden: 128}",
-    "bidirectional gru": "{kind: gru, layers: 2, hidden: 128}",
-    "bidirectional lstm": "{kind: lstm, layers: 2, hidden: 128}",
-    "bidirectional lstm, projected": "{kind: lstm, layers: 2, hidden: 128, projection: 128}",
-    "bidirectional lstm, no convolution": "{kind: lstm, layers: 2, hidden: 128, conv: null}",
-}
-
-
-@main.command()
-@click.argument("recipe_path", default="recipes/digits.yaml", metavar="[RECIPE]")
-@click.option("--data", default="../shared/data", show_default=True)
-@click.option("--epochs", default=4, show_default=True)
-@click.option("--device", default="auto", show_default=True)
-@click.option("--json", "path", type=click.Path(path_type=Path))
-def cells(recipe_path: str, data: str, epochs: int, device: str, path: Path | None) -> None:
-    """Dev error rates of each kind of encoder after the same few epochs: a look, not the study."""
-    import tempfile
-
-    from asr.train.acoustic import train_acoustic_model
-
-    figures: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        front = json.dumps(reading.load_recipe(Path(recipe_path)).model_dump(mode="json")["encoder"]["conv"])
-        for name, line in CELLS.items():
-            overrides = [f"encoder={line}", f"training.epochs={epochs}"]
-            if "conv" not in line:
-                overrides.append(f"encoder.conv={front}")  # the recipe's own
-            settings = reading.load_recipe(Path(recipe_path), overrides)
-            meta = train_acoustic_model(settings, Path(folder) / name, root=Path(data).absolute(), device=device)
-            figures[name] = {**meta["results"]["dev"], "parameters": meta["parameters"], **meta["training"]}
-    for name, row in figures.items():
-        size, spent = f"{row['parameters'] / 1e3:.0f} k", f"{row['minutes']:.2f} min"
-        click.echo(f"{name:36} {size:>8} parameters  {spent:>9}  WER {row['wer']:7.2%}  CER {row['cer']:7.2%}")
-    ratio = figures["feedforward"]["wer"] / max(figures["bidirectional lstm"]["wer"], 1e-9)
-    report(figures, ratio, "WER of the feed-forward encoder over the bidirectional LSTM's", path)
-
-
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("manifest", type=click.Path(path_type=Path), required=False)
@@ -289,7 +256,9 @@ def decode(
     )
     present = {}
     for name, peer in peers.PEERS.items():
-        reason = peer.missing() or ("it takes no language model" if lm and not peer.language_model else None)
+        reason = peers.missing(peer.modules) or (
+            "it takes no language model" if lm and not peer.language_model else None
+        )
         if reason:
             click.echo(f"  {name:18} left out: {reason}")
         else:
@@ -319,9 +288,9 @@ def decode(
     ratios = []
     for beam in map(int, beams.split(",")):
         sides = {"ours": ours("ours", beam, 1), **{n: theirs(n, p, beam) for n, p in present.items()}}
-        times = alternate(sides, repeats, clock=time.process_time)
+        times = alternate(sides, repeats, clock=time.process_time, turn=0.1)
         every = f"ours, {runtime.cores()} threads"
-        times |= alternate({every: ours(every, beam, 0)}, repeats)
+        times |= alternate({every: ours(every, beam, 0)}, repeats, turn=0.1)
         click.echo(f"beam {beam}")
         for name, values in times.items():
             each, wer = [1e3 * v / seconds for v in values], word_errors(references, texts[name]).rate
@@ -372,12 +341,12 @@ def transcribe_by_peers(manifest: Path, out: Path, lm: Path | None) -> None:
 
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     clips = [audio.read(manifest.parent / row["audio_filepath"], sample_rate=16000).samples for row in rows]
-    builders = dict(peers.RECOGNISERS)
+    builders = {name: peer.build for name, peer in peers.RECOGNISERS.items()}
     if lm:
-        builders[f"pocketsphinx-{lm.stem}"] = functools.partial(peers.PocketSphinx, lm)
+        builders[f"pocketsphinx-{lm.stem}"] = functools.partial(peers.pocketsphinx, language_model=lm)
     for name, build in builders.items():
-        recogniser = build()
-        texts = [recogniser.transcribe(clip) for clip in clips]
+        listen = build(torch.get_num_threads())
+        texts = [listen(clip) for clip in clips]
         with runtime.replacing(out / f"{name}.jsonl") as file:
             for row, text in zip(rows, texts, strict=True):
                 file.write(json.dumps({"id": row["id"], "hyp": text}, ensure_ascii=False) + "\n")
@@ -522,18 +491,30 @@ def align(model: Path, manifest: Path, hours: float, device: str, path: Path | N
     report(figures, sum(times["pocketsphinx"]) / sum(times["ours"]), "times as fast as pocketsphinx on clips", path)
 
 
+CLIPS = Path("../shared/data/an4/test.jsonl")
+
+
+def pauses(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say how a long recording is made of clips."""
+    for option in (
+        click.option("--level", default=-60.0, show_default=True, help="Of the noise, dB; AN4's own is -67."),
+        click.option("--noise", type=click.Path(path_type=Path), help="Noises for every other pause; else white."),
+        click.option("--pause", default=3.0, show_default=True, help="The longest between two clips, seconds."),
+        click.option("--minutes", default=10.0, show_default=True),
+    ):
+        command = option(command)
+    return command
+
+
 @main.command()
 @click.argument("model", default="models/an4", type=click.Path(path_type=Path))
-@click.argument("manifest", default="../shared/data/an4/test.jsonl", type=click.Path(path_type=Path))
-@click.option("--minutes", default=10.0, show_default=True)
-@click.option("--pause", default=3.0, show_default=True, help="The longest between two clips, seconds; the least: 0.7.")
-@click.option("--noise", type=click.Path(path_type=Path), help="Folder of noises for every other pause; else white.")
-@click.option("--level", default=-60.0, show_default=True, help="Of the noise, dB; AN4's own is -67.")
+@click.argument("manifests", nargs=-1, type=click.Path(path_type=Path), metavar="[MANIFEST]...")
+@pauses
 @click.option("--options", default="", help="More for asr transcribe: --no-vad.")
 @click.option("--json", "path", type=click.Path(path_type=Path))
 def long(
     model: Path,
-    manifest: Path,
+    manifests: tuple[Path, ...],
     minutes: float,
     pause: float,
     noise: Path | None,
@@ -541,62 +522,30 @@ def long(
     options: str,
     path: Path | None,
 ) -> None:
-    """A recording of MANIFEST's clips, again and again, with silence or noise between them, by `asr transcribe` in a
-    process of its own: word errors beside those of the clips one by one, drift, time, memory.
+    """A recording of the MANIFESTs' clips, again and again, with silence or noise between them, by `asr transcribe` in
+    a process of its own: word errors beside those of the clips one by one, drift, time, memory.
 
-    Words are compared clip by clip: those that begin between the middles of the pauses around it.
+    Words are compared clip by clip: those that begin between the middles of the pauses around it. The interval is a
+    bootstrap's over clips, all of whose occurrences are drawn together.
     """
     import bisect
-    import random
     import resource
     import subprocess
     import sys
     import tempfile
 
-    import soundfile
+    from recordings import RATE, concatenate, read_clips
 
     import asr
-    from asr import audio
     from asr.records import ErrorCounts
     from asr.text.score import word_errors
 
-    rate = 16000
-    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    clips = [audio.read(manifest.parent / row["audio_filepath"], sample_rate=rate).samples for row in rows]
+    clips = read_clips(manifests or (CLIPS,))
     recogniser = asr.load(model)
-    alone = [recogniser.transcribe(clip, sample_rate=rate) for clip in clips]
-    draw, generator = random.Random(0), np.random.default_rng(0)
-    noises = (
-        [audio.read(file, sample_rate=rate).samples for file in sorted(noise.iterdir()) if audio.sounds(file)]
-        if noise
-        else []
-    )
-
-    def between(number: int) -> np.ndarray:
-        samples = round(draw.uniform(0.7, max(0.7, pause)) * rate)
-        if number % 2:
-            return np.zeros(samples, np.float32)
-        sound = np.resize(draw.choice(noises), samples) if noises else generator.standard_normal(samples)
-        return (sound * 10 ** (level / 20) / max(1e-6, np.sqrt(np.mean(sound**2)))).astype(np.float32)
-
+    alone = [recogniser.transcribe(clip.samples, sample_rate=RATE) for clip in clips]
     with tempfile.TemporaryDirectory() as folder:
         recording = Path(folder) / "long.flac"
-        order = list(range(len(clips)))
-        chosen: list[int] = []
-        begins: list[float] = []  # of the clips, seconds
-        middles: list[float] = []  # of the pauses before them
-        length = 0
-        with soundfile.SoundFile(recording, "w", rate, 1) as file:
-            while length < minutes * 60 * rate:
-                if len(chosen) % len(order) == 0:
-                    draw.shuffle(order)
-                gap, i = between(len(chosen)), order[len(chosen) % len(order)]
-                chosen.append(i)
-                middles.append((length + len(gap) / 2) / rate)
-                begins.append((length + len(gap)) / rate)
-                file.write(gap)
-                file.write(clips[i])
-                length += len(gap) + len(clips[i])
+        made = concatenate(clips, recording, minutes=minutes, pause=pause, noise=noise, level=level)
         command = [sys.executable, "-c", "from asr.cli import main; main()", "transcribe", str(recording)]
         command += ["--model", str(model), "--format", "json", "--out", folder, *options.split()]
         began = time.perf_counter()
@@ -605,29 +554,29 @@ def long(
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         document = json.loads((Path(folder) / "long.json").read_text())
 
-    heard: list[list[dict[str, Any]]] = [[] for _ in chosen]
+    heard: list[list[dict[str, Any]]] = [[] for _ in made.chosen]
     for word in document["words"]:
-        heard[max(0, bisect.bisect(middles, word["start"]) - 1)].append(word)
-    texts = [rows[i]["text"] for i in chosen]
-    joined = [word_errors([t], [" ".join(w["text"] for w in words)]) for t, words in zip(texts, heard, strict=True)]
-    each = [word_errors([text], [alone[i].text]) for text, i in zip(texts, chosen, strict=True)]
-    more = np.array([a.errors - b.errors for a, b in zip(joined, each, strict=True)])
-    words = sum(e.reference_length for e in each)
-    resampled = generator.choice(more, (2000, len(more))).sum(axis=1) / words
-    low, high = np.quantile(resampled, [0.025, 0.975])
+        heard[max(0, bisect.bisect(made.middles, word["start"]) - 1)].append(word)
+    joined = [
+        word_errors([clips[i].text], [" ".join(word["text"] for word in words)])
+        for i, words in zip(made.chosen, heard, strict=True)
+    ]
+    each_clip = [word_errors([clip.text], [transcript.text]) for clip, transcript in zip(clips, alone, strict=True)]
+    one_by_one = [each_clip[i] for i in made.chosen]
+    words_of = np.bincount(made.chosen, [errors.reference_length for errors in one_by_one])
+    more_of = np.bincount(made.chosen, [a.errors - b.errors for a, b in zip(joined, one_by_one, strict=True)])
+    drawn = np.random.default_rng(0).integers(len(words_of), size=(2000, len(words_of)))
+    low, high = np.quantile(more_of[drawn].sum(axis=1) / words_of[drawn].sum(axis=1), [0.025, 0.975])
     drift = [
         words[0]["start"] - begin - alone[i].words[0].start
-        for words, begin, i in zip(heard, begins, chosen, strict=True)
+        for words, begin, i in zip(heard, made.begins, made.chosen, strict=True)
         if words and alone[i].words and words[0]["text"] == alone[i].words[0].text
     ]
     tenth = max(1, len(drift) // 10)
     figures: dict[str, Any] = {
-        "seconds_of_audio": length / rate,
-        "clips": len(chosen),
+        "seconds_of_audio": made.seconds,
+        "clips": len(made.chosen),
         "segments": len(document["segments"]),
-        "words": words,
-        "wer": sum(joined, ErrorCounts()).rate,
-        "wer_one_by_one": sum(each, ErrorCounts()).rate,
         "difference_95": [float(low), float(high)],
         "drift_first_tenth": [float(np.median(drift[:tenth])), float(np.max(np.abs(drift[:tenth])))],
         "drift_last_tenth": [float(np.median(drift[-tenth:])), float(np.max(np.abs(drift[-tenth:])))],
@@ -635,12 +584,16 @@ def long(
         "processor_seconds": usage.ru_utime + usage.ru_stime,
         "peak_bytes": usage.ru_maxrss * 1024,
     }
-    for name, counts in (("in one recording", joined), ("one by one", each)):
-        total = sum(counts, ErrorCounts())
-        click.echo(
-            f"  {name}: WER {total.rate:.2%}, {total.errors} errors in {words} words: "
-            f"{total.substitutions} substituted, {total.deletions} deleted, {total.insertions} inserted"
-        )
+    click.echo(f"{model}, {len(made.chosen)} clips, {made.seconds / 60:.1f} minutes")
+    for manifest in dict.fromkeys(clip.manifest for clip in clips):
+        for name, counts in (("in one recording", joined), ("one by one", one_by_one)):
+            own = (errors for i, errors in zip(made.chosen, counts, strict=True) if clips[i].manifest == manifest)
+            total = sum(own, ErrorCounts())
+            figures[f"{manifest}, {name}"] = {"words": total.reference_length, "wer": total.rate}
+            click.echo(
+                f"  {manifest}, {name}: WER {total.rate:.2%}, {total.errors} errors in {total.reference_length} "
+                f"words: {total.substitutions} substituted, {total.deletions} deleted, {total.insertions} inserted"
+            )
     click.echo(f"  more errors in one recording: 95 % interval [{low:+.2%}, {high:+.2%}] of the words")
     for name in ("first", "last"):
         median, worst = figures[f"drift_{name}_tenth"]
@@ -648,10 +601,113 @@ def long(
             f"  {name} tenth: clips' first words off by {median * 1000:+.0f} ms median, {worst * 1000:.0f} at most"
         )
     click.echo(
-        f"  {length / rate / 60:.1f} minutes, {len(chosen)} clips, {figures['segments']} segments: {seconds:.1f} s, "
-        f"{figures['processor_seconds']:.1f} s of a processor, peak memory {figures['peak_bytes'] / 1e6:.0f} MB"
+        f"  {figures['segments']} segments: {seconds:.1f} s, {figures['processor_seconds']:.1f} s of a processor, "
+        f"peak memory {figures['peak_bytes'] / 1e6:.0f} MB"
     )
-    report(figures, length / rate / seconds, "times as fast as real time", path)
+    report(figures, made.seconds / seconds, "times as fast as real time", path)
+
+
+@main.command()
+@click.argument("model", default="models/an4", type=click.Path(path_type=Path))
+@click.argument("manifests", nargs=-1, type=click.Path(path_type=Path), metavar="[MANIFEST]...")
+@pauses
+@click.option("--threads", default=2, show_default=True, help="Of each that can use them: pocketsphinx has one.")
+@click.option("--repeats", default=3, show_default=True)
+@click.option("--json", "path", type=click.Path(path_type=Path))
+def speed(
+    model: Path,
+    manifests: tuple[Path, ...],
+    minutes: float,
+    pause: float,
+    noise: Path | None,
+    level: float,
+    threads: int,
+    repeats: int,
+    path: Path | None,
+) -> None:
+    """One recording of the MANIFESTs' clips, from file to text, by our model and by other recognisers (extra `peers`),
+    in turn in one process: seconds and processor seconds a second of audio, and errors. Loading is told apart.
+
+    Texts are normalised as Whisper's are and digits then parted, so that "39" and "three nine" are the same; "one" is a
+    digit everywhere, of which that normaliser is of two minds.
+    """
+    import functools
+    import re
+    import tempfile
+
+    import peers
+    from recordings import concatenate, read_clips
+
+    from asr import audio
+    from asr.text.normalise import normalise
+    from asr.text.score import character_errors, word_errors
+    from asr.transcribe.recogniser import Recogniser
+
+    torch.set_num_threads(threads)
+    sides: dict[str, Callable[[Path], str]] = {}
+    figures: dict[str, Any] = {}
+
+    def load(name: str, loaded: Callable[[], Callable[[Path], str]]) -> None:
+        began = time.perf_counter()
+        sides[name] = loaded()
+        figures[name] = {"load_seconds": time.perf_counter() - began}
+
+    def ours(decoding: list[str]) -> Callable[[Path], str]:
+        recogniser = Recogniser.load(model, decoding=decoding)
+        return lambda file: recogniser.transcribe(file).text
+
+    load("ours, greedy", lambda: ours(["decoder={kind: greedy}"]))
+    if not isinstance(Recogniser.load(model).recipe.decoder, recipe.Greedy):
+        load("ours, as tuned", lambda: ours([]))
+    mine = list(sides)
+
+    def theirs(build: Callable[[int], peers.Listener]) -> Callable[[Path], str]:
+        listen = build(threads)
+        return lambda file: listen(audio.read(file, sample_rate=16000).samples)
+
+    for name, peer in peers.QUICK_RECOGNISERS.items():
+        if reason := peers.missing(peer.modules):
+            click.echo(f"  {name:28} left out: {reason}")
+        else:
+            load(name, functools.partial(theirs, peer.build))
+
+    def spelled(text: str) -> str:
+        digits = re.sub(r"(\d)", r" \1 ", normalise(text, "english"))
+        return re.sub(r"\bone\b", "1", digits)
+
+    texts: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        recording = Path(folder) / "speed.flac"
+        clips = read_clips(manifests or (CLIPS,))
+        made = concatenate(clips, recording, minutes=minutes, pause=pause, noise=noise, level=level)
+        reference = spelled(" ".join(clips[i].text for i in made.chosen))
+
+        def run(name: str) -> None:
+            texts[name] = sides[name](recording)
+
+        def clocks() -> Any:
+            return np.array([time.perf_counter(), time.process_time()])
+
+        click.echo(f"{model}, {len(made.chosen)} clips, {made.seconds:.0f} s of audio, {threads} threads")
+        times = alternate({name: lambda name=name: run(name) for name in sides}, repeats, clock=clocks)
+
+    for name, each in times.items():
+        walls, processors = (np.array(each) / made.seconds).T.tolist()
+        words = word_errors([reference], [spelled(texts[name])])
+        letters = character_errors(["".join(reference.split())], ["".join(spelled(texts[name]).split())])
+        figures[name] |= {"seconds": walls, "processor_seconds": processors, "wer": words.rate, "cer": letters.rate}
+        click.echo(
+            f"  {name:28} loaded in {figures[name]['load_seconds']:.1f} s, a second of audio in {spread(walls)} s, "
+            f"{spread(processors)} s of a processor; WER {words.rate:.2%}, CER without spaces {letters.rate:.2%}"
+        )
+    ratios = {}
+    for own in mine:
+        for name in sides.keys() - set(mine):
+            pairs = np.array(times[name]) / np.array(times[own])
+            wall, processor = (spread(column.tolist()) for column in pairs.T)
+            ratios[own, name] = float(np.median(pairs[:, 0]))
+            click.echo(f"  {own} against {name}: {wall} times as fast, {processor} by processor time")
+    report(figures, min(ratios.values()), "times as fast as the fastest peer, ours at its slowest", path)
 
 
 @main.command()

@@ -82,6 +82,13 @@ def test_tokens_have_the_frames_and_probabilities_that_greedy_decoding_gives_the
     assert best.probabilities == pytest.approx(path.probabilities)
 
 
+def test_the_frames_of_tokens_are_in_order_however_unsure_the_emissions():
+    for seed in range(10):
+        [[best]] = BeamDecoder(WORDS, recipe.Beam())(random_emissions(seed, 40, 5))
+        assert sorted(best.frames) == list(best.frames)
+        assert len(best.frames) > 10
+
+
 def test_an_impossible_frame_ends_no_search():
     case = emissions(np.array([[-np.inf, 0, -np.inf, -np.inf], [-np.inf] * 4, [0, -np.inf, -np.inf, -np.inf]]))
     assert BeamDecoder(LETTERS, recipe.Beam())(case)[0][0].text == "a"

@@ -69,26 +69,36 @@ def test_words_of_two_stretches_share_no_cue():
     assert shown(said("one"), said("two", start=0.5)) == ["one", "two"]
 
 
-WORDS = st.lists(
-    st.tuples(st.integers(1, 60), st.floats(0.02, 9), st.floats(0, 3)).map(lambda w: ("x" * w[0], w[1], w[2])),
-    min_size=1,
-    max_size=60,
+def in_a_row(words: list[tuple[int, float, float]]) -> tuple[Word, ...]:
+    """Words of so many letters and seconds, each with the seconds of silence after it."""
+    stretch, start = [], 0.0
+    for letters, length, gap in words:
+        stretch.append(Word(text="x" * letters, start=start, end=start + length, confidence=1.0))
+        start += length + gap
+    return tuple(stretch)
+
+
+STRETCHES = st.lists(st.tuples(st.integers(1, 60), st.floats(0.02, 9), st.floats(0, 3)), min_size=1, max_size=60).map(
+    in_a_row
 )
 
 
-@given(WORDS)
-def test_cues_last_1_to_7_seconds_do_not_overlap_hold_2_lines_of_42_and_every_word(words):
-    start, stretch = 0.0, []
-    for text, length, gap in words:
-        stretch.append(Word(text=text, start=start, end=start + length, confidence=1.0))
-        start += length + gap
+@given(STRETCHES)
+def test_cues_last_1_to_7_seconds_do_not_overlap_hold_2_lines_of_42_and_every_word(stretch):
     found = cues([("", stretch)])
-    assert "".join("".join(cue.lines) for cue in found).replace(" ", "") == "".join(text for text, _, _ in words)
+    assert "".join("".join(cue.lines) for cue in found).replace(" ", "") == "".join(word.text for word in stretch)
     for cue in found:
         assert 1000 <= cue.end - cue.start <= 7000
         assert 1 <= len(cue.lines) <= 2
         assert all(0 < len(line) <= 42 for line in cue.lines)
     assert all(a.end <= b.start for a, b in itertools.pairwise(found))
+
+
+@given(STRETCHES)
+def test_no_moment_without_a_cue_is_so_short_that_it_flickers(stretch):
+    for before, after in itertools.pairwise(cues([("", stretch)])):
+        gap = after.start - before.end
+        assert gap == 0 or gap >= 500 or before.end - before.start == 7000
 
 
 def test_srt_and_vtt_hold_the_same_cues_for_strict_parsers():

@@ -22,7 +22,8 @@ from asr.records import Waveform, Word
 from asr.report import FOLDED, OPEN, confused_characters, confused_words, write_report
 from asr.report.clips import Clip, as_sound, worth_hearing
 from asr.report.figures import as_svg
-from asr.report.reading import DRAWN_RIGHT, DRAWN_WORST, Reading, draw, worth_drawing
+from asr.report.reading import DRAWN_RIGHT, DRAWN_WORST, worth_drawing
+from asr.report.timeline import speech_figure
 from asr.scores import aligned
 
 VOID = {"meta", "br", "path", "use", "rect", "line"}
@@ -203,18 +204,18 @@ def test_the_worst_are_drawn_and_the_longest_right_ones():
 def picture(tone) -> str:
     posteriors = np.full((25, 4), 0.01, np.float32)
     posteriors[:, 0] = 0.97
-    posteriors[[5, 15]] = [[0.05, 0.05, 0.9, 0.0], [0.05, 0.05, 0.0, 0.9]]
-    reading = Reading(
-        waveform=Waveform(samples=tone(1.0), sample_rate=16000),
+    posteriors[[5, 15]] = [[0.08, 0.02, 0.9, 0.0], [0.08, 0.02, 0.0, 0.9]]
+    figure = speech_figure(
+        Waveform(samples=tone(1.0), sample_rate=16000),
         posteriors=posteriors,
-        frame_shift=0.04,
         tokens=("<blank>", " ", "a", "b"),
+        frame_shift=0.04,
         words=[
             Word(text=text, start=start, end=start + 0.04, confidence=0.9) for text, start in (("a", 0.2), ("b", 0.6))
         ],
-        alignment=aligned("A", [Line(id="u", text="a c")], ["a b"]).utterances[0].alignment,
+        colours=["#000000", "#9a5b00"],
     )
-    return as_svg(draw(reading), "a reading")
+    return as_svg(figure, "a reading")
 
 
 def test_a_picture_has_the_words_and_the_likely_tokens_in_the_pages_colours(tone):
@@ -223,7 +224,7 @@ def test_a_picture_has_the_words_and_the_likely_tokens_in_the_pages_colours(tone
     assert [word for word in written if word in {"a", "b"}] == ["a", "b", "a", "b"]  # over the sound, then as rows
     assert "blank" in written
     assert "space" not in written  # never likely
-    assert svg.count("var(--sub)") == 2  # "b" and the line under it
+    assert svg.count("var(--sub)") == 1  # "b"
     assert len(re.findall(r'href="data:image/png;base64,', svg)) == 2
     assert "#000000" not in svg
 

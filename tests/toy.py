@@ -85,3 +85,25 @@ def write_recipe(path: Path, **sections: object) -> Path:
 def heed_interrupts() -> None:
     """For ``preexec_fn``: a shell has its background jobs ignore Ctrl-C, and what they start inherits that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def save_babbler(folder: Path, alphabet: str = " abc", **decoder: object) -> Path:
+    """A model directory whose untrained model says nonsense that depends on all that it hears."""
+    import torch
+
+    from asr import checkpoint
+    from asr.model.acoustic import AcousticModel
+    from asr.recipe.reading import validate_recipe
+    from asr.text.tokenise import CharacterTokeniser
+
+    settings, tokeniser = (
+        validate_recipe(recipe(decoder=decoder or {"kind": "greedy"}), "toy"),
+        CharacterTokeniser(alphabet),
+    )
+    torch.manual_seed(5)
+    model = AcousticModel(settings, len(tokeniser.tokens))
+    torch.nn.init.normal_(model.head.weight, std=4)
+    checkpoint.save_description(folder, settings, tokeniser)
+    checkpoint.save_weights(folder / checkpoint.WEIGHTS, model.state_dict())
+    checkpoint.save_meta(folder, {"results": {}})
+    return folder

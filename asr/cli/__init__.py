@@ -12,6 +12,7 @@ from asr.cli.language import lm
 from asr.cli.live import listen
 from asr.cli.recognition import align, evaluate, transcribe
 from asr.cli.scoring import score
+from asr.cli.studying import inspect, study
 from asr.cli.training import check, text, train
 from asr.cli.tuning import tune
 from asr.errors import AsrError
@@ -46,5 +47,5 @@ def main() -> None:
     """Train, run and measure your own speech recogniser."""
 
 
-for command in (train, evaluate, score, transcribe, listen, align, check, lm, tune, text):
+for command in (train, evaluate, score, transcribe, listen, align, check, lm, tune, text, study, inspect):
     main.add_command(command)

@@ -3,11 +3,12 @@ one.
 
 The search grows a tree of prefixes. A beam is a prefix with the probability mass of all paths that spell it so far,
 those that end in a blank apart from those that end in its last token. Masses are linear, not logarithms: a frame costs
-multiplications and additions, and dividing by the best beam's mass after each frame keeps them in range. What a
-language model, a lexicon or hotwords say of a prefix (``decode.fusion``) is a factor on its mass.
+multiplications and additions, and dividing by the best beam's mass now and then keeps them in range. What a language
+model, a lexicon or hotwords say of a prefix (``decode.fusion``) is a factor on its mass.
 
-Two things make it quick. Tokens that are unlikely in a frame are not tried, and a CTC model leaves most frames to the
-blank alone, which costs one multiplication a beam. And a prefix enters the tree only where it survives a frame.
+Three things make it quick. Tokens that are unlikely in a frame are not tried, and a CTC model leaves most frames to the
+blank alone, which costs one addition. A prefix enters the tree only where it survives a frame. And a batch is one call
+of compiled code, which returns two arrays: to wrap each one that comes back takes as long as to search a few frames.
 """
 
 from __future__ import annotations
@@ -15,19 +16,21 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numba
 import numpy as np
 import torch
 
 from asr import recipe, runtime
-from asr.decode.fusion import NO_MODEL, Fusion, extend, finish
+from asr.decode.fusion import NO_MODEL, Fusion, FusionTables, extend, finish
 from asr.decode.rescore import rescore
 from asr.model.language import LanguageModel, PrefixRows
 from asr.records import BLANK, Emissions, Hypothesis
 from asr.text.tokenise import Tokeniser
 
 NONE = -1
+LEAST = 1e-300  # a mass below is none; the best is kept above 1e-50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +63,13 @@ _PREFIX = np.dtype(
         ("token", np.int32),
         ("child", np.int32),  # the newest of its extensions, each of which names the one before it as its sibling
         ("sibling", np.int32),
-        ("slot", np.int32),  # its place among this frame's candidates, or NONE
+        ("slot", np.int32),  # its place among the candidates when it was a beam last
         ("frame", np.int32),  # where its token is likeliest among the frames that most of its mass has it in,
         ("probability", np.float64),  # and its posterior there
         ("factor", np.float64),  # exp(total - its parent's total)
         *_FUSION,
-    ]
+    ],
+    align=True,
 )
 _CANDIDATE = np.dtype(
     [
@@ -75,21 +79,100 @@ _CANDIDATE = np.dtype(
         ("blank", np.float64),
         ("nonblank", np.float64),
         *_FUSION,
+    ],
+    align=True,
+)
+_BEAM = np.dtype([("prefix", np.int32), ("blank", np.float64), ("nonblank", np.float64)], align=True)
+_PROGRESS = np.dtype(
+    [
+        ("prefixes", np.int64),  # how many there are
+        ("beams", np.int64),
+        ("frames", np.int64),  # read so far
+        ("scale", np.float64),  # the log of what the masses were divided by
     ]
 )
-_BEAM = np.dtype([("prefix", np.int32), ("blank", np.float64), ("nonblank", np.float64)])
 _SPELT = np.dtype([("token", np.int32), ("frame", np.int32), ("probability", np.float64)])
 _READING = np.dtype([("end", np.int64), ("acoustic", np.float64), ("language", np.float64)])
 
 
+class _State(NamedTuple):
+    """A search between two frames, and the room that it works in.
+
+    ``prefixes`` (N,) are the tree, ``rows`` (N, V) what an LSTM adds for their next tokens, (0, V) without one. The
+    rest is a frame's: ``beams`` (W,), ``candidates`` and ``masses`` (R,) for what they may become, ``tokens`` and
+    ``probabilities`` (V,) for the likely ones, and ``dense`` (V,) for these by token, zeros between frames.
+    """
+
+    progress: np.ndarray
+    prefixes: np.ndarray
+    rows: np.ndarray
+    beams: np.ndarray
+    candidates: np.ndarray
+    masses: np.ndarray
+    tokens: np.ndarray
+    probabilities: np.ndarray
+    dense: np.ndarray
+
+
 @numba.njit(cache=True, nogil=True)
-def _likely_tokens(log_probs, threshold, limit, tokens, probabilities):  # type: ignore[no-untyped-def]
+def _restart(state, context):  # type: ignore[no-untyped-def]
+    """Makes it a search that has read nothing."""
+    root, beam, now = state.prefixes[0], state.beams[0], state.progress[0]
+    root.parent = root.child = root.sibling = root.frame = NONE
+    root.slot = 0
+    root.token = BLANK
+    root.probability = 0.0
+    root.factor = 1.0
+    root.word = root.hotword = 0
+    root.context = context
+    root.language = root.total = 0.0
+    beam.prefix = 0
+    beam.blank = 1.0
+    beam.nonblank = 0.0
+    now.prefixes = now.beams = 1
+    now.frames = 0
+    now.scale = 0.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _begin(limits, vocabulary, context, lstm):  # type: ignore[no-untyped-def]
+    """A search that has one beam, the empty prefix, with all of the mass."""
+    width, token_limit, _, _ = limits
+    room = 1024 + 4 * width
+    state = _State(
+        np.zeros(1, _PROGRESS),
+        np.empty(room, _PREFIX),
+        np.zeros((room if lstm else 0, vocabulary), np.float32),
+        np.empty(width, _BEAM),
+        np.empty(width * (1 + token_limit), _CANDIDATE),
+        np.empty(width * (1 + token_limit)),
+        np.empty(vocabulary, np.int32),
+        np.empty(vocabulary),
+        np.zeros(vocabulary),
+    )
+    _restart(state, context)
+    return state
+
+
+@numba.njit(cache=True, nogil=True)
+def _with_room(state):  # type: ignore[no-untyped-def]
+    """The same search, its tree large enough for the next frame."""
+    progress, prefixes, rows, beams, candidates, masses, tokens, probabilities, dense = state
+    if progress[0].prefixes + len(beams) <= len(prefixes):
+        return state
+    more_prefixes, more_rows = np.empty(2 * len(prefixes), _PREFIX), np.zeros((2 * len(rows), len(dense)), np.float32)
+    more_prefixes[: len(prefixes)], more_rows[: len(rows)] = prefixes, rows
+    return _State(progress, more_prefixes, more_rows, beams, candidates, masses, tokens, probabilities, dense)
+
+
+@numba.njit(cache=True, nogil=True)
+def _likely_tokens(log_probs, frame, threshold, limit, tokens, probabilities):  # type: ignore[no-untyped-def]
     """The frame's tokens but the blank of at least ``threshold``, likeliest first, at most ``limit``; their number."""
     count = 0
-    for token in range(BLANK + 1, len(log_probs)):
-        if log_probs[token] < threshold:
+    for token in range(BLANK + 1, log_probs.shape[1]):
+        if log_probs[frame, token] < threshold:
             continue
-        probability = math.exp(log_probs[token])
+        probability = math.exp(log_probs[frame, token])
         if count == limit and probability <= probabilities[count - 1]:
             continue
         place = count if count < limit else count - 1
@@ -103,79 +186,62 @@ def _likely_tokens(log_probs, threshold, limit, tokens, probabilities):  # type:
 
 @numba.njit(cache=True, nogil=True)
 def _nth_largest(values, count, n):  # type: ignore[no-untyped-def]
-    """The ``n``-th largest (from 1) of the first ``count`` values, which are reordered (Hoare's quickselect)."""
-    low, high, wanted = 0, count - 1, n - 1
-    while low < high:
-        pivot = values[(low + high) // 2]
-        i, j = low, high
-        while i <= j:
-            while values[i] > pivot:
-                i += 1
-            while values[j] < pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if wanted <= j:
-            high = j
-        elif wanted >= i:
-            low = i
-        else:
-            break
-    return values[wanted]
+    """The ``n``-th largest (from 1) of the first ``count`` values, and how many of its equals the ``n`` largest hold.
+
+    The values are used up. Quickselect (Hoare 1961), without a branch for each value: those are foreseen badly.
+    """
+    while True:
+        pivot = values[count // 2]
+        greater = equal = 0
+        for i in range(count):
+            greater += values[i] > pivot
+            equal += values[i] == pivot
+        if greater < n <= greater + equal:
+            return pivot, n - greater
+        kept = 0
+        for i in range(count):
+            value = values[i]
+            values[kept] = value
+            kept += value > pivot if n <= greater else value < pivot
+        if n > greater:
+            n -= greater + equal
+        count = kept
 
 
 @numba.njit(cache=True, nogil=True)
-def _advance(  # type: ignore[no-untyped-def]
-    log_probs,
-    frame,
-    tables,
-    rows,
-    pause,
-    limits,
-    prefixes,
-    candidates,
-    beams,
-    sizes,
-    scale,
-    tokens,
-    probabilities,
-    dense,
-    masses,
-):
+def _advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped-def]
     """Searches on from ``frame``; returns the first frame not read.
 
-    That is the end, or where the tree lacks room for one frame's prefixes, or with ``pause`` after a frame that brought
-    new prefixes. ``sizes`` holds the numbers of prefixes, of beams and of frames read, ``scale`` the log of what masses
-    were divided by. ``dense`` holds zeros, here and on return.
+    That is the end, or where the tree lacks room for one frame's prefixes, or where new ones want an LSTM's ``rows``.
     """
     width, token_limit, token_threshold, score_threshold = limits
-    floor_factor = math.exp(-score_threshold)
+    progress, prefixes, rows, beams, candidates, masses, tokens, probabilities, dense = state
+    now = progress[0]
+    least_log_prob = np.float32(token_threshold)
+    # Where the blank has nearly all of a frame, nothing is left for a token to pass the threshold with.
     sure_blank = math.log1p(-math.exp(token_threshold)) if token_threshold < 0.0 else 0.0
-    rested = False
+    floor = math.exp(-score_threshold)
+    early_floor = floor if tables is None else 0.0  # a language model may lift what is behind
+    before, scale, rested = now.frames - frame, now.scale, False
     while frame < len(log_probs):
-        prefix_count, beam_count, read = sizes
-        if prefix_count + width > len(prefixes):
-            return frame
-        # Where the blank has nearly all of the frame, nothing is left for a token to pass the threshold with.
         count = 0
-        if log_probs[frame, BLANK] <= sure_blank:
-            count = _likely_tokens(log_probs[frame], token_threshold, token_limit, tokens, probabilities)
         blank_log_prob = log_probs[frame, BLANK]
+        if blank_log_prob <= sure_blank:
+            count = _likely_tokens(log_probs, frame, least_log_prob, token_limit, tokens, probabilities)
+        if count > 0 and now.prefixes + width > len(prefixes):
+            break
         frame += 1
-        sizes[2] += 1
 
         if count == 0:
             if blank_log_prob == -np.inf:
                 continue  # nothing is possible here but what is impossible everywhere
             # The first such frame ends what the beams end in, the next are one factor for all.
             if not rested:
-                for i in range(beam_count):
+                for i in range(now.beams):
                     beams[i].blank += beams[i].nonblank
                     beams[i].nonblank = 0.0
                 rested = True
-            scale[0] += blank_log_prob
+            scale += blank_log_prob
             continue
 
         rested = False
@@ -183,7 +249,7 @@ def _advance(  # type: ignore[no-untyped-def]
         for j in range(count):
             dense[tokens[j]] = probabilities[j]
         # A beam stays what it is with a blank, or with its last token once more.
-        best = 0.0
+        beam_count, best = now.beams, 0.0
         for i in range(beam_count):
             prefix = beams[i].prefix
             candidate = candidates[i]
@@ -201,60 +267,53 @@ def _advance(  # type: ignore[no-untyped-def]
             for j in range(count):
                 token = tokens[j]
                 mass = (beams[i].blank if token == last else both) * probabilities[j]
-                if mass == 0.0:
+                if mass <= best * early_floor:
                     continue
-                if tables is None:  # noqa: SIM102 (numba drops such a branch, but no conjunction)
-                    if mass < best * floor_factor:
-                        continue
                 child = prefixes[prefix].child
                 while child != NONE and prefixes[child].token != token:
                     child = prefixes[child].sibling
+                candidate = candidates[candidate_count]
                 if child != NONE:
                     mass *= prefixes[child].factor
                     slot = prefixes[child].slot
-                    if slot != NONE:
+                    if slot < beam_count and candidates[slot].prefix == child:
                         candidates[slot].nonblank += mass
                         best = max(best, candidates[slot].blank + candidates[slot].nonblank)
                         continue
-                    candidates[candidate_count].prefix = child
-                else:
-                    candidate = candidates[candidate_count]
-                    if tables is not None:
-                        if not extend(tables, rows, prefixes, prefix, token, candidate):
-                            continue
-                        mass *= math.exp(candidate.total - prefixes[prefix].total)
-                    candidate.prefix = NONE
-                    candidate.parent = prefix
-                    candidate.token = token
-                if mass < best * floor_factor:
+                elif tables is not None:
+                    if not extend(tables, rows, prefixes, prefix, token, candidate):
+                        continue
+                    mass *= math.exp(candidate.total - prefixes[prefix].total)
+                if mass < best * floor:
                     continue
-                candidates[candidate_count].blank = 0.0
-                candidates[candidate_count].nonblank = mass
+                candidate.prefix = child
+                candidate.parent = prefix
+                candidate.token = token
+                candidate.blank = 0.0
+                candidate.nonblank = mass
                 candidate_count += 1
                 best = max(best, mass)
-        for i in range(beam_count):
-            prefixes[beams[i].prefix].slot = NONE
         if best == 0.0:
             for j in range(count):
                 dense[tokens[j]] = 0.0
             continue  # as above
 
-        least, ties = best * floor_factor, candidate_count
-        for i in range(candidate_count):
-            masses[i] = candidates[i].blank + candidates[i].nonblank
+        least, ties = max(best * floor, LEAST), candidate_count
         if candidate_count > width:
-            nth = _nth_largest(masses, candidate_count, width)
+            for i in range(candidate_count):
+                masses[i] = candidates[i].blank + candidates[i].nonblank
+            nth, equals = _nth_largest(masses, candidate_count, width)
             if nth > least:
-                least, ties = nth, width
-                for i in range(width):
-                    if masses[i] > nth:
-                        ties -= 1
-        rescale = 1.0 / best
-        beam_count = 0
+                least, ties = nth, equals
+        rescale = 1.0
+        if not 1e-50 < best < 1e50:
+            rescale = 1.0 / best
+            scale += math.log(best)
+        prefix_count, beam_count = now.prefixes, 0
         for i in range(candidate_count):
             candidate = candidates[i]
             mass = candidate.blank + candidate.nonblank
-            if mass < least or mass == 0.0:
+            if mass < least:
                 continue
             if mass == least:
                 if ties == 0:
@@ -271,7 +330,7 @@ def _advance(  # type: ignore[no-untyped-def]
                 new.child = NONE
                 new.sibling = prefixes[parent].child
                 prefixes[parent].child = prefix
-                new.slot = NONE
+                new.slot = 0
                 new.probability = 0.0
                 new.factor = 1.0
                 if tables is not None:
@@ -281,124 +340,87 @@ def _advance(  # type: ignore[no-untyped-def]
                     new.language = candidate.language
                     new.total = candidate.total
                     new.factor = math.exp(candidate.total - prefixes[parent].total)
-            probability = dense[prefixes[prefix].token]
-            if candidate.nonblank > candidate.blank and probability > prefixes[prefix].probability:
-                prefixes[prefix].frame = read
-                prefixes[prefix].probability = probability
-            beams[beam_count].prefix = prefix
-            beams[beam_count].blank = candidate.blank * rescale
-            beams[beam_count].nonblank = candidate.nonblank * rescale
+            if candidate.nonblank > candidate.blank:
+                probability = dense[prefixes[prefix].token]
+                if probability > prefixes[prefix].probability:
+                    prefixes[prefix].frame = before + frame - 1
+                    prefixes[prefix].probability = probability
+            beam = beams[beam_count]
+            beam.prefix = prefix
+            beam.blank = candidate.blank * rescale
+            beam.nonblank = candidate.nonblank * rescale
             beam_count += 1
         for j in range(count):
             dense[tokens[j]] = 0.0
-        scale[0] += math.log(best)
-        grown = prefix_count > sizes[0]
-        sizes[0], sizes[1] = prefix_count, beam_count
-        if pause and grown:
-            return frame
+        grown = prefix_count > now.prefixes
+        now.prefixes, now.beams = prefix_count, beam_count
+        if grown and len(rows):
+            break
+    now.frames, now.scale = before + frame, scale
     return frame
 
 
 @numba.njit(cache=True, nogil=True)
-def _begin(prefixes, beams, sizes, scale, context):  # type: ignore[no-untyped-def]
-    """One beam, the empty prefix, with all of the mass."""
-    root = prefixes[0]
-    root.parent = root.child = root.sibling = root.slot = NONE
-    root.token = BLANK
-    root.frame = NONE
-    root.probability = 0.0
-    root.factor = 1.0
-    root.word = root.hotword = 0
-    root.context = context
-    root.language = root.total = 0.0
-    beams[0].prefix = 0
-    beams[0].blank = 1.0
-    beams[0].nonblank = 0.0
-    sizes[0], sizes[1], sizes[2] = 1, 1, 0
-    scale[:] = 0.0
-
-
-@numba.njit(cache=True, nogil=True)
-def _read_out(tables, rows, prefixes, beams, sizes, scale, readings, spelt, end):  # type: ignore[no-untyped-def]
+def _read_out(tables, state, readings, spelt, end):  # type: ignore[no-untyped-def]
     """Fills ``readings`` with the best beams as if the sentence ended here, and ``spelt`` from ``end`` on with their
-    tokens. Returns how many there are, and where their tokens end. What a closed lexicon leaves unfinished is cut off.
+    tokens; returns where these end. What a closed lexicon leaves unfinished is cut off.
+
+    An ended beam lies in its place among the candidates, its acoustic score in ``total``.
     """
-    beam_count = sizes[1]
-    acoustic, language = np.empty(beam_count), np.zeros(beam_count)
-    last = np.empty(beam_count, np.int32)
-    for i in range(beam_count):
-        prefix = last[i] = beams[i].prefix
-        acoustic[i] = math.log(beams[i].blank + beams[i].nonblank) + scale[0]
+    prefixes, rows, beams, scores, now = state.prefixes, state.rows, state.beams, state.masses, state.progress[0]
+    for i in range(now.beams):
+        ended = state.candidates[i]
+        ended.prefix = beams[i].prefix
+        ended.language, ended.total = 0.0, math.log(beams[i].blank + beams[i].nonblank) + now.scale
         if tables is not None:
-            acoustic[i] -= prefixes[prefix].total
-            language[i] = finish(tables, rows, prefixes, prefix)
-            while language[i] == -np.inf:
-                last[i] = prefixes[last[i]].parent
-                language[i] = finish(tables, rows, prefixes, last[i])
-    order = np.argsort(-(acoustic + language), kind="mergesort")[: len(readings)]
-    for i in range(len(order)):
-        prefix = last[order[i]]
+            ended.total -= prefixes[ended.prefix].total
+            ended.language = finish(tables, rows, prefixes, ended.prefix)
+            while ended.language == -np.inf:
+                ended.prefix = prefixes[ended.prefix].parent
+                ended.language = finish(tables, rows, prefixes, ended.prefix)
+        scores[i] = ended.total + ended.language
+    count = min(now.beams, len(readings))
+    for n in range(count):
+        best = np.argmax(scores[: now.beams])
+        scores[best] = -np.inf
+        ended = state.candidates[best]
+        prefix = ended.prefix
         while prefixes[prefix].parent != NONE:
             prefix = prefixes[prefix].parent
             end += 1
-        place, prefix = end, last[order[i]]
+        place, prefix, frame = end, ended.prefix, now.frames
         while prefixes[prefix].parent != NONE:
             place -= 1
             spelt[place].token = prefixes[prefix].token
-            spelt[place].frame = prefixes[prefix].frame
+            frame = min(frame, prefixes[prefix].frame)  # each token chose its own, for all that may follow it
+            spelt[place].frame = frame
             spelt[place].probability = prefixes[prefix].probability
             prefix = prefixes[prefix].parent
-        readings[i].end = end
-        readings[i].acoustic = acoustic[order[i]]
-        readings[i].language = language[order[i]]
-    return len(order), end
+        readings[n].end = end
+        readings[n].acoustic = ended.total
+        readings[n].language = ended.language
+    for n in range(count, len(readings)):
+        readings[n].end = NONE
+    return end
 
 
 @numba.njit(cache=True, nogil=True)
 def _search(log_probs, lengths, tables, context, limits, nbest):  # type: ignore[no-untyped-def]
     """Searches utterances (B, T', V) one after another in the same arrays: a search may be shorter than its call.
 
-    Returns the readings (B, nbest), how many each utterance has (B,), and the tokens of all, one after another.
+    Returns the readings (B, nbest), and the tokens of all, one after another.
     """
-    width, token_limit, _, _ = limits
-    vocabulary = log_probs.shape[2]
-    room = width * (1 + token_limit)
-    prefixes = np.empty(1024 + 4 * width, _PREFIX)
-    candidates = np.empty(room, _CANDIDATE)
-    beams = np.empty(width, _BEAM)
-    sizes, scale, rows = np.empty(3, np.int64), np.empty(1), np.empty((0, 0), np.float32)
-    tokens, probabilities = np.empty(vocabulary, np.int32), np.empty(vocabulary)
-    dense, masses = np.zeros(vocabulary), np.empty(room)
+    state = _begin(limits, log_probs.shape[2], context, False)
     readings = np.empty((len(log_probs), nbest), _READING)
-    found = np.empty(len(log_probs), np.int64)
     spelt, end = np.empty(lengths.sum() * nbest, _SPELT), 0
     for i in range(len(log_probs)):
         utterance, frame = log_probs[i, : lengths[i]], 0
-        _begin(prefixes, beams, sizes, scale, context)
+        _restart(state, context)
         while frame < len(utterance):
-            if sizes[0] + width > len(prefixes):
-                larger = np.empty(2 * len(prefixes), _PREFIX)
-                larger[: len(prefixes)] = prefixes
-                prefixes = larger
-            frame = _advance(
-                utterance,
-                frame,
-                tables,
-                rows,
-                False,
-                limits,
-                prefixes,
-                candidates,
-                beams,
-                sizes,
-                scale,
-                tokens,
-                probabilities,
-                dense,
-                masses,
-            )
-        found[i], end = _read_out(tables, rows, prefixes, beams, sizes, scale, readings[i], spelt, end)
-    return readings, found, spelt[:end]
+            state = _with_room(state)
+            frame = _advance(utterance, frame, tables, limits, state)
+        end = _read_out(tables, state, readings[i], spelt, end)
+    return readings, spelt[:end]
 
 
 class BeamDecoder:
@@ -421,7 +443,7 @@ class BeamDecoder:
 
     def __call__(self, emissions: Emissions) -> list[tuple[Hypothesis, ...]]:
         log_probs = np.ascontiguousarray(emissions.log_probs.numpy())
-        lengths = emissions.lengths.numpy().astype(np.int64)
+        lengths = emissions.lengths.numpy().astype(np.int64, copy=False)
         shares = min(self.threads, len(lengths))
         if shares <= 1:
             return self._decode(log_probs, lengths)
@@ -457,10 +479,9 @@ class BeamDecoder:
         return lists
 
     def _search(self, log_probs: np.ndarray, lengths: np.ndarray, nbest: int) -> list[tuple[Hypothesis, ...]]:
-        fusion, limits = self.knowledge.fusion, _limits(self.settings, log_probs.shape[2])
-        tables, context = (None, 0) if fusion is None else (fusion.tables, fusion.start)
-        readings, found, spelt = _search(log_probs, lengths, tables, context, limits, nbest)
-        return _hypotheses(readings, found, spelt, self.tokeniser)
+        (tables, context), limits = _tables_of(self.knowledge), _limits(self.settings, log_probs.shape[2])
+        readings, spelt = _search(log_probs, lengths, tables, context, limits, nbest)
+        return _hypotheses(readings, spelt, self.tokeniser)
 
 
 class BeamSearch:
@@ -469,52 +490,34 @@ class BeamSearch:
     revises = True
 
     def __init__(self, tokeniser: Tokeniser, settings: recipe.Beam, knowledge: Knowledge) -> None:
-        vocabulary, fusion = len(tokeniser.tokens), knowledge.fusion
         self._tokeniser = tokeniser
-        self._tables = None if fusion is None else fusion.tables
-        self._limits = _limits(settings, vocabulary)
-        width, room = settings.width, settings.width * (1 + self._limits[1])
-        self._prefixes, self._candidates = np.zeros(1024 + 4 * width, _PREFIX), np.zeros(room, _CANDIDATE)
-        self._beams, self._sizes, self._scale = np.zeros(width, _BEAM), np.zeros(3, np.int64), np.zeros(1)
-        self._work = (np.zeros(vocabulary, np.int32), np.zeros(vocabulary), np.zeros(vocabulary), np.zeros(room))
-        start = 0 if fusion is None else fusion.start
-        _begin(self._prefixes, self._beams, self._sizes, self._scale, start)
-        self._lstm, self._rows = None, np.zeros((0, 0), np.float32)
-        self._rescoring = None
+        self._tables, context = _tables_of(knowledge)
+        self._limits = _limits(settings, len(tokeniser.tokens))
+        self._lstm, self._rescoring = None, None
         if knowledge.lstm is not None and settings.lstm is not None and settings.lstm.mode == "rescore":
-            self._rescoring = (knowledge.lstm, settings.lstm.weight, min(settings.lstm.nbest, width))
+            self._rescoring = (knowledge.lstm, settings.lstm.weight, min(settings.lstm.nbest, settings.width))
         elif knowledge.lstm is not None and settings.lstm is not None:
             self._lstm, self._weight = PrefixRows(knowledge.lstm), settings.lstm.weight
-            self._rows = np.zeros((len(self._prefixes), vocabulary), np.float32)
-            self._rows[0] = self._weight * self._lstm.rows[0].cpu().numpy()
+        self._state = _begin(self._limits, len(tokeniser.tokens), context, self._lstm is not None)
+        if self._lstm is not None:
+            self._state.rows[0] = self._weight * self._lstm.rows[0].cpu().numpy()
 
     def feed(self, log_probs: np.ndarray) -> None:
         """Reads (T', V) emissions more."""
         frame = 0
         while frame < len(log_probs):
-            known = int(self._sizes[0])
-            frame = _advance(
-                log_probs,
-                frame,
-                self._tables,
-                self._rows,
-                self._lstm is not None,
-                self._limits,
-                self._prefixes,
-                self._candidates,
-                self._beams,
-                self._sizes,
-                self._scale,
-                *self._work,
-            )
-            if self._lstm is not None and self._sizes[0] > known:
-                new = self._prefixes[known : self._sizes[0]]
+            self._state = _with_room(self._state)
+            known = self._prefixes
+            frame = _advance(log_probs, frame, self._tables, self._limits, self._state)
+            if self._lstm is not None and self._prefixes > known:
+                new = self._state.prefixes[known : self._prefixes]
                 rows = self._lstm.grow(torch.from_numpy(new["parent"].copy()), torch.from_numpy(new["token"].copy()))
-                self._rows[known : self._sizes[0]] = self._weight * rows.cpu().numpy()
-            if self._sizes[0] + len(self._beams) > len(self._prefixes):
-                self._prefixes = np.concatenate([self._prefixes, np.zeros_like(self._prefixes)])
-                if self._lstm is not None:
-                    self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
+                self._state.rows[known : self._prefixes] = self._weight * rows.cpu().numpy()
+
+    @property
+    def _prefixes(self) -> int:
+        """How many the tree has."""
+        return int(self._state.progress["prefixes"][0])
 
     def best(self) -> Hypothesis:
         """The best reading of the frames so far, as if the sentence ended here."""
@@ -529,34 +532,38 @@ class BeamSearch:
 
     def nbest(self, count: int) -> tuple[Hypothesis, ...]:
         """The ``count`` best readings of the frames so far, as if the sentence ended here."""
-        readings, spelt = np.zeros((1, count), _READING), np.zeros(int(self._sizes[2]) * count, _SPELT)
-        found, end = _read_out(
-            self._tables, self._rows, self._prefixes, self._beams, self._sizes, self._scale, readings[0], spelt, 0
-        )
-        [hypotheses] = _hypotheses(readings, np.array([found]), spelt[:end], self._tokeniser)
+        frames = int(self._state.progress["frames"][0])
+        readings, spelt = np.zeros((1, count), _READING), np.zeros(frames * count, _SPELT)
+        end = _read_out(self._tables, self._state, readings[0], spelt, 0)
+        [hypotheses] = _hypotheses(readings, spelt[:end], self._tokeniser)
         return hypotheses
+
+
+def _tables_of(knowledge: Knowledge) -> tuple[FusionTables | None, int]:
+    """What the compiled code reads, and the language model's state at a sentence's start."""
+    return (None, 0) if knowledge.fusion is None else (knowledge.fusion.tables, knowledge.fusion.start)
 
 
 def _limits(settings: recipe.Beam, vocabulary: int) -> tuple[int, int, float, float]:
     return settings.width, min(settings.tokens, vocabulary - 1), settings.token_threshold, settings.score_threshold
 
 
-def _hypotheses(
-    readings: np.ndarray, found: np.ndarray, spelt: np.ndarray, tokeniser: Tokeniser
-) -> list[tuple[Hypothesis, ...]]:
-    """``readings`` (B, N), the first ``found`` (B,) of each row, whose tokens lie in ``spelt`` one after another."""
-    tokens, frames, probabilities = (spelt[name].tolist() for name in ("token", "frame", "probability"))
+def _hypotheses(readings: np.ndarray, spelt: np.ndarray, tokeniser: Tokeniser) -> list[tuple[Hypothesis, ...]]:
+    """``readings`` (B, N), whose tokens lie in ``spelt`` one after another; NONE ends a list that is shorter."""
+    tokens, frames, probabilities = (tuple(spelt[name].tolist()) for name in ("token", "frame", "probability"))
     start, lists = 0, []
-    for row, count in zip(readings.tolist(), found.tolist(), strict=True):
+    for row in readings.tolist():
         hypotheses = []
-        for end, acoustic, language in row[:count]:
-            own = slice(start, end)
+        for end, acoustic, language in row:
+            if end == NONE:
+                break
+            own = tokens[start:end]
             hypotheses.append(
                 Hypothesis(
-                    tokens=tuple(tokens[own]),
-                    frames=tuple(frames[own]),
-                    probabilities=tuple(probabilities[own]),
-                    text=tokeniser.decode(tokens[own]),
+                    tokens=own,
+                    frames=frames[start:end],
+                    probabilities=probabilities[start:end],
+                    text=tokeniser.decode(own),
                     acoustic_score=acoustic,
                     lm_score=language,
                 )

@@ -30,12 +30,15 @@ class AcousticModel(nn.Module):
 
     def forward(self, batch: Batch) -> Emissions:
         """The batch may lie on another device: it is moved."""
+        return self.emit(self.featurise(batch))
+
+    def featurise(self, batch: Batch) -> Features:
+        """The normalised features that the encoder reads, on the model's device."""
         if batch.features is not None:
-            features = self.features.normalise(batch.features.to(self.device))
-        else:
-            waveforms = batch.waveforms.to(self.device, non_blocking=True)
-            features = self.features(waveforms, batch.waveform_lengths.to(self.device))
-        return self.emit(features)
+            return self.features.normalise(batch.features.to(self.device))
+        waveforms = batch.waveforms.to(self.device, non_blocking=True)
+        features: Features = self.features(waveforms, batch.waveform_lengths.to(self.device))
+        return features
 
     def emit(self, features: Features) -> Emissions:
         values = features.values

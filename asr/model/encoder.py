@@ -115,16 +115,16 @@ class RecurrentStack(nn.Module):
         """A chunk of a stream, ``keep`` frames of (B, T, inputs), with what lies ahead of it for the backward direction
         to begin with: (B, keep, size), and the states after the chunk."""
         carried = []
-        for layer, state in zip(self._recurrent_layers(), states, strict=True):
+        for layer, state in zip(self.recurrent_layers(), states, strict=True):
             values, after = layer.forward_chunk(values, keep, state)
             carried.append(after)
         return values[:, :keep], tuple(carried)
 
     def initial_states(self, batch: int) -> tuple[State, ...]:
         """The zero states of ``batch`` streams, for the first chunk."""
-        return tuple(layer.initial_state(batch) for layer in self._recurrent_layers())
+        return tuple(layer.initial_state(batch) for layer in self.recurrent_layers())
 
-    def _recurrent_layers(self) -> list[RecurrentLayer]:
+    def recurrent_layers(self) -> list[RecurrentLayer]:
         return [layer for layer in self.layers if isinstance(layer, RecurrentLayer)]
 
 

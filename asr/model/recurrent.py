@@ -7,6 +7,8 @@ reversed in place, its padding stays behind them. That is exact under padding, s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,13 @@ from asr import recipe
 
 State = tuple[Tensor, ...]
 """One layer's state: (h,) for an RNN or GRU, (h, c) for an LSTM, each (1, B, H)."""
+
+
+_RECURRENT_WEIGHTS: dict[str, Callable[[Tensor], object]] = {
+    "uniform": lambda weights: weights,  # as PyTorch has drawn them
+    "orthogonal": nn.init.orthogonal_,
+    "identity": nn.init.eye_,
+}
 
 
 def flip_within(values: Tensor, lengths: Tensor) -> Tensor:
@@ -50,6 +59,8 @@ class RecurrentLayer(nn.Module):
         for cell in (self.forwards, self.backwards):
             if isinstance(cell, nn.LSTM):
                 _open_forget_gate(cell)
+            elif isinstance(settings, recipe.Rnn) and cell is not None:
+                _RECURRENT_WEIGHTS[settings.init](cell.get_parameter("weight_hh_l0"))
 
     def forward(self, values: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
         """``state`` carries a one-directional layer on from an earlier chunk; the state after each utterance's last

@@ -221,8 +221,13 @@ class RecurrentSettings(EncoderSettings):
 
 
 class Rnn(RecurrentSettings):
+    """``init`` is of the recurrent weights: ``uniform`` as PyTorch draws them, with a spectral radius of about 0.58, so
+    that the state fades; ``orthogonal`` (Saxe et al. 2014) or, for a ReLU, ``identity`` (Le, Jaitly & Hinton 2015),
+    which keep it, and from which training may explode."""
+
     kind: Literal["rnn"]
     nonlinearity: Literal["tanh", "relu"] = "tanh"
+    init: Literal["uniform", "orthogonal", "identity"] = "uniform"
 
 
 class Gru(RecurrentSettings):

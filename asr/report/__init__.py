@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr import __version__, runtime
+from asr import runtime
 from asr.compare import Comparison
 from asr.decode.calibration import Reliability
 from asr.report import figures
+from asr.report.pages import render
 from asr.scores import ScoredLine, System
 from asr.text.score import Edit, align_characters
 
@@ -79,18 +80,9 @@ def write_report(
 ) -> None:
     """Writes the page: a section a system (or a set), after ``facts`` about them all, a sentence each; for each system
     the ``clips`` by utterance id, where there are any."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("asr.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    page = environment.get_template("page.html").render(
+    page = render(
+        "page.html",
         title=title,
-        version=__version__,
         facts=facts,
         comparisons=[str(comparison) for comparison in comparisons],
         sections=[

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from asr.decode.calibration import Reliability, reliability_figure
 from asr.scores import ScoredLine, System
@@ -73,7 +72,9 @@ def as_svg(figure: Figure, name: str) -> str:
     import matplotlib
 
     drawn = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+        # The browser writes the text, in its own fonts: what matplotlib's lack is no loss.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = drawn.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -116,16 +117,21 @@ def _distribution(rates: Sequence[float], whole: float) -> Figure:
     return figure
 
 
-def new_figure(width: float, height: float, rows: int = 1, **more: Any) -> tuple[Figure, Any]:
-    """A figure of so many inches, and its axes. Drawn in the keys of ``COLOURS``, it takes the page's colours."""
+def empty_figure(width: float, height: float) -> Figure:
+    """Of so many inches. Drawn in the keys of ``COLOURS``, it takes the page's colours."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, **more)
-    for each in np.ravel(axes):
-        each.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def new_figure(width: float, height: float) -> tuple[Figure, Any]:
+    """``empty_figure`` and its axes."""
+    figure = empty_figure(width, height)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 

@@ -51,7 +51,8 @@ class CharacterTokeniser:
             raise TextError(f"{unknown!r} is outside the alphabet") from None
 
     def decode(self, ids: Sequence[int]) -> str:
-        return " ".join("".join([self._spelling[i] for i in ids]).split())
+        spelling = self._spelling
+        return " ".join("".join([spelling[i] for i in ids]).split())
 
     def to_json(self) -> str:
         return json.dumps({"kind": "characters", "alphabet": self.tokens[1:]}, ensure_ascii=False, indent=1)

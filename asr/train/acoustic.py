@@ -33,11 +33,16 @@ def train_acoustic_model(
     """
     on = runtime.pick_device(device)
     corpora = prepare(settings, directory, root=root, resume=resume)
-    torch.manual_seed(settings.seed)
-    model = AcousticModel(settings, len(corpora.tokeniser.tokens)).to(on)
+    model = untrained(settings, corpora.tokeniser).to(on)
     if settings.features.normalise == "global":
         measure_statistics(model, corpora)
     return train(AcousticTask(model, corpora), settings.training, directory, seed=settings.seed)
+
+
+def untrained(settings: recipe.Recipe, tokeniser: Tokeniser) -> AcousticModel:
+    """The model as the recipe's seed makes it, before the first step."""
+    torch.manual_seed(settings.seed)
+    return AcousticModel(settings, len(tokeniser.tokens))
 
 
 class AcousticTask:

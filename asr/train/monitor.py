@@ -15,7 +15,7 @@ from rich import progress as bars
 from rich.console import Console
 
 from asr import recipe, runtime
-from asr.errors import AsrError, TrainingError
+from asr.errors import AsrError, DivergenceError, TrainingError
 from asr.train.state import DevFigures, Progress
 from asr.train.step import Labelled, StepFigures
 
@@ -120,7 +120,7 @@ class Monitor:
             self.read()
 
     def read(self) -> None:
-        """Waits for the device and takes in what is pending. Raises TrainingError for a loss that is no number."""
+        """Waits for the device and takes in what is pending. Raises DivergenceError for a loss that is no number."""
         if not self._pending:
             return
         losses = [loss for figures in self._pending for loss in figures.losses]
@@ -143,7 +143,7 @@ class Monitor:
         else:
             line["labels_per_second"] = labels / max(elapsed, 1e-9)
         if not math.isfinite(line["loss"]) or not (self._may_skip or all(map(math.isfinite, norms))):
-            raise TrainingError(
+            raise DivergenceError(
                 f"the loss or its gradient is no number at step {self.progress.step}: most likely the learning rate "
                 f"({line['learning_rate']:.2g}) is too high for this corpus; lower training.learning_rate or "
                 "training.clip, or lengthen training.warmup_steps, and train anew with another --out"

@@ -21,6 +21,8 @@ PAUSE_SECONDS = 0.6
 """A silence as long as that ends a sentence, or might: there is no punctuation to tell."""
 LINGER_SECONDS = 0.3
 """A cue stays for a moment after its last word, if the next leaves it the time."""
+FLICKER_SECONDS = 0.5
+"""Less than that without a cue is seen as a flicker: the cue before stays until the next one comes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,8 @@ def _timed(parts: Sequence[tuple[Sequence[Word], str]]) -> Iterator[Cue]:
         start = max(free, _milliseconds(words[0].start))
         spoken = _milliseconds(max(word.end for word in words))
         end = max(start + _milliseconds(SHORTEST_SECONDS), spoken, min(spoken + _milliseconds(LINGER_SECONDS), limit))
+        if limit - end < _milliseconds(FLICKER_SECONDS):
+            end = max(end, limit)
         free = min(end, start + _milliseconds(LONGEST_SECONDS))
         yield Cue(start=start, end=free, lines=_lines(name + " ".join(word.text for word in words)))
 

@@ -54,7 +54,7 @@ def load_lstm(settings: recipe.Decoder, tokeniser: Tokeniser, root: Path) -> Lan
 
 
 class Recogniser:
-    """A trained model, ready to transcribe. ``asr.load`` makes one."""
+    """A trained model, ready to transcribe. ``asr.load`` makes one. Threads may share it, each with its own streams."""
 
     def __init__(
         self,

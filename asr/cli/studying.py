@@ -1,0 +1,141 @@
+"""asr study, asr inspect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from asr.cli.options import FOLDER, data_option, device_option, progress_bar, set_option
+from asr.errors import AsrError
+
+if TYPE_CHECKING:
+    from asr.study.gates import Trace
+
+
+@click.command()
+@click.argument("recipe", type=FOLDER)
+@click.option(
+    "--cells",
+    default="feedforward,rnn-tanh,rnn-relu,gru,lstm,bilstm",
+    show_default=True,
+    metavar="LIST",
+    help="Also: birnn-tanh, birnn-relu, bigru, and irnn, a ReLU RNN that begins from the identity.",
+)
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Trainings of each cell.")
+@click.option("--out", type=FOLDER, metavar="DIR", help="Folder of the study; default studies/RECIPE.")
+@click.option(
+    "--split", type=click.Choice(["dev", "test"]), help="Set to score; default test where the recipe has one."
+)
+@data_option
+@set_option
+@device_option
+def study(
+    recipe: Path,
+    cells: str,
+    seeds: int,
+    out: Path | None,
+    split: str | None,
+    data: str | None,
+    overrides: tuple[str, ...],
+    device: str,
+) -> None:
+    """Train RECIPE with one recurrent cell after another at equal size, and show what each buys and why.
+
+    Writes DIR/study.html and DIR/study.json. A study that is stopped goes on when the command is given again.
+    """
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, TextColumn
+    from rich.table import Table
+
+    from asr.data.corpora import name_of
+    from asr.evaluate import sources_of
+    from asr.recipe.reading import load_recipe
+    from asr.runtime import data_root
+    from asr.study import page, runs
+    from asr.study.cells import parse_cells
+
+    settings = load_recipe(recipe, overrides)
+    root = data_root(data, settings.data)
+    directory = out or Path("studies") / recipe.stem
+    split = split or ("test" if settings.corpora.test else "dev")
+    sources = sources_of(settings, split)
+    plans = runs.plan_runs(settings.model_copy(update={"data": str(root)}), parse_cells(cells), seeds, directory)
+
+    diverged = []
+    for number, plan in enumerate(plans, start=1):
+        units = plan.recipe.encoder.hidden
+        click.echo(f"{number} of {len(plans)}: {plan.cell}, {units} units, seed {plan.seed}", err=True)
+        diverged.append(not runs.train_run(plan, root=root, device=device))
+    utterances = runs.longest_utterances(plans[0], sources, root)
+    with progress_bar(TextColumn("looking inside {task.description}"), MofNCompleteColumn()) as progress:
+        task = progress.add_task("", total=len(plans), completed=-1)
+        contestants = runs.judge(
+            plans,
+            diverged,
+            sources,
+            utterances,
+            root=root,
+            device=device,
+            advance=lambda plan: progress.update(task, advance=1, description=f"{plan.cell}, seed {plan.seed}"),
+        )
+    page.write_numbers(directory / "study.json", contestants)
+    names = ", ".join(name_of(source) for source in sources)
+    page.write_page(
+        directory / "study.html",
+        f"{recipe.stem}: what recurrence buys",
+        contestants,
+        utterances[-1],
+        facts=[f"Each cell with {seeds} {'seeds' if seeds > 1 else 'seed'}, greedy decoding, scored on {names}."],
+    )
+    shown = Table(*page.COLUMNS[: page.FOR_TERMINALS], box=None, pad_edge=False)
+    for row in page.table(contestants):
+        shown.add_row(*row[: page.FOR_TERMINALS])
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(shown)
+    for sentence in page.findings(contestants):
+        console.print(sentence)
+    console.print(f"{directory}/study.html")
+
+
+@click.command()
+@click.argument("model", type=FOLDER)
+@click.argument("clip", type=FOLDER)
+@click.option(
+    "-o", "--output", type=FOLDER, metavar="FILE.html", help="Write there; default: CLIP-inspect.html in this folder."
+)
+def inspect(model: Path, clip: Path, output: Path | None) -> None:
+    """What MODEL does inside as it reads CLIP: its gates, its memory and its posteriors over time, as one page.
+
+    Of a clip longer than 30 s the first 30 s are looked at.
+    """
+    from asr.study import inspection
+    from asr.transcribe.recogniser import Recogniser
+
+    output = output or Path(f"{clip.stem}-inspect.html")
+    if output.resolve() == clip.resolve():
+        raise AsrError(f"the page would take the place of {clip}: give another --output")
+    recogniser = Recogniser.load(model, device="cpu")  # frame by frame, a GPU is slower
+    seen = inspection.inspect(recogniser, clip)
+    if seen.cut:
+        click.echo(f"{clip} is longer: its first {seen.waveform.duration:g} s are looked at", err=True)
+    click.echo(" ".join(word.text for word in seen.words) or "no word was recognised")
+    gated = seen.trace.layers[0].named_gates
+    click.echo(_table(seen.trace) if gated else "a simple RNN has no gates: the page shows its hidden state alone")
+    inspection.write_inspection(output, seen, recogniser, clip=str(clip), model=str(model))
+    click.echo(f"{output}: the page")
+
+
+def _table(trace: Trace) -> str:
+    """A line a layer and direction: the mean of each gate, and the median time constant."""
+    from asr.study.gates import in_milliseconds
+
+    rows = [["layer", "direction"]]
+    rows[0] += [f"{gate.name}, mean" for gate in trace.layers[0].named_gates] + ["time constant, median"]
+    for layer in trace.layers:
+        row = [str(layer.layer), layer.direction, *(f"{gate.mean:.3f}" for gate in layer.named_gates)]
+        constant = layer.median_time_constant
+        rows.append([*row, "" if constant is None else in_milliseconds(constant)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

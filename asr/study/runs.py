@@ -1,0 +1,203 @@
+"""The trainings of a study, every cell with every seed, each in a model directory of its own, and what they came to."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asr import checkpoint, recipe
+from asr.data.collation import Utterance, collate
+from asr.data.corpora import open_corpora
+from asr.errors import CorpusError, DivergenceError, TextError
+from asr.evaluate import SetScore, evaluate, write_hypotheses
+from asr.records import Batch, ErrorCounts
+from asr.scores import System
+from asr.study.cells import with_cell
+from asr.study.gradients import GradientFlow, gradient_flow
+from asr.study.memory import Memory, effective_memory
+from asr.text.significance import Interval, rate_interval
+from asr.text.tokenise import Tokeniser
+from asr.train.acoustic import train_acoustic_model, untrained
+from asr.transcribe.loading import plain_batches
+from asr.transcribe.recogniser import Recogniser
+
+LOOKED_AT = 6
+"""Utterances, the longest of a set, over which gradients and memory are measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A training that a study asks for."""
+
+    cell: str
+    seed: int
+    recipe: recipe.Recipe
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A training that is over: its directory's meta.json, what its best weights make of each set (greedy), the dev WER
+    after each epoch, and what was measured inside. Where the training ``diverged``, of what was reached by then."""
+
+    plan: Plan
+    meta: dict[str, Any]
+    systems: tuple[System, ...]
+    dev_wer: tuple[float, ...]
+    diverged: bool
+    flow_before: GradientFlow | None
+    flow_after: GradientFlow | None
+    memory: Memory
+
+    @property
+    def words(self) -> ErrorCounts:
+        return sum((system.words for system in self.systems), ErrorCounts())
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Dev set included."""
+        spent = self.meta["training"]
+        return 60 * float(spent["minutes"]) / int(spent["epochs"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contestant:
+    """One cell's runs, a seed each; ``failed`` are the seeds that diverged before the first epoch was over."""
+
+    cell: str
+    hidden: int
+    runs: tuple[Run, ...]
+    failed: int = 0
+
+    @property
+    def words(self) -> ErrorCounts:
+        """Of all seeds."""
+        return sum((run.words for run in self.runs), ErrorCounts())
+
+    @property
+    def characters(self) -> ErrorCounts:
+        """Of all seeds."""
+        return sum((system.characters for run in self.runs for system in run.systems), ErrorCounts())
+
+    def interval(self) -> Interval | None:
+        """Of the pooled WER, drawing utterances, each with what every seed made of it: the set's part of the doubt. The
+        seeds' part is their spread."""
+        if not self.runs:
+            return None
+        errors = [np.concatenate([system.errors for system in run.systems]) for run in self.runs]
+        lengths = [np.concatenate([system.lengths for system in run.systems]) for run in self.runs]
+        return rate_interval(np.sum(errors, axis=0), np.sum(lengths, axis=0))
+
+    @property
+    def diverged(self) -> int:
+        return self.failed + sum(run.diverged for run in self.runs)
+
+
+def plan_runs(settings: recipe.Recipe, cells: Sequence[str], seeds: int, directory: Path) -> list[Plan]:
+    """Every cell with the recipe's own seed, then every cell with the next, so that a study that is stopped has
+    compared what it can. Raises RecipeError."""
+    return [
+        Plan(cell=cell, seed=seed, recipe=with_cell(settings, cell, seed), directory=directory / cell / f"seed-{seed}")
+        for seed in range(settings.seed, settings.seed + seeds)
+        for cell in cells
+    ]
+
+
+def train_run(plan: Plan, *, root: Path, device: str) -> bool:
+    """Trains, or goes on from where an earlier call was stopped; false where the training diverged. Raises AsrError."""
+    try:
+        train_acoustic_model(plan.recipe, plan.directory, root=root, device=device, resume=True)
+    except DivergenceError:
+        return False
+    return True
+
+
+def judge(
+    plans: Sequence[Plan],
+    diverged: Sequence[bool],
+    sources: Sequence[recipe.Corpus],
+    utterances: Sequence[Batch],
+    *,
+    root: Path,
+    device: str,
+    advance: Callable[[Plan], None] = lambda _plan: None,
+) -> list[Contestant]:
+    """Scores each run of ``plans``, trained by now, looks inside it as it reads ``utterances``, and puts those of a
+    cell together. Leaves a ``hypotheses.jsonl`` beside each model for ``asr score``. ``advance`` hears of each run.
+    Raises AsrError."""
+    runs: dict[str, list[Run]] = {plan.cell: [] for plan in plans}
+    failed = Counter[str]()
+    for plan, gone in zip(plans, diverged, strict=True):
+        advance(plan)
+        if (plan.directory / checkpoint.WEIGHTS).is_file():
+            recogniser = Recogniser.load(plan.directory, device=device, decoding=["decoder={kind: greedy}"])
+            scores = evaluate(recogniser, sources, root=root)
+            write_hypotheses(plan.directory / "hypotheses.jsonl", scores)
+            runs[plan.cell].append(_look_inside(plan, recogniser, scores, utterances, diverged=gone))
+        else:
+            failed[plan.cell] += 1
+    hidden = {plan.cell: plan.recipe.encoder.hidden for plan in plans}
+    return [
+        Contestant(cell=cell, hidden=hidden[cell], runs=tuple(some), failed=failed[cell]) for cell, some in runs.items()
+    ]
+
+
+def _look_inside(
+    plan: Plan, recogniser: Recogniser, scores: Sequence[SetScore], utterances: Sequence[Batch], *, diverged: bool
+) -> Run:
+    model = recogniser.model
+    before = untrained(recogniser.recipe, recogniser.tokeniser).to(model.device).eval()
+    before.features.load_state_dict(model.features.state_dict())  # its statistics precede the first step
+    return Run(
+        plan=plan,
+        meta=recogniser.meta,
+        systems=tuple(score.system for score in scores),
+        dev_wer=tuple(_dev_wer(plan.directory / "metrics.jsonl")),
+        diverged=diverged,
+        flow_before=gradient_flow(before, utterances),
+        flow_after=gradient_flow(model, utterances),
+        memory=effective_memory(model, utterances),
+    )
+
+
+def longest_utterances(plan: Plan, sources: Sequence[recipe.Corpus], root: Path) -> list[Batch]:
+    """The longest utterances of a set that can be spelled as the runs do, a batch each, the longest first.
+
+    Raises CorpusError where there is none.
+    """
+    settings, tokeniser = checkpoint.load_description(plan.directory)
+    longest: list[Utterance] = []
+    for batch in plain_batches(settings, open_corpora(tuple(sources), root).whole()):
+        longest = sorted([*longest, *_spelled(batch, tokeniser)], key=lambda u: (-len(u.samples), u.id))[:LOOKED_AT]
+    if not longest:
+        raise CorpusError("no utterance of the set to be scored can be read and spelled in the alphabet of train")
+    return [collate([utterance]) for utterance in longest]
+
+
+def _spelled(batch: Batch, tokeniser: Tokeniser) -> Iterator[Utterance]:
+    for i, (id, text, length) in enumerate(zip(batch.ids, batch.texts, batch.waveform_lengths.tolist(), strict=True)):
+        try:
+            tokens = tuple(tokeniser.encode(text))
+        except TextError:
+            continue
+        featured = batch.features
+        yield Utterance(
+            samples=batch.waveforms[i, :length].numpy(),
+            features=None if featured is None else featured.values[i, : featured.lengths[i]].numpy(),
+            id=id,
+            text=text,
+            tokens=tokens,
+        )
+
+
+def _dev_wer(path: Path) -> Iterator[float]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        figures = json.loads(line)
+        if figures["kind"] == "epoch":
+            yield figures["dev_wer"]

@@ -1,0 +1,86 @@
+"""Long recordings made of manifests' clips, whose words and places are known, for `benchmark.py long` and `speed`.
+
+A clip is followed by another with a pause of silence or noise between them. All of it is the same at every run.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from asr import audio
+
+RATE = 16000
+SHORTEST_PAUSE_SECONDS = 0.7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """An utterance: its ``samples`` (S,) at ``RATE``, its text, and the manifest that it stands in."""
+
+    samples: np.ndarray
+    text: str
+    manifest: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concatenation:
+    """A recording of ``seconds``: which clip comes where. ``begins`` are the clips' own and ``middles`` those of
+    the pauses before them, in seconds."""
+
+    chosen: list[int]
+    begins: list[float]
+    middles: list[float]
+    seconds: float
+
+
+def read_clips(manifests: Sequence[Path]) -> list[Clip]:
+    return [
+        Clip(
+            samples=audio.read(manifest.parent / row["audio_filepath"], sample_rate=RATE).samples,
+            text=row["text"],
+            manifest=manifest,
+        )
+        for manifest in manifests
+        for row in map(json.loads, manifest.read_text().splitlines())
+    ]
+
+
+def concatenate(
+    clips: Sequence[Clip], path: Path, *, minutes: float, pause: float = 3.0, noise: Path | None, level: float
+) -> Concatenation:
+    """Writes clips in random order, again and again, until ``minutes`` are full. A pause lasts ``pause`` seconds at the
+    most; every other one holds a noise of the folder ``noise``, None being white noise, at ``level`` dB."""
+    draw, generator = random.Random(0), np.random.default_rng(0)
+    files = sorted(file for file in noise.iterdir() if audio.sounds(file)) if noise else []
+    noises = [audio.read(file, sample_rate=RATE).samples for file in files]
+
+    def between(number: int) -> np.ndarray:
+        samples = round(draw.uniform(SHORTEST_PAUSE_SECONDS, max(SHORTEST_PAUSE_SECONDS, pause)) * RATE)
+        if number % 2:
+            return np.zeros(samples, np.float32)
+        sound = np.resize(draw.choice(noises), samples) if noises else generator.standard_normal(samples)
+        return (sound * 10 ** (level / 20) / max(1e-6, np.sqrt(np.mean(sound**2)))).astype(np.float32)
+
+    order = list(range(len(clips)))
+    chosen: list[int] = []
+    begins, middles = [], []
+    length = 0
+    with soundfile.SoundFile(path, "w", RATE, 1) as file:
+        while length < minutes * 60 * RATE:
+            if len(chosen) % len(order) == 0:
+                draw.shuffle(order)
+            gap, i = between(len(chosen)), order[len(chosen) % len(order)]
+            chosen.append(i)
+            middles.append((length + len(gap) / 2) / RATE)
+            begins.append((length + len(gap)) / RATE)
+            file.write(gap)
+            file.write(clips[i].samples)
+            length += len(gap) + len(clips[i].samples)
+    return Concatenation(chosen=chosen, begins=begins, middles=middles, seconds=length / RATE)

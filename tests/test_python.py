@@ -1,0 +1,69 @@
+"""From Python: the README's examples as they stand there, and one recogniser in several threads."""
+
+import re
+import string
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import toy
+
+import asr
+
+EXAMPLES = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def clip() -> np.ndarray:
+    return np.concatenate([toy.speak("abc cab"), toy.speak("a bb ccc")])
+
+
+def test_the_readmes_examples_run_and_say_what_a_recogniser_says(tmp_path, monkeypatch, capsys, clip):
+    directory = toy.save_babbler(tmp_path / "models" / "digits", " " + string.ascii_lowercase)
+    soundfile.write(tmp_path / "clip.wav", clip, toy.RATE)
+    monkeypatch.chdir(tmp_path)
+    for example in EXAMPLES:
+        exec(compile(example, "README.md", "exec"), {"pieces": np.array_split(clip, 7)})
+    printed = capsys.readouterr().out.splitlines()
+    expected = asr.load(directory).transcribe("clip.wav")
+    assert expected.words
+    assert printed[0] == expected.text
+    assert [line.split()[2] for line in printed[1 : len(expected.words) + 1]] == [word.text for word in expected.words]
+
+
+def test_a_file_its_bytes_and_its_samples_are_the_same_recording(tmp_path, clip):
+    recogniser = asr.load(toy.save_babbler(tmp_path / "model"))
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, clip, toy.RATE)
+    sixteen_bits, rate = soundfile.read(path, dtype="int16")
+    transcript = recogniser.transcribe(path)
+    assert transcript == recogniser.transcribe(str(path)) == recogniser.transcribe(path.read_bytes())
+    assert transcript == recogniser.transcribe(sixteen_bits, sample_rate=rate)
+
+
+@pytest.mark.parametrize("decoder", [{"kind": "greedy"}, {"kind": "beam", "width": 8}])
+def test_threads_that_share_a_recogniser_hear_what_one_hears_alone(tmp_path, decoder):
+    """Of recordings in one piece and in several, which voice activity cuts."""
+    directory = toy.save_babbler(tmp_path / "model", **decoder)
+    sounds = [toy.speak("abc cab " * (i % 4 + 1) * (20 if i % 4 == 3 else 1)) for i in range(8)]
+    assert max(map(len, sounds)) > 40 * toy.RATE
+    recogniser = asr.load(directory)
+
+    def hear(number: int) -> asr.Transcript:
+        return recogniser.transcribe(sounds[number % 8], sample_rate=toy.RATE, vad=False)
+
+    alone = [hear(number) for number in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(hear, range(24))) == alone * 3
+
+
+def test_threads_that_load_at_once_hear_the_same(tmp_path, clip):
+    directory = toy.save_babbler(tmp_path / "model")
+
+    def load_and_hear(_: int) -> asr.Transcript:
+        return asr.load(directory).transcribe(clip, sample_rate=toy.RATE)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(load_and_hear, range(8)))) == 1
