@@ -63,7 +63,7 @@ class Fold:
         counts = [each.utterance.words.errors for each in self.shown]
         low, high = min(counts), max(counts)
         if self.open:
-            return "For comparison, without error" if high == 0 else ""
+            return ("For comparison, without error" if self.first > 1 else "Without error") if high == 0 else ""
         many = "without error" if high == 0 else "1 error each" if high == 1 else f"{_span(low, high)} errors each"
         return f"Utterances {_span(self.first, self.first + len(self.shown) - 1)}: {many}"
 

@@ -17,7 +17,8 @@ SOUND_SECONDS = 1800.0
 """Of speech in a report: some 5 MB of MP3, 7 MB in the page."""
 
 _QUALITY = 0.8
-"""LAME's scale, from 0 best to 1: at 16 kHz some 22 kbit/s, in which words are heard as well as before."""
+"""LAME's scale, from 0 best to 1: some 22 kbit/s at 16 kHz. To listen to, not to measure with: AN4's model has a WER of
+5.4 % on its test clips so written, 4.4 % on the clips themselves."""
 
 _MP3_RATES = {8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000}
 

@@ -35,7 +35,7 @@ def by_speaker(system: System) -> Figure | None:
     places = range(len(names))
     rates = [groups[name][0] for name in names]
     axes.hlines(places, *_ends([groups[name] for name in names]), color=_ACCENT, alpha=0.5)
-    axes.plot(rates, places, "o", color=_ACCENT)
+    axes.plot(rates, places, "o", color=_ACCENT, clip_on=False)
     axes.set_yticks(places, [f"{name} ({groups[name][2]})" for name in names])
     axes.set(xlabel="WER", xlim=(0, None), ylim=(-0.7, len(names) - 0.3))
     axes.axvline(system.words.rate, color="#000000", linewidth=0.8, linestyle=":")
@@ -54,7 +54,7 @@ def by_duration(system: System) -> Figure | None:
     figure, axes = new_figure(4.6, 3.2)
     places = range(len(groups))
     axes.vlines(places, *_ends(list(groups.values())), color=_ACCENT, alpha=0.5)
-    axes.plot(places, [rate for rate, _, _ in groups.values()], "o", color=_ACCENT)
+    axes.plot(places, [rate for rate, _, _ in groups.values()], "o", color=_ACCENT, clip_on=False)
     axes.set_xticks(places, [f"{name}\n({count})" for name, (_, _, count) in groups.items()])
     axes.set(ylabel="WER", ylim=(0, None), xlim=(-0.5, len(groups) - 0.5))
     axes.axhline(system.words.rate, color="#000000", linewidth=0.8, linestyle=":")
