@@ -59,8 +59,11 @@ def seed_step(*numbers: int) -> None:
 
 
 def keep_few_kernels() -> None:
-    """Before torch is imported: oneDNN keeps the kernels of the last 1,024 shapes, and recordings are of any length, so
-    that memory would grow for hours. An hour of AN4's clips peaked at 1,113 MB, and with 8 at 914 MB, as fast."""
+    """Before torch first computes: oneDNN keeps the kernels of the last 1,024 shapes, and recordings are of any length,
+    so that memory would grow for hours. An hour of AN4's clips peaked at 1,113 MB, and with 8 at 914 MB, as fast.
+
+    For commands only: it holds for the whole process, where a network of more than 8 layers would prepare each anew.
+    """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import av
@@ -203,7 +204,8 @@ def test_a_stream_of_what_is_no_audio_says_what_read_says(tmp_path, content):
     [
         ("empty.wav", b"", "is empty (0 bytes)"),
         ("text.wav", b"this is a text, whatever its name says\n" * 20, "is not audio that can be read"),
-        ("zeros.mp3", bytes(5000), "is not audio that can be read"),
+        ("zeros.mp3", bytes(5000), "is not audio that can be read: it begins with zero bytes alone"),
+        ("text.mp3", b"words, not sound\n" * 20, "is not audio that can be read: Invalid data found"),
         ("header.wav", b"RIFF\x24\x00\x00\x00WAVE", "is not audio that can be read"),
         ("short.flac", b"not really", "is not audio that can be read"),
         ("page.webm", b"<!DOCTYPE html><html></html>", "is not audio that can be read"),
@@ -244,6 +246,18 @@ def test_a_truncated_m4a_is_named(tmp_path, tone):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     sentence_of(path, str(path))
+
+
+@pytest.mark.parametrize("suffix", ["mp3", "aac", "wav", "m4a"])
+def test_gigabytes_of_nothing_are_refused_at_once(tmp_path, suffix):
+    """As a crash leaves them; FFmpeg would read two of them into memory to find a frame."""
+    path = tmp_path / f"sparse.{suffix}"
+    with path.open("wb") as file:
+        file.truncate(2 << 30)
+    began = time.process_time()
+    with pytest.raises(AudioError, match=r"sparse\.\w+ is not audio that can be read"):
+        audio.read(path)
+    assert time.process_time() - began < 1
 
 
 def test_a_missing_file_and_a_folder_are_named_with_the_reason(tmp_path):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,6 +268,51 @@ def test_an_unknown_format_or_channel_is_a_sentence(option, sentence):
     done = asr("transcribe", "any.wav", option)
     assert done.returncode != 0
     assert sentence in done.stderr.decode()
+
+
+@pytest.fixture(scope="module")
+def call(tmp_path_factory) -> Path:
+    """Two people, each in a channel, in the second audio track of a container; the first is silent."""
+    import av
+
+    path = tmp_path_factory.mktemp("call") / "call.mkv"
+    sides = np.stack([toy.speak("abc"), toy.speak("cab")])
+    with av.open(str(path), "w") as container:
+        tracks = [container.add_stream("pcm_s16le", rate=toy.RATE, layout="stereo") for _ in range(2)]
+        for track, samples in zip(tracks, (0 * sides, sides), strict=True):
+            interleaved = np.ascontiguousarray((samples * 32767).astype(np.int16).T).reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(interleaved, format="s16", layout="stereo")
+            frame.rate, frame.pts = toy.RATE, 0
+            container.mux(track.encode(frame))
+    return path
+
+
+def test_each_side_of_a_call_is_transcribed_by_itself_and_labelled(home, call, tmp_path):
+    command = ["transcribe", call, "--model", home / "models" / "toy", "--track", 2, "--out", tmp_path]
+    done = asr(*command, "--channels", "split", "--format", "json,srt,ctm")
+    assert done.returncode == 0, done.stderr.decode()
+    segments = json.loads((tmp_path / "call.json").read_text())["segments"]
+    assert sorted((segment["channel"], segment["text"]) for segment in segments) == [(1, "abc"), (2, "cab")]
+    assert {"channel 1: abc", "channel 2: cab"} < set((tmp_path / "call.srt").read_text().splitlines())
+    assert [line.split()[1] for line in (tmp_path / "call.ctm").read_text().splitlines()] == ["1", "2"]
+
+
+@pytest.mark.parametrize(("options", "text"), [("--channels 1", "abc"), ("--channels 2", "cab"), ("--track 1", "")])
+def test_one_channel_or_track_is_transcribed_alone(home, call, options, text):
+    track = [] if "--track" in options else ["--track", "2"]
+    done = asr("transcribe", call, "--model", home / "models" / "toy", *options.split(), *track)
+    assert (done.returncode, done.stdout.decode()) == (0, f"{text}\n"), done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [("--channels 3 --track 2", "has no channel 3: it has 2"), ("--track 3", "has no audio track 3: it has 2")],
+)
+def test_a_channel_or_track_that_is_not_there_is_a_sentence(home, call, options, sentence):
+    done = asr("transcribe", call, "--model", home / "models" / "toy", *options.split())
+    assert done.returncode == 1
+    assert sentence in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
 
 
 def test_silence_is_an_empty_transcript_and_says_so(home, tmp_path):

@@ -101,6 +101,13 @@ def test_no_moment_without_a_cue_is_so_short_that_it_flickers(stretch):
         assert gap == 0 or gap >= 500 or before.end - before.start == 7000
 
 
+def test_channels_are_named_where_there_are_several():
+    assert formats.as_text(CALL) == "channel 1: hello <you> & me\nchannel 2: well --> hello"
+    chosen = Transcript(segments=CALL.segments[1:], duration=CALL.duration)
+    assert formats.as_text(chosen) == "well --> hello"
+    assert "channel" not in formats.as_srt(chosen)
+
+
 def test_srt_and_vtt_hold_the_same_cues_for_strict_parsers():
     written = transcript(
         said("one two three four five six seven " * 30, pauses=range(0, 200, 9)), said("end", start=99)

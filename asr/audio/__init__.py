@@ -39,6 +39,12 @@ _CONTAINERS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp
 """What FFmpeg may take a recording for: formats that hold audio. Its playlists (concat, hls, dash) hold the names of
 other files and hosts, which whoever hands over a recording must not be able to have opened."""
 
+_HEAD_BYTES = 65536
+"""A file that a download or a crash left without its beginning, all zeros, is known by its first bytes: FFmpeg would
+hold gigabytes of it in memory in search of a frame."""
+_NO_MPEG_FRAME = 7
+"""libsndfile's number for an MP3 that holds no frame, which it calls "not a regular file"."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioInfo:
@@ -284,6 +290,10 @@ def _open(recording: Recording) -> str | BinaryIO:
     return str(recording) if isinstance(recording, Path) else io.BytesIO(recording)
 
 
+def _open_bytes(recording: Recording) -> BinaryIO:
+    return recording.open("rb") if isinstance(recording, Path) else io.BytesIO(recording)
+
+
 def _check_bytes(recording: Recording) -> None:
     try:
         if isinstance(recording, bytes):
@@ -374,7 +384,12 @@ def _av_track(recording: Recording, cause: Exception | None, track: int) -> Iter
     """
     import av
 
+    if getattr(cause, "code", None) == _NO_MPEG_FRAME:
+        cause = None
     try:
+        with _open_bytes(recording) as file:
+            if not file.read(_HEAD_BYTES).strip(b"\0"):
+                raise ValueError("it begins with zero bytes alone")
         with av.open(_open(recording), options={"format_whitelist": _CONTAINERS}) as container:
             tracks = container.streams.audio
             if not tracks:

@@ -15,7 +15,7 @@ Span = tuple[float, float, str]
 
 def as_text(transcript: Transcript) -> str:
     """A line a stretch of speech, which names its channel where there are several."""
-    return "\n".join(_name(segment) + segment.text for segment in transcript.segments if segment.text)
+    return "\n".join(name + segment.text for name, segment in _named(transcript) if segment.text)
 
 
 def as_json(transcript: Transcript, file: str) -> str:
@@ -135,11 +135,14 @@ def _shown(line: Sequence[AlignedWord]) -> list[Word]:
 
 
 def _cues(transcript: Transcript) -> list[Cue]:
-    return cues((_name(segment), segment.words) for segment in transcript.segments)
+    return cues((name, segment.words) for name, segment in _named(transcript))
 
 
-def _name(segment: Segment) -> str:
-    return "" if segment.channel is None else f"channel {segment.channel}: "
+def _named(transcript: Transcript) -> Iterator[tuple[str, Segment]]:
+    """Segments, each with the name of its channel where there are several to tell apart."""
+    several = len({segment.channel for segment in transcript.segments}) > 1
+    for segment in transcript.segments:
+        yield f"channel {segment.channel}: " if several else "", segment
 
 
 def _ctm(id: str, channel: int, word: Word) -> str:
