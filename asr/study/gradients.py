@@ -83,7 +83,7 @@ def _followed_back(exact: AcousticModel, model: AcousticModel, utterance: Batch,
         gradients = _followed(error, encodings, hidden[max(0, t - reach) : t + 1], t)
         norms = torch.stack([gradient.norm() for gradient in reversed(gradients)])
         if torch.isfinite(norms).all() and norms[0] > 0:
-            followed.append(norms / norms[0])
+            followed.append((norms / norms[0]).cpu())
     return followed
 
 
