@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from asr import recipe
-from asr.decode.calibration import draw_reliability, fit_calibration, reliability
-from asr.decode.greedy import confidence
+from asr.decode.calibration import confidence, draw_reliability, fit_calibration, reliability
 from asr.text.score import align_words, word_hits
 
 

@@ -58,8 +58,9 @@ def test_every_cell_has_the_parameters_of_the_recipe_s_encoder_within_two_percen
     assert fitted.model_copy(update={"encoder": settings.encoder, "seed": settings.seed}) == settings
 
 
-def test_the_recipe_s_own_cell_keeps_its_size():
-    settings = load_recipe(Path(__file__).parent.parent / "recipes" / "digits.yaml")
+@pytest.mark.parametrize("name", ["digits", "librispeech_960"])
+def test_the_recipe_s_own_cell_stays_as_it_is(name):
+    settings = load_recipe(Path(__file__).parent.parent / "recipes" / f"{name}.yaml")
     assert with_cell(settings, "bilstm", settings.seed) == settings
 
 
@@ -69,9 +70,9 @@ def test_counting_parameters_equals_those_of_the_model_made():
     assert encoder_parameters(settings.encoder, feature_size(settings.features)) == made
 
 
-@pytest.mark.parametrize(("names", "named"), [("lstm,quasi", '"quasi"'), (" , ", "nothing")])
+@pytest.mark.parametrize(("names", "named"), [("lstm,quasi", '"quasi" is no cell'), (" , ", "no cell is named")])
 def test_a_cell_that_there_is_not_is_named(names, named):
-    with pytest.raises(RecipeError, match=f"{named} is no cell; there are feedforward, rnn-tanh"):
+    with pytest.raises(RecipeError, match=f"{named}; there are feedforward, rnn-tanh"):
         parse_cells(names)
 
 
@@ -211,5 +212,8 @@ def test_a_training_that_diverges_is_a_line_of_the_study_not_its_end(corpus, tmp
         "--set", "training.clip=1e30", "--set", "training.warmup_steps=0", "--device", "cpu",
     )  # fmt: skip
     assert code == 0
-    assert json.loads((tmp_path / "study.json").read_text())["rnn-relu"]["diverged"] == 1
+    [run] = json.loads((tmp_path / "study.json").read_text())["rnn-relu"]["runs"]
+    assert run["diverged"]
+    assert "wer" not in run
+    assert run["gradient_before"]["median"][0] == 1.0
     assert "diverged" in output

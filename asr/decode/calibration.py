@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from asr import recipe, runtime
-from asr.decode.greedy import log_odds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,6 +66,21 @@ def fit_calibration(words: Sequence[Sequence[float]], hits: Sequence[bool]) -> r
 
     offset, slope, length = minimize(cost, prior, jac=True).x.round(3).tolist()
     return recipe.Calibration(offset=offset, slope=slope, length=length)
+
+
+def confidence(probabilities: Sequence[float], calibration: recipe.Calibration | None) -> float:
+    """A word's, of its tokens' ``probabilities``."""
+    product = min(1.0, math.prod(probabilities))
+    if calibration is None:
+        return product
+    evidence = calibration.offset + calibration.slope * log_odds(product) + calibration.length * len(probabilities)
+    return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, evidence))))
+
+
+def log_odds(probability: float) -> float:
+    """log(p / (1 - p)), as if a network were never surer than 0.999: beyond that its figures say little."""
+    bounded = min(max(probability, 0.001), 0.999)
+    return math.log(bounded / (1.0 - bounded))
 
 
 def draw_reliability(measured: Reliability, path: Path, title: str) -> None:

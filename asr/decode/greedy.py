@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from asr import recipe
+from asr.decode.calibration import confidence
 from asr.records import BLANK, Emissions, Hypothesis, Word
 from asr.text.tokenise import Tokeniser
 
@@ -107,21 +108,6 @@ def words_of(
         )
         for spelling in spellings(hypothesis, tokeniser)
     )
-
-
-def confidence(probabilities: Sequence[float], calibration: recipe.Calibration | None) -> float:
-    """A word's, of its tokens' ``probabilities``."""
-    product = min(1.0, math.prod(probabilities))
-    if calibration is None:
-        return product
-    evidence = calibration.offset + calibration.slope * log_odds(product) + calibration.length * len(probabilities)
-    return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, evidence))))
-
-
-def log_odds(probability: float) -> float:
-    """log(p / (1 - p)), as if a network were never surer than 0.999: beyond that its figures say little."""
-    bounded = min(max(probability, 0.001), 0.999)
-    return math.log(bounded / (1.0 - bounded))
 
 
 def spellings(hypothesis: Hypothesis, tokeniser: Tokeniser) -> list[list[tuple[str, int, float]]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 
 from asr import recipe
 from asr.errors import RecipeError
@@ -25,7 +24,13 @@ CELLS: dict[str, dict[str, Any]] = {
     "bilstm": {"kind": "lstm", "bidirectional": True},
 }
 """What each name changes of a recipe's encoder. ``irnn`` is a ReLU RNN that begins from the identity."""
-SIX = ("feedforward", "rnn-tanh", "rnn-relu", "gru", "lstm", "bilstm")
+
+_KINDS: dict[str, type[recipe.FeedForward | recipe.Recurrent]] = {
+    "feedforward": recipe.FeedForward,
+    "rnn": recipe.Rnn,
+    "gru": recipe.Gru,
+    "lstm": recipe.Lstm,
+}
 
 
 def parse_cells(names: str) -> tuple[str, ...]:
@@ -33,14 +38,18 @@ def parse_cells(names: str) -> tuple[str, ...]:
     chosen = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
     unknown = [f'"{name}"' for name in chosen if name not in CELLS]
     if unknown or not chosen:
-        raise RecipeError(f"--cells: {', '.join(unknown) or 'nothing'} is no cell; there are {', '.join(CELLS)}")
+        found = f"{', '.join(unknown)} is no cell" if unknown else "no cell is named"
+        raise RecipeError(f"--cells: {found}; there are {', '.join(CELLS)}")
     return chosen
 
 
 def with_cell(settings: recipe.Recipe, cell: str, seed: int) -> recipe.Recipe:
     """``settings`` with ``cell`` in the place of its encoder's, the hidden size chosen so that the encoder has as
-    nearly as can be as many parameters as the recipe's own. Front end, number of layers, dropout, layer norm, data and
-    training stay as they are. Raises RecipeError where no size that a recipe may name is large enough."""
+    nearly as can be as many parameters as the recipe's own. What else the recipe says of the encoder stays where the
+    cell has it too (front end, layers, dropout, layer norm, projection), and so do data and training.
+
+    Raises RecipeError where no size that a recipe may name is large enough.
+    """
     bins = feature_size(settings.features)
     target = encoder_parameters(settings.encoder, bins)
     small, large = 1, 2
@@ -64,15 +73,9 @@ def encoder_parameters(settings: recipe.Encoder, bins: int) -> int:
 
 
 def _resized(settings: recipe.Encoder, cell: str, hidden: int) -> recipe.Encoder:
+    kind = _KINDS[CELLS[cell]["kind"]]
+    shared = {name: value for name, value in settings if name in kind.model_fields}
     try:
-        return _ENCODER.validate_python({**_shared(settings), **CELLS[cell], "hidden": hidden})
+        return kind(**{**shared, **CELLS[cell], "hidden": hidden})
     except ValueError as error:
         raise RecipeError(f"{cell} would need more than {hidden // 2} units to equal the recipe's encoder") from error
-
-
-def _shared(settings: recipe.Encoder) -> dict[str, Any]:
-    """What every kind of encoder takes."""
-    return {name: getattr(settings, name) for name in recipe.EncoderSettings.model_fields}
-
-
-_ENCODER: TypeAdapter[recipe.Encoder] = TypeAdapter(recipe.Encoder)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from asr.report.figures import empty_figure
+from asr.report.figures import new_figure
 from asr.study.cells import CELLS
 from asr.study.gradients import GradientFlow
 from asr.study.memory import Memory
-from asr.study.runs import Contestant, Run, history
+from asr.study.runs import Contestant, Outcome, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,31 +19,31 @@ LEAST_SHOWN = 1e-12
 
 
 def training_curves(contestants: Sequence[Contestant]) -> Figure:
-    """Dev WER after each epoch, a line a seed."""
+    """Dev WER after each epoch, a line a seed; a cross where it diverged."""
     from matplotlib.ticker import PercentFormatter
 
     figure, axes = _figure()
-    for run, style in _lines(contestants):
-        epochs = range(1, len(run.dev_wer) + 1)
-        axes.plot(epochs, run.dev_wer, **style)
+    for run, outcome, style in _outcomes(contestants):
+        epochs = range(1, len(outcome.dev_wer) + 1)
+        axes.plot(epochs, outcome.dev_wer, **style)
         if run.diverged:
-            axes.plot(epochs[-1], run.dev_wer[-1], "x", color=style["color"])
+            axes.plot(epochs[-1], outcome.dev_wer[-1], "X", color=style["color"])
     axes.set(xlabel="epoch", ylabel="dev WER", ylim=(0, None))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     return _with_legend(figure, axes)
 
 
 def gradient_norms(contestants: Sequence[Contestant]) -> Figure:
-    """The norm of the whole gradient, before it is clipped, at the steps that training has told of, and a cross where
-    it was no number any more."""
+    """The norm of the whole gradient at the steps that training has told of; a cross at the last of one that diverged
+    soon after."""
     figure, axes = _figure()
     for contestant in contestants:
-        gone = [run.plan for run in contestant.runs if run.diverged] + [each.plan for each in contestant.failures]
-        for number, plan in enumerate([*(run.plan for run in contestant.runs if not run.diverged), *gone]):
-            steps, norms = zip(*history(plan, "step", "gradient_norm") or [(1, 1.0)], strict=True)
-            axes.plot(steps, norms, **{**_style(contestant.cell, number), "alpha": 0.6})
-            if plan in gone:
-                axes.plot(steps[-1], norms[-1], "X", markersize=9, color=_colour(contestant.cell))
+        for number, run in enumerate(contestant.runs):
+            if run.gradient_norms:
+                steps, norms = zip(*run.gradient_norms, strict=True)
+                axes.plot(steps, norms, **{**_style(contestant.cell, number), "alpha": 0.6})
+                if run.diverged:
+                    axes.plot(steps[-1], norms[-1], "X", markersize=9, color=_colour(contestant.cell))
     axes.set(xlabel="step", ylabel="gradient norm", xscale="log", yscale="log")
     return _with_legend(figure, axes)
 
@@ -64,20 +64,21 @@ def gradient_curves(title: str, flows: Mapping[str, Sequence[GradientFlow | None
 def memory_curves(contestants: Sequence[Contestant], title: str, of: Callable[[Memory], Tensor]) -> Figure:
     """How much the emission changes when all that is further away than a lag is hidden."""
     figure, axes = _figure()
-    for run, style in _lines(contestants):
-        axes.plot(run.memory.lags, of(run.memory), **style)
+    for _, outcome, style in _outcomes(contestants):
+        axes.plot(outcome.memory.lags, of(outcome.memory), **style)
     axes.set(title=title, xlabel="further away than, seconds", ylabel="change of the emission", xscale="log")
     axes.set(ylim=(0, 1), xticks=[0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5])
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_locator(_no_ticks())
+    axes.minorticks_off()
     return _with_legend(figure, axes)
 
 
-def _lines(contestants: Sequence[Contestant]) -> Iterator[tuple[Run, dict[str, Any]]]:
-    """Every run with its line's style."""
+def _outcomes(contestants: Sequence[Contestant]) -> Iterator[tuple[Run, Outcome, dict[str, Any]]]:
+    """Every run that has an outcome, with its line's style."""
     for contestant in contestants:
-        for number, run in enumerate(contestant.runs):
-            yield run, _style(contestant.cell, number)
+        for number, run in enumerate(run for run in contestant.runs if run.outcome):
+            assert run.outcome
+            yield run, run.outcome, _style(contestant.cell, number)
 
 
 def _style(cell: str, number: int) -> dict[str, Any]:
@@ -93,10 +94,8 @@ def _colour(cell: str) -> str:
 
 
 def _figure() -> tuple[Figure, Any]:
-    figure = empty_figure(5.2, 3.4)
-    axes = figure.subplots()
+    figure, axes = new_figure(5.2, 3.4)
     axes.grid(alpha=0.2)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
@@ -104,9 +103,3 @@ def _with_legend(figure: Figure, axes: Any) -> Figure:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=8)
     return figure
-
-
-def _no_ticks() -> Any:
-    from matplotlib.ticker import NullLocator
-
-    return NullLocator()

@@ -17,7 +17,7 @@ from asr.model.acoustic import AcousticModel, ctc_loss
 from asr.model.cells import unroll
 from asr.model.encoder import RecurrentStack
 from asr.model.recurrent import RecurrentLayer, flip_within
-from asr.records import Batch, Emissions
+from asr.records import Batch, Emissions, Features
 
 FRAMES = 6
 """Frames of an utterance from which the error is followed back."""
@@ -37,22 +37,24 @@ class GradientFlow:
     median: Tensor
     high: Tensor
 
-    def left_after(self, seconds: float) -> float:
-        """The median at the lag nearest to ``seconds``."""
-        return float(self.median[(self.lags - seconds).abs().argmin()])
+    def left_after(self, seconds: float) -> float | None:
+        """The median at the lag nearest to ``seconds``; None where no utterance was long enough."""
+        nearest = int((self.lags - seconds).abs().argmin())
+        return float(self.median[nearest]) if seconds <= float(self.lags[-1] + self.lags[1]) else None
 
 
 def gradient_flow(model: AcousticModel, utterances: Sequence[Batch]) -> GradientFlow | None:
-    """``utterances`` are batches of one, with their tokens; None where nothing recurs, or all are too short to tell.
+    """``utterances`` are batches of one, with their tokens; None where nothing recurs, no gradient is a number, or
+    all are too short to tell.
 
-    In float64, so that what vanishes is seen to. Lags end where no utterance is long enough.
+    What recurs is computed in float64, so that what vanishes is seen to. Lags end where no utterance is long enough.
     """
     if not isinstance(model.encoder.stack, RecurrentStack):
         return None
     exact = copy.deepcopy(model).double().eval()
     reach = round(REACH_SECONDS / model.frame_shift)
-    rows = [row for utterance in utterances for row in _followed_back(exact, model, utterance, reach)]
-    if not rows:
+    rows = [row for each in utterances for row in _followed_back(exact, model.featurise(each), each, reach)]
+    if not rows or max(map(len, rows)) < 2:
         return None
     norms = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=float("nan"))
     quartiles = norms.nanquantile(torch.tensor([0.25, 0.5, 0.75], dtype=norms.dtype), dim=0)
@@ -61,18 +63,16 @@ def gradient_flow(model: AcousticModel, utterances: Sequence[Batch]) -> Gradient
     )
 
 
-def _followed_back(exact: AcousticModel, model: AcousticModel, utterance: Batch, reach: int) -> list[Tensor]:
+def _followed_back(exact: AcousticModel, features: Features, utterance: Batch, reach: int) -> list[Tensor]:
     """For a few frames t in the utterance's second half, the norms at lags 0, 1, ... as far back as there are frames,
     at most ``reach``, each over the one at lag 0."""
+    stack = exact.encoder.stack
+    assert isinstance(stack, RecurrentStack)
     with torch.no_grad():
-        features = model.featurise(utterance)
         values, lengths = exact.encoder.local(features.values.double(), features.lengths)
-        stack = exact.encoder.stack
-        assert isinstance(stack, RecurrentStack)
-        for below in stack.layers[:-1]:
-            values, _ = below(values, lengths)
-    layer = stack.layers[-1]
-    assert isinstance(layer, RecurrentLayer)
+        *below, layer = stack.recurrent_layers()
+        for each in below:
+            values, _ = each(values, lengths)
     hidden, encodings = _read(layer, values, lengths)
     emissions = Emissions(log_probs=exact.classify(encodings), lengths=lengths, frame_shift=exact.frame_shift)
     loss = ctc_loss(emissions, utterance.tokens, utterance.token_lengths)

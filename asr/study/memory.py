@@ -69,7 +69,8 @@ def _changes(model: AcousticModel, features: Features, t: int, lags: Tensor) -> 
     hidden = place < edge if lags[0] < 0 else place > edge
     telling = hidden.any(dim=1)
     values = features.values.expand(1 + int(telling.sum()), -1, -1).clone()
-    values[1:][hidden[telling]] = 0.0
+    mean = features.values[0].mean(dim=0)
+    values[1:] = torch.where(hidden[telling][:, :, None], mean, values[1:])
     read = model.emit(Features(values=values, lengths=features.lengths.expand(len(values))))
     emitted = read.log_probs[:, t].exp()
     changes = torch.full((len(lags),), float("nan"))

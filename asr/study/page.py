@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from asr import runtime
+from asr import recipe, runtime
 from asr.records import Batch, Waveform
 from asr.report.figures import as_svg
 from asr.report.pages import render
@@ -60,7 +61,7 @@ def write_page(
         facts=[*facts, *findings(contestants)],
         columns=COLUMNS,
         rows=table(contestants),
-        plots=_plots(contestants) if any(contestant.runs for contestant in contestants) else {},
+        plots=_plots(contestants),
         inside=_inside(contestants, utterance),
     )
     with runtime.replacing(path) as file:
@@ -69,86 +70,92 @@ def write_page(
 
 def _plots(contestants: Sequence[Contestant]) -> dict[str, list[str]]:
     """The page's plots as ``<svg>`` elements, those of a kind beside one another."""
-    before = {
-        c.cell: [*(run.flow_before for run in c.runs), *(failure.flow_before for failure in c.failures)]
-        for c in contestants
-    }
+    before = {c.cell: [run.flow_before for run in c.runs] for c in contestants}
+    after = {c.cell: [outcome.flow for outcome in c.outcomes] for c in contestants}
     drawn = {
         "training": [figures.training_curves(contestants), figures.gradient_norms(contestants)],
         "gradient": [
             figures.gradient_curves("before training", before),
-            figures.gradient_curves(
-                "after training", {c.cell: [run.flow_after for run in c.runs] for c in contestants}
-            ),
+            figures.gradient_curves("after training", after),
         ],
         "memory": [
             figures.memory_curves(contestants, "what came before is hidden", lambda memory: memory.past),
             figures.memory_curves(contestants, "what comes after is hidden", lambda memory: memory.future),
         ],
     }
-    if not any(run.flow_after for contestant in contestants for run in contestant.runs):
-        del drawn["gradient"]
     return {kind: [as_svg(figure, f"{kind} {i}") for i, figure in enumerate(some)] for kind, some in drawn.items()}
 
 
-def _inside(contestants: Sequence[Contestant], utterance: Batch) -> dict[str, str] | None:
-    """What the template shows of one network's inside."""
-    gated = [
-        min(
-            (run for c in contestants if c.cell in cells for run in c.runs),
-            key=lambda run: run.words.rate,
-            default=None,
-        )
-        for cells in (("lstm", "bilstm"), ("gru", "bigru"))
-    ]
-    best = gated[0] or gated[1]
-    if best is None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inside:
+    """One network as it reads one utterance: what it is, what was said, what it reads, and HTML of what it does."""
+
+    network: str
+    reference: str
+    hypothesis: str
+    speech: str
+    gates: str
+
+
+def _inside(contestants: Sequence[Contestant], utterance: Batch) -> Inside | None:
+    """Of the best LSTM, or else GRU."""
+    for cells in (("lstm", "bilstm"), ("gru", "bigru")):
+        runs = [(run.outcome.words.rate, run.plan) for c in contestants for run in c.runs if run.outcome]
+        gated = [(rate, plan) for rate, plan in runs if plan.cell in cells]
+        if gated:
+            _, plan = min(gated, key=lambda pair: pair[0])
+            break
+    else:
         return None
-    recogniser = Recogniser.load(best.plan.directory, device="cpu", decoding=["decoder={kind: greedy}"])
+    recogniser = Recogniser.load(plan.directory, device="cpu", decoding=["decoder={kind: greedy}"])
     waveform = Waveform(samples=utterance.waveforms[0].numpy(), sample_rate=recogniser.recipe.features.sample_rate)
     seen = inspection.look_inside(recogniser, waveform)
-    return {
-        "network": f"{best.plan.cell}, seed {best.plan.seed}: {inspection.describe(best.plan.recipe.encoder)}",
-        "reference": utterance.texts[0],
-        "hypothesis": " ".join(word.text for word in seen.words),
-        "speech": inspection.speech_picture(seen, recogniser),
-        "gates": gates_section(seen.trace, seen.words),
-    }
+    return Inside(
+        network=f"{plan.cell}, seed {plan.seed}: {inspection.describe(plan.recipe.encoder)}",
+        reference=utterance.texts[0],
+        hypothesis=" ".join(word.text for word in seen.words),
+        speech=inspection.speech_picture(seen, recogniser),
+        gates=gates_section(seen.trace, seen.words),
+    )
 
 
 def findings(contestants: Sequence[Contestant]) -> list[str]:
     """What the numbers say, and no more than that."""
-    trained = [contestant for contestant in contestants if contestant.runs]
+    trained = [contestant for contestant in contestants if contestant.outcomes]
+    gone = [f"{c.cell} ({sum(run.diverged for run in c.runs)} of {len(c.runs)})" for c in contestants if _diverged(c)]
+    sentences = [f"Diverged: {', '.join(gone)}."] if gone else []
     if not trained:
-        return ["Every training diverged."]
+        return sentences
     ranked = sorted(trained, key=lambda contestant: contestant.words.rate)
     order = "; ".join(f"{contestant.cell} {contestant.words.rate:.1%}" for contestant in ranked)
-    sentences = [f"From the best word error rate to the worst: {order}."]
-    flows = {c.cell: [f for f in (c.runs[0].flow_before, c.runs[0].flow_after) if f is not None] for c in trained}
-    left = [f"{cell}: {' to '.join(_share(flow) for flow in both)}" for cell, both in flows.items() if both]
+    left = "; ".join(f"{c.cell}: {_gradients(c)}" for c in trained if _recurs(c))
     if left:
-        sentences.append(
+        left = (
             f"Of the gradient at a frame, so much reaches the hidden state {LEFT_AFTER} s earlier, before to after "
-            f"training. {'; '.join(left)}."
+            f"training, a seed each. {left}."
         )
-    memory = "; ".join(f"{c.cell}: {_memory(c.runs[0].memory)}" for c in trained)
-    return [*sentences, f"What lies further away than this no longer changes an emission by a twentieth. {memory}."]
+    memory = "; ".join(f"{c.cell}: {_memories(c)}" for c in trained)
+    return [
+        f"From the best word error rate to the worst: {order}.",
+        *sentences,
+        *([left] if left else []),
+        f"What lies further away than this no longer changes an emission by a twentieth, a seed each. {memory}.",
+    ]
 
 
 def write_numbers(path: Path, contestants: Sequence[Contestant]) -> None:
-    """``{CELL: {"hidden", "parameters", "wer", "wer_interval", "cer", "diverged", "runs": [{"seed", "wer",
-    "best_epoch", "seconds_per_epoch", "dev_wer", "diverged", "gradient_before", "gradient_after", "memory"}]}}``, rates
-    as fractions, lags in seconds."""
+    """``{CELL: {"hidden", "parameters", "wer", "wer_interval", "cer", "runs": [{"seed", "diverged", "gradient_before",
+    "wer", "best_epoch", "seconds_per_epoch", "dev_wer", "gradient_after", "memory"}]}}``, rates as fractions, lags in
+    seconds; a run that diverged before its first epoch was over has the first three of its keys."""
     cells = {}
     for c in contestants:
         interval = c.interval()
         cells[c.cell] = {
-            "hidden": c.hidden,
-            "parameters": c.runs[0].meta["parameters"] if c.runs else None,
-            "wer": c.words.rate if c.runs else None,
+            "hidden": c.runs[0].plan.recipe.encoder.hidden,
+            "parameters": c.outcomes[0].meta["parameters"] if c.outcomes else None,
+            "wer": c.words.rate if c.outcomes else None,
             "wer_interval": [interval.low, interval.high] if interval else None,
-            "cer": c.characters.rate if c.runs else None,
-            "diverged": c.diverged,
+            "cer": c.characters.rate if c.outcomes else None,
             "runs": [_numbers(run) for run in c.runs],
         }
     with runtime.replacing(path) as file:
@@ -157,16 +164,18 @@ def write_numbers(path: Path, contestants: Sequence[Contestant]) -> None:
 
 
 def _numbers(run: Run) -> dict[str, Any]:
+    known = {"seed": run.plan.seed, "diverged": run.diverged, "gradient_before": _curve(run.flow_before)}
+    outcome = run.outcome
+    if outcome is None:
+        return known
     return {
-        "seed": run.plan.seed,
-        "wer": run.words.rate,
-        "best_epoch": run.meta["results"]["best_epoch"],
-        "seconds_per_epoch": run.seconds_per_epoch,
-        "dev_wer": run.dev_wer,
-        "diverged": run.diverged,
-        "gradient_before": _curve(run.flow_before),
-        "gradient_after": _curve(run.flow_after),
-        "memory": {name: _rounded(getattr(run.memory, name)) for name in ("lags", "past", "future")},
+        **known,
+        "wer": outcome.words.rate,
+        "best_epoch": outcome.meta["results"]["best_epoch"],
+        "seconds_per_epoch": outcome.seconds_per_epoch,
+        "dev_wer": outcome.dev_wer,
+        "gradient_after": _curve(outcome.flow),
+        "memory": {name: _rounded(getattr(outcome.memory, name)) for name in ("lags", "past", "future")},
     }
 
 
@@ -180,43 +189,55 @@ def _rounded(values: Tensor) -> list[float | None]:
 
 
 def _row(contestant: Contestant) -> Row:
-    runs = contestant.runs
-    diverged = (
-        f"{contestant.diverged} of {len(runs) + len(contestant.failures)} diverged" if contestant.diverged else ""
-    )
-    if not runs:
-        return (contestant.cell, f"{contestant.hidden:,}", "", "", "", diverged, *[""] * (len(COLUMNS) - 6))
+    outcomes = contestant.outcomes
+    hidden = f"{contestant.runs[0].plan.recipe.encoder.hidden:,}"
+    diverged = f"{_diverged(contestant)} of {len(contestant.runs)} diverged" if _diverged(contestant) else ""
+    if not outcomes:
+        return (contestant.cell, hidden, "", "", "", diverged, *[""] * (len(COLUMNS) - 6))
     interval = contestant.interval()
-    flows = [
-        _share(run.flow_before) + " to " + _share(run.flow_after) for run in runs if run.flow_before and run.flow_after
-    ]
     return (
         contestant.cell,
-        f"{contestant.hidden:,}",
-        f"{runs[0].meta['parameters'] / 1e6:.3f} M",
+        hidden,
+        f"{outcomes[0].meta['parameters'] / 1e6:.3f} M",
         f"{contestant.words.rate:.2%}",
         f"{interval.low:.2%} to {interval.high:.2%}" if interval else "too few",
-        ", ".join(f"{run.words.rate:.2%}" for run in runs) + (f"; {diverged}" if diverged else ""),
+        ", ".join([*(f"{outcome.words.rate:.2%}" for outcome in outcomes), *filter(None, [diverged])]),
         f"{contestant.characters.rate:.2%}",
-        _each(runs, lambda run: f"{run.meta['results']['best_epoch']} of {run.meta['training']['epochs']}"),
-        _each(runs, lambda run: f"{run.seconds_per_epoch:.1f}"),
-        flows[0] if flows else "nothing recurs",
-        _memory(runs[0].memory),
+        ", ".join(f"{o.meta['results']['best_epoch']} of {o.meta['training']['epochs']}" for o in outcomes),
+        ", ".join(f"{outcome.seconds_per_epoch:.1f}" for outcome in outcomes),
+        _gradients(contestant) if _recurs(contestant) else "nothing recurs",
+        _memories(contestant),
     )
 
 
-def _each(runs: Sequence[Run], shown: Callable[[Run], str]) -> str:
-    return ", ".join(shown(run) for run in runs)
+def _diverged(contestant: Contestant) -> int:
+    return sum(run.diverged for run in contestant.runs)
+
+
+def _recurs(contestant: Contestant) -> bool:
+    return not isinstance(contestant.runs[0].plan.recipe.encoder, recipe.FeedForward)
+
+
+def _gradients(contestant: Contestant) -> str:
+    """What is left of each seed's, before to after training."""
+    return ", ".join(
+        f"{_share(run.flow_before)} to {_share(run.outcome.flow)}" for run in contestant.runs if run.outcome
+    )
 
 
 def _share(flow: GradientFlow | None) -> str:
-    return "none" if flow is None else f"{flow.left_after(LEFT_AFTER):.1g}"
+    left = flow and flow.left_after(LEFT_AFTER)
+    return "unknown" if left is None else f"{left:.1g}"
+
+
+def _memories(contestant: Contestant) -> str:
+    return ", ".join(_memory(outcome.memory) for outcome in contestant.outcomes)
 
 
 def _memory(memory: Memory) -> str:
-    """ "0.45 s back, 0.64 s ahead"."""
+    """ "0.45 s back and 0.64 s ahead"."""
     back, ahead = memory.past_seconds, memory.future_seconds
-    return f"{_seconds(back, memory.lags, memory.past)} back, {_seconds(ahead, memory.lags, memory.future)} ahead"
+    return f"{_seconds(back, memory.lags, memory.past)} back and {_seconds(ahead, memory.lags, memory.future)} ahead"
 
 
 def _seconds(seconds: float, lags: Tensor, changes: Tensor) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from asr import checkpoint, recipe
 from asr.data.collation import Utterance, collate
 from asr.data.corpora import open_corpora
 from asr.errors import CorpusError, DivergenceError, TextError
-from asr.evaluate import SetScore, evaluate, write_hypotheses
+from asr.evaluate import evaluate, write_hypotheses
 from asr.records import Batch, ErrorCounts
 from asr.scores import System
 from asr.study.cells import with_cell
@@ -23,6 +22,7 @@ from asr.study.memory import Memory, effective_memory
 from asr.text.significance import Interval, rate_interval
 from asr.text.tokenise import Tokeniser
 from asr.train.acoustic import train_acoustic_model, untrained
+from asr.train.monitor import json_lines
 from asr.transcribe.loading import plain_batches
 from asr.transcribe.recogniser import Recogniser
 
@@ -41,17 +41,14 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """A training that is over: its directory's meta.json, what its best weights make of each set (greedy), the dev WER
-    after each epoch, and what was measured inside. Where the training ``diverged``, of what was reached by then."""
+class Outcome:
+    """What a training came to: its directory's meta.json, what its best weights make of each set (greedy), the dev WER
+    after each epoch, and what was measured inside."""
 
-    plan: Plan
     meta: dict[str, Any]
     systems: tuple[System, ...]
     dev_wer: tuple[float, ...]
-    diverged: bool
-    flow_before: GradientFlow | None
-    flow_after: GradientFlow | None
+    flow: GradientFlow | None
     memory: Memory
 
     @property
@@ -66,44 +63,46 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A training that diverged before its first epoch was over, so that there are no weights to look into."""
+class Run:
+    """A training that is over: the norms of the whole gradient at the steps that it told of, before clipping, and the
+    gradient flow before the first step. One that ``diverged`` has the outcome that it had reached by then, or none."""
 
     plan: Plan
+    diverged: bool
+    gradient_norms: tuple[tuple[int, float], ...]
     flow_before: GradientFlow | None
+    outcome: Outcome | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contestant:
-    """One cell's runs and failures, a seed each."""
+    """One cell's runs, a seed each."""
 
     cell: str
-    hidden: int
     runs: tuple[Run, ...]
-    failures: tuple[Failure, ...] = ()
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        return [run.outcome for run in self.runs if run.outcome]
 
     @property
     def words(self) -> ErrorCounts:
         """Of all seeds."""
-        return sum((run.words for run in self.runs), ErrorCounts())
+        return sum((outcome.words for outcome in self.outcomes), ErrorCounts())
 
     @property
     def characters(self) -> ErrorCounts:
         """Of all seeds."""
-        return sum((system.characters for run in self.runs for system in run.systems), ErrorCounts())
+        return sum((system.characters for outcome in self.outcomes for system in outcome.systems), ErrorCounts())
 
     def interval(self) -> Interval | None:
         """Of the pooled WER, drawing utterances, each with what every seed made of it: the set's part of the doubt. The
         seeds' part is their spread."""
-        if not self.runs:
+        if not self.outcomes:
             return None
-        errors = [np.concatenate([system.errors for system in run.systems]) for run in self.runs]
-        lengths = [np.concatenate([system.lengths for system in run.systems]) for run in self.runs]
+        errors = [np.concatenate([system.errors for system in outcome.systems]) for outcome in self.outcomes]
+        lengths = [np.concatenate([system.lengths for system in outcome.systems]) for outcome in self.outcomes]
         return rate_interval(np.sum(errors, axis=0), np.sum(lengths, axis=0))
-
-    @property
-    def diverged(self) -> int:
-        return len(self.failures) + sum(run.diverged for run in self.runs)
 
 
 def plan_runs(settings: recipe.Recipe, cells: Sequence[str], seeds: int, directory: Path) -> list[Plan]:
@@ -139,47 +138,44 @@ def judge(
     cell together. Leaves a ``hypotheses.jsonl`` beside each model for ``asr score``. ``advance`` hears of each run.
     Raises AsrError."""
     runs: dict[str, list[Run]] = {plan.cell: [] for plan in plans}
-    failures: dict[str, list[Failure]] = {plan.cell: [] for plan in plans}
     for plan, gone in zip(plans, diverged, strict=True):
         advance(plan)
+        before = untrained(*checkpoint.load_description(plan.directory)).eval()
+        outcome = None
         if (plan.directory / checkpoint.WEIGHTS).is_file():
             recogniser = Recogniser.load(plan.directory, device=device, decoding=["decoder={kind: greedy}"])
+            # Global statistics were measured before the first step.
+            before.features.load_state_dict(recogniser.model.features.state_dict())
             scores = evaluate(recogniser, sources, root=root)
             write_hypotheses(plan.directory / "hypotheses.jsonl", scores)
-            runs[plan.cell].append(_look_inside(plan, recogniser, scores, utterances, diverged=gone))
-        else:
-            before = untrained(*checkpoint.load_description(plan.directory)).eval()
-            failures[plan.cell].append(Failure(plan=plan, flow_before=gradient_flow(before, utterances)))
-    hidden = {plan.cell: plan.recipe.encoder.hidden for plan in plans}
-    return [
-        Contestant(cell=cell, hidden=hidden[cell], runs=tuple(some), failures=tuple(failures[cell]))
-        for cell, some in runs.items()
-    ]
+            outcome = _look_inside(plan, recogniser, [score.system for score in scores], utterances)
+        known = outcome or plan.recipe.features.normalise != "global"
+        runs[plan.cell].append(
+            Run(
+                plan=plan,
+                diverged=gone,
+                gradient_norms=_history(plan, "step", "gradient_norm"),
+                flow_before=gradient_flow(before, utterances) if known else None,
+                outcome=outcome,
+            )
+        )
+    return [Contestant(cell=cell, runs=tuple(some)) for cell, some in runs.items()]
 
 
-def _look_inside(
-    plan: Plan, recogniser: Recogniser, scores: Sequence[SetScore], utterances: Sequence[Batch], *, diverged: bool
-) -> Run:
-    model = recogniser.model
-    before = untrained(recogniser.recipe, recogniser.tokeniser).to(model.device).eval()
-    before.features.load_state_dict(model.features.state_dict())  # its statistics precede the first step
-    return Run(
-        plan=plan,
+def _look_inside(plan: Plan, recogniser: Recogniser, systems: Sequence[System], utterances: Sequence[Batch]) -> Outcome:
+    return Outcome(
         meta=recogniser.meta,
-        systems=tuple(score.system for score in scores),
-        dev_wer=tuple(wer for _, wer in history(plan, "epoch", "dev_wer")),
-        diverged=diverged,
-        flow_before=gradient_flow(before, utterances),
-        flow_after=gradient_flow(model, utterances),
-        memory=effective_memory(model, utterances),
+        systems=tuple(systems),
+        dev_wer=tuple(wer for _, wer in _history(plan, "epoch", "dev_wer")),
+        flow=gradient_flow(recogniser.model, utterances),
+        memory=effective_memory(recogniser.model, utterances),
     )
 
 
-def history(plan: Plan, kind: str, figure: str) -> list[tuple[int, float]]:
+def _history(plan: Plan, kind: str, figure: str) -> tuple[tuple[int, float], ...]:
     """A figure of the run's metrics.jsonl at its steps, or of its epochs: (number, value), where it is a number."""
-    lines = (plan.directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    figures = [line for line in map(json.loads, lines) if line["kind"] == kind]
-    return [(line[kind], line[figure]) for line in figures if line[figure] is not None]
+    lines = [line for line in json_lines(plan.directory / "metrics.jsonl") if line["kind"] == kind]
+    return tuple((line[kind], line[figure]) for line in lines if line[figure] is not None)
 
 
 def longest_utterances(plan: Plan, sources: Sequence[recipe.Corpus], root: Path) -> list[Batch]:

@@ -78,7 +78,7 @@ class Monitor:
         from torch.utils.tensorboard import SummaryWriter
 
         self.history = _history_until(self.directory / "metrics.jsonl", self.progress)
-        for line in _json_lines(self.directory / "training" / "rejected.jsonl"):
+        for line in json_lines(self.directory / "training" / "rejected.jsonl"):
             self._rejected[line["id"]] = line["reason"]
         with runtime.replacing(self.directory / "metrics.jsonl") as file:
             file.writelines(json.dumps(line) + "\n" for line in self.history)
@@ -219,13 +219,13 @@ class Monitor:
 
 def _history_until(path: Path, progress: Progress) -> list[dict[str, Any]]:
     """The lines of an earlier part of this run that will not be written again."""
-    lines = _json_lines(path)
+    lines = json_lines(path)
     steps = [line for line in lines if line["kind"] == "step" and line["step"] <= progress.step]
     epochs = [line for line in lines if line["kind"] == "epoch" and line["epoch"] <= progress.epoch]
     return sorted(steps + epochs, key=lambda line: (line["step"], line["kind"] == "epoch"))
 
 
-def _json_lines(path: Path) -> list[dict[str, Any]]:
+def json_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON-lines file, none where it is missing; a torn last line is dropped."""
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
