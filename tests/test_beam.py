@@ -325,6 +325,21 @@ def test_rescoring_finds_in_the_nbest_list_what_fusing_finds_in_the_search():
     assert best["fuse"].score == pytest.approx(best["rescore"].score, abs=1e-4)
 
 
+@pytest.mark.parametrize("mode", ["fuse", "rescore"])
+@pytest.mark.parametrize("beta", [-4.0, 4.0])
+def test_a_search_concluded_reads_what_the_whole_decode_reads(mode, beta):
+    lstm = recipe.LstmFusion(path="", weight=0.5, beta=beta, mode=mode, nbest=100)
+    settings = recipe.Beam(width=100, lstm=lstm)
+    decoder = BeamDecoder(WORDS, settings, Knowledge(fusion=Fusion(WORDS), lstm=tiny_lstm()).weighed(settings))
+    case = random_emissions(8, 12, 5)
+    search = decoder.begin()
+    search.feed(case.log_probs[0].numpy())
+    concluded = search.conclude()
+    [[whole]] = decoder(case)
+    assert concluded == whole
+    assert whole.text.split()
+
+
 @pytest.mark.parametrize("ngram", [True, False])
 def test_a_decoder_that_is_reset_searches_as_one_made_for_the_settings(ngram, tmp_path):
     (tmp_path / "words.arpa").write_text(ARPA)

@@ -489,10 +489,7 @@ class BeamDecoder:
         if lstm.mode == "rescore":
             nbest = min(max(self.nbest, lstm.nbest), self.settings.width)
             found = self._search(log_probs, lengths, nbest)
-            return [
-                rescore(readings, network, weight=lstm.weight, length_bonus=lstm.beta)[: self.nbest]
-                for readings in found
-            ]
+            return [_rescored(readings, network, lstm)[: self.nbest] for readings in found]
         lists = []
         for row, length in zip(log_probs, lengths, strict=True):
             search = BeamSearch(self.tokeniser, self.settings, self.knowledge)
@@ -517,7 +514,7 @@ class BeamSearch:
         self._limits = _limits(settings, len(tokeniser.tokens))
         self._lstm, self._rescoring = None, None
         if knowledge.lstm is not None and settings.lstm is not None and settings.lstm.mode == "rescore":
-            self._rescoring = (knowledge.lstm, settings.lstm.weight, min(settings.lstm.nbest, settings.width))
+            self._rescoring = (knowledge.lstm, settings.lstm, min(settings.lstm.nbest, settings.width))
         elif knowledge.lstm is not None and settings.lstm is not None:
             self._lstm, self._weight = PrefixRows(knowledge.lstm), settings.lstm.weight
         self._state = _begin(self._limits, len(tokeniser.tokens), context, self._lstm is not None)
@@ -551,8 +548,8 @@ class BeamSearch:
         """The best reading of a sentence that has ended, rescored where the settings say so."""
         if self._rescoring is None:
             return self.best()
-        network, weight, count = self._rescoring
-        return rescore(self.nbest(count), network, weight=weight)[0]
+        network, part, count = self._rescoring
+        return _rescored(self.nbest(count), network, part)[0]
 
     def nbest(self, count: int) -> tuple[Hypothesis, ...]:
         """The ``count`` best readings of the frames so far, as if the sentence ended here."""
@@ -561,6 +558,12 @@ class BeamSearch:
         end = _read_out(self._tables, self._state, readings[0], spelt, 0)
         [hypotheses] = _hypotheses(readings, spelt[:end], self._tokeniser)
         return hypotheses
+
+
+def _rescored(
+    readings: tuple[Hypothesis, ...], network: LanguageModel, part: recipe.LstmFusion
+) -> tuple[Hypothesis, ...]:
+    return rescore(readings, network, weight=part.weight, length_bonus=part.beta)
 
 
 def _tables_of(knowledge: Knowledge) -> tuple[FusionTables | None, int]:
