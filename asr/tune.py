@@ -11,7 +11,7 @@ from asr import checkpoint, recipe, runtime
 from asr.data.corpora import open_corpora
 from asr.decode.beam import BeamDecoder
 from asr.decode.calibration import fit_calibration
-from asr.decode.decoder import read_lexicon
+from asr.decode.decoder import Decoder, read_lexicon
 from asr.decode.greedy import GreedyDecoder, spellings
 from asr.decode.ngram import NgramModel
 from asr.decode.rescore import reorder
@@ -27,8 +27,6 @@ UNKNOWNS = (-20.0, -10.0, -5.0, -2.0, 0.0)
 LSTM_WEIGHTS = (0.1, 0.2, 0.3, 0.5, 0.8)
 LSTM_BETAS = (0.0, 1.0, 2.0, 3.0)
 WIDTHS = (16, 32, 64, 128, 256)
-TRIALS = 2 + len(ALPHAS) * len(BETAS) + len(UNKNOWNS) + 8 + len(WIDTHS)
-"""How many ``tune`` yields, without an LSTM."""
 LANGUAGE_MODEL, LEXICON = "language_model.ngrams", "lexicon.txt"
 
 
@@ -78,20 +76,31 @@ def listen(
     return DevSet(emissions=tuple(emissions), references=tuple(references), greedy=word_errors(references, texts))
 
 
+def weighing(decoder: Decoder) -> BeamDecoder:
+    """``decoder``, if it hears a language model. Raises LanguageModelError where it hears none."""
+    if isinstance(decoder, BeamDecoder) and (decoder.settings.language_model or decoder.settings.lstm):
+        return decoder
+    raise LanguageModelError("there is no language model to tune: name one with --lm or --lstm")
+
+
+def trials(settings: recipe.Beam) -> int:
+    """How many ``tune`` yields for a decoder of these ``settings``."""
+    parts = _lstm_parts(settings.lstm) if settings.lstm else ()
+    return 2 + sum(1 for stage in _stages(settings) for _ in stage(settings)) + sum(1 for _ in parts)
+
+
 def tune(decoder: BeamDecoder, dev: DevSet) -> Iterator[Trial]:
     """Tries settings around the decoder's own and yields each trial; the last one is the choice, with confidences that
     fit it.
 
     First ``alpha`` and ``beta`` on a grid, then what an unknown word costs, then finer steps around the best, then the
-    narrowest beam that makes no more errors, and last the LSTM's weight. Raises LanguageModelError where there is no
-    language model to weigh.
+    narrowest beam that makes no more errors, and last the LSTM's weight. Raises LanguageModelError as ``weighing``
+    does.
     """
-    settings, part = decoder.settings.model_copy(update={"lstm": None}), decoder.settings.lstm
-    if settings.language_model is None and part is None:
-        raise LanguageModelError("there is no language model to tune: name one with --lm or --lstm")
+    settings, part = weighing(decoder).settings.model_copy(update={"lstm": None}), decoder.settings.lstm
     best = _attempt(decoder, dev, settings)
     yield best
-    for stage in (_grid, _unknowns, _finer, _widths) if settings.language_model else ():
+    for stage in _stages(settings):
         for tried in stage(best.settings):
             trial = _attempt(decoder, dev, tried)
             yield trial
@@ -141,6 +150,11 @@ def _rescored(decoder: BeamDecoder, dev: DevSet, settings: recipe.Beam, part: re
             for readings, scores in zip(lists, heard, strict=True)
         ]
         yield _judge(dev, settings.model_copy(update={"lstm": tried}), texts)
+
+
+def _stages(settings: recipe.Beam) -> tuple[Callable[[recipe.Beam], Iterator[recipe.Beam]], ...]:
+    """The n-gram's, each of which goes on from the best so far."""
+    return (_grid, _unknowns, _finer, _widths) if settings.language_model else ()
 
 
 def _grid(around: recipe.Beam) -> Iterator[recipe.Beam]:
