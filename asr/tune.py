@@ -27,7 +27,8 @@ UNKNOWNS = (-20.0, -10.0, -5.0, -2.0, 0.0)
 LSTM_WEIGHTS = (0.1, 0.2, 0.3, 0.5, 0.8)
 LSTM_BETAS = (0.0, 1.0, 2.0, 3.0)
 WIDTHS = (16, 32, 64, 128, 256)
-LANGUAGE_MODEL, LEXICON = "language_model.ngrams", "lexicon.txt"
+LANGUAGE_MODELS, LEXICONS = ("language_model.ngrams", "language_model-2.ngrams"), ("lexicon.txt", "lexicon-2.txt")
+"""A tuning's files take the names that the last one's have not: recipe.yaml means the old ones until it is replaced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,20 +186,38 @@ def _widths(around: recipe.Beam) -> Iterator[recipe.Beam]:
 
 
 def keep(directory: Path, recogniser: Recogniser, settings: recipe.Beam, *, root: Path) -> recipe.Beam:
-    """Makes ``settings`` the model directory's own decoder, its language model and lexicon kept with the weights."""
+    """Makes ``settings`` the model directory's own decoder, its n-gram and lexicon kept with the weights.
+
+    Killed at any moment, it leaves the decoder that was or the new one. An LSTM stays where it is.
+    """
+    before = checkpoint.load_description(directory)[0].decoder
     kept: dict[str, object] = {}
+    old = []
     if settings.language_model:
-        NgramModel.load(root / settings.language_model).save(directory / LANGUAGE_MODEL)
-        kept["language_model"] = LANGUAGE_MODEL
+        new, other = _names(LANGUAGE_MODELS, before)
+        NgramModel.load(root / settings.language_model).save(directory / new)
+        kept["language_model"] = new
+        old.append(other)
     if settings.lexicon:
         words = read_lexicon(root / settings.lexicon, recogniser.recipe.text.normalise)
-        with runtime.replacing(directory / LEXICON) as file:
+        new, other = _names(LEXICONS, before)
+        with runtime.replacing(directory / new) as file:
             file.writelines(f"{word}\n" for word in words)
-        kept["lexicon"] = LEXICON
+        kept["lexicon"] = new
+        old.append(other)
     if settings.lstm:
         path = str((root / settings.lstm.path).absolute())
         kept["lstm"] = settings.lstm.model_copy(update={"path": path})
     settings = settings.model_copy(update=kept)
     described = recogniser.recipe.model_copy(update={"decoder": settings})
     checkpoint.save_description(directory, described, recogniser.tokeniser)
+    for name in old:
+        (directory / name).unlink(missing_ok=True)
     return settings
+
+
+def _names(names: tuple[str, str], before: recipe.Decoder) -> tuple[str, str]:
+    """Of two ``names``, the one that the decoder ``before`` did not go by, and the other."""
+    first, second = names
+    taken = isinstance(before, recipe.Beam) and first in (before.language_model, before.lexicon)
+    return (second, first) if taken else (first, second)
