@@ -117,6 +117,12 @@ def test_utterances_come_by_errors_and_all_but_the_first_are_folded(tmp_path):
     assert len(page.tags("details")) == -(-(wrong - OPEN) // FOLDED) + -(-(200 - wrong) // FOLDED)
 
 
+def test_speakers_may_be_called_what_matplotlib_takes_for_a_formula(tmp_path):
+    lines = [Line(id=f"{i}", text="a b", speaker=r"$\foo$" if i % 2 else "$_$") for i in range(4)]
+    page = page_of(tmp_path / "out.html", aligned("A", lines, ["a b", "a", "a b", "b"]))
+    assert r"$\foo$ (2)" in page.text
+
+
 def test_the_confusions_are_counted(tmp_path):
     lines = [Line(id="1", text="a b c"), Line(id="2", text="a b d"), Line(id="3", text="b")]
     score = aligned("A", lines, ["a x c", "a x", "b y"])
