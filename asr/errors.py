@@ -6,6 +6,7 @@
     │   └── DownloadError    a download that failed, was cut, or does not match its checksum
     ├── AudioError           a recording that cannot be read
     ├── TextError            text that cannot be spelled, is missing or empty, or has no room in its recording
+    ├── EmissionsError       emissions that are not of the tokeniser's tokens, or no log probabilities
     ├── LanguageModelError   a language model that is missing, malformed or damaged, or cannot be estimated
     ├── CheckpointError      a model directory that is missing, incomplete or not ours
     ├── TrainingError        training that cannot go on (stopped, nothing to train on)
@@ -39,6 +40,10 @@ class AudioError(AsrError):
 
 class TextError(AsrError):
     """Text that the tokeniser cannot spell, that is missing or empty, or that has no room in its recording."""
+
+
+class EmissionsError(AsrError):
+    """Emissions are not of the tokeniser's tokens, their lengths do not fit, or they are no log probabilities."""
 
 
 class LanguageModelError(AsrError):

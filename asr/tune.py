@@ -11,7 +11,7 @@ from asr import checkpoint, recipe, runtime
 from asr.data.corpora import open_corpora
 from asr.decode.beam import BeamDecoder
 from asr.decode.calibration import fit_calibration
-from asr.decode.decoder import read_lexicon
+from asr.decode.decoder import Decoder, read_lexicon
 from asr.decode.greedy import GreedyDecoder, spellings
 from asr.decode.ngram import NgramModel
 from asr.decode.rescore import reorder
@@ -27,9 +27,8 @@ UNKNOWNS = (-20.0, -10.0, -5.0, -2.0, 0.0)
 LSTM_WEIGHTS = (0.1, 0.2, 0.3, 0.5, 0.8)
 LSTM_BETAS = (0.0, 1.0, 2.0, 3.0)
 WIDTHS = (16, 32, 64, 128, 256)
-TRIALS = 2 + len(ALPHAS) * len(BETAS) + len(UNKNOWNS) + 8 + len(WIDTHS)
-"""How many ``tune`` yields, without an LSTM."""
-LANGUAGE_MODEL, LEXICON = "language_model.ngrams", "lexicon.txt"
+LANGUAGE_MODELS, LEXICONS = ("language_model.ngrams", "language_model-2.ngrams"), ("lexicon.txt", "lexicon-2.txt")
+"""A tuning's files take the names that the last one's have not: recipe.yaml means the old ones until it is replaced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,20 +77,31 @@ def listen(
     return DevSet(emissions=tuple(emissions), references=tuple(references), greedy=word_errors(references, texts))
 
 
+def weighing(decoder: Decoder) -> BeamDecoder:
+    """``decoder``, if it hears a language model. Raises LanguageModelError where it hears none."""
+    if isinstance(decoder, BeamDecoder) and (decoder.settings.language_model or decoder.settings.lstm):
+        return decoder
+    raise LanguageModelError("there is no language model to tune: name one with --lm or --lstm")
+
+
+def trials(settings: recipe.Beam) -> int:
+    """How many ``tune`` yields for a decoder of these ``settings``."""
+    parts = _lstm_parts(settings.lstm) if settings.lstm else ()
+    return 2 + sum(1 for stage in _stages(settings) for _ in stage(settings)) + sum(1 for _ in parts)
+
+
 def tune(decoder: BeamDecoder, dev: DevSet) -> Iterator[Trial]:
     """Tries settings around the decoder's own and yields each trial; the last one is the choice, with confidences that
     fit it.
 
     First ``alpha`` and ``beta`` on a grid, then what an unknown word costs, then finer steps around the best, then the
-    narrowest beam that makes no more errors, and last the LSTM's weight. Raises LanguageModelError where there is no
-    language model to weigh.
+    narrowest beam that makes no more errors, and last the LSTM's weight. Raises LanguageModelError as ``weighing``
+    does.
     """
-    settings, part = decoder.settings.model_copy(update={"lstm": None}), decoder.settings.lstm
-    if settings.language_model is None and part is None:
-        raise LanguageModelError("there is no language model to tune: name one with --lm or --lstm")
+    settings, part = weighing(decoder).settings.model_copy(update={"lstm": None}), decoder.settings.lstm
     best = _attempt(decoder, dev, settings)
     yield best
-    for stage in (_grid, _unknowns, _finer, _widths) if settings.language_model else ():
+    for stage in _stages(settings):
         for tried in stage(best.settings):
             trial = _attempt(decoder, dev, tried)
             yield trial
@@ -143,6 +153,11 @@ def _rescored(decoder: BeamDecoder, dev: DevSet, settings: recipe.Beam, part: re
         yield _judge(dev, settings.model_copy(update={"lstm": tried}), texts)
 
 
+def _stages(settings: recipe.Beam) -> tuple[Callable[[recipe.Beam], Iterator[recipe.Beam]], ...]:
+    """The n-gram's, each of which goes on from the best so far."""
+    return (_grid, _unknowns, _finer, _widths) if settings.language_model else ()
+
+
 def _grid(around: recipe.Beam) -> Iterator[recipe.Beam]:
     for alpha, beta in itertools.product(ALPHAS, BETAS):
         yield around.model_copy(update={"alpha": alpha, "beta": beta})
@@ -171,20 +186,38 @@ def _widths(around: recipe.Beam) -> Iterator[recipe.Beam]:
 
 
 def keep(directory: Path, recogniser: Recogniser, settings: recipe.Beam, *, root: Path) -> recipe.Beam:
-    """Makes ``settings`` the model directory's own decoder, its language model and lexicon kept with the weights."""
+    """Makes ``settings`` the model directory's own decoder, its n-gram and lexicon kept with the weights.
+
+    Killed at any moment, it leaves the decoder that was or the new one. An LSTM stays where it is.
+    """
+    before = checkpoint.load_description(directory)[0].decoder
     kept: dict[str, object] = {}
+    old = []
     if settings.language_model:
-        NgramModel.load(root / settings.language_model).save(directory / LANGUAGE_MODEL)
-        kept["language_model"] = LANGUAGE_MODEL
+        new, other = _names(LANGUAGE_MODELS, before)
+        NgramModel.load(root / settings.language_model).save(directory / new)
+        kept["language_model"] = new
+        old.append(other)
     if settings.lexicon:
         words = read_lexicon(root / settings.lexicon, recogniser.recipe.text.normalise)
-        with runtime.replacing(directory / LEXICON) as file:
+        new, other = _names(LEXICONS, before)
+        with runtime.replacing(directory / new) as file:
             file.writelines(f"{word}\n" for word in words)
-        kept["lexicon"] = LEXICON
+        kept["lexicon"] = new
+        old.append(other)
     if settings.lstm:
         path = str((root / settings.lstm.path).absolute())
         kept["lstm"] = settings.lstm.model_copy(update={"path": path})
     settings = settings.model_copy(update=kept)
     described = recogniser.recipe.model_copy(update={"decoder": settings})
     checkpoint.save_description(directory, described, recogniser.tokeniser)
+    for name in old:
+        (directory / name).unlink(missing_ok=True)
     return settings
+
+
+def _names(names: tuple[str, str], before: recipe.Decoder) -> tuple[str, str]:
+    """Of two ``names``, the one that the decoder ``before`` did not go by, and the other."""
+    first, second = names
+    taken = isinstance(before, recipe.Beam) and first in (before.language_model, before.lexicon)
+    return (second, first) if taken else (first, second)

@@ -19,7 +19,7 @@ from asr.decode.decoder import gather_knowledge
 from asr.decode.fusion import Fusion
 from asr.decode.greedy import decode_greedy
 from asr.decode.ngram import NgramModel
-from asr.errors import LanguageModelError, TextError
+from asr.errors import EmissionsError, LanguageModelError, TextError
 from asr.model.language import LanguageModel
 from asr.records import Emissions
 from asr.text.tokenise import CharacterTokeniser
@@ -92,6 +92,50 @@ def test_the_frames_of_tokens_are_in_order_however_unsure_the_emissions():
 def test_an_impossible_frame_ends_no_search():
     case = emissions(np.array([[-np.inf, 0, -np.inf, -np.inf], [-np.inf] * 4, [0, -np.inf, -np.inf, -np.inf]]))
     assert BeamDecoder(LETTERS, recipe.Beam())(case)[0][0].text == "a"
+
+
+@pytest.mark.parametrize("hotwords", [{}, {"ab": 3.0}])
+@pytest.mark.parametrize("tokens", [3, 5, 900])
+def test_emissions_of_other_tokens_than_the_tokenisers_are_refused(hotwords, tokens):
+    decoder = BeamDecoder(LETTERS, recipe.Beam(), Knowledge(fusion=Fusion(LETTERS, hotwords=hotwords)))
+    case = random_emissions(1, 9, tokens)
+    with pytest.raises(EmissionsError, match="tokeniser's 4 tokens"):
+        decoder(case)
+    with pytest.raises(EmissionsError, match="tokeniser's 4 tokens"):
+        decoder.begin().feed(case.log_probs[0].numpy())
+
+
+@pytest.mark.parametrize("lengths", [(10,), (-1,), (9, 9)])
+def test_lengths_that_do_not_fit_are_refused(lengths):
+    with pytest.raises(EmissionsError, match="9 frames"):
+        BeamDecoder(LETTERS, recipe.Beam())(emissions(random_emissions(1, 9, 4).log_probs.numpy(), *lengths))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("where", [0, 2, slice(None)], ids=["blank", "token", "all"])
+@pytest.mark.parametrize("frames", [3, slice(None)], ids=["one frame", "every frame"])
+def test_what_is_no_log_probability_is_refused(value, where, frames):
+    case = random_emissions(1, 40, 4)
+    case.log_probs[0, frames, where] = value
+    fused = Knowledge(fusion=Fusion(LETTERS, hotwords={"ab": 3.0}))
+    for decoder in (BeamDecoder(LETTERS, recipe.Beam(width=4)), BeamDecoder(LETTERS, recipe.Beam(width=4), fused)):
+        with pytest.raises(EmissionsError, match="NaN and infinity"):
+            decoder(case)
+        search = decoder.begin()
+        with pytest.raises(EmissionsError, match="NaN and infinity"):
+            search.feed(case.log_probs[0].numpy())
+
+
+def test_a_weight_beyond_measure_is_refused():
+    decoder = BeamDecoder(LETTERS, recipe.Beam(), Knowledge(fusion=Fusion(LETTERS, hotwords={"ab": 1e5})))
+    with pytest.raises(EmissionsError, match="weights beyond measure"):
+        decoder(random_emissions(1, 40, 4))
+
+
+def test_emissions_that_want_a_gradient_are_decoded():
+    case = random_emissions(1, 9, 4)
+    wanting = Emissions(log_probs=case.log_probs.clone().requires_grad_(), lengths=case.lengths, frame_shift=0.04)
+    assert BeamDecoder(LETTERS, recipe.Beam())(wanting) == BeamDecoder(LETTERS, recipe.Beam())(case)
 
 
 def test_pruning_at_the_defaults_finds_what_the_unpruned_search_finds():
@@ -279,6 +323,21 @@ def test_rescoring_finds_in_the_nbest_list_what_fusing_finds_in_the_search():
         assert search.conclude() == best[mode]
     assert best["fuse"].tokens == best["rescore"].tokens
     assert best["fuse"].score == pytest.approx(best["rescore"].score, abs=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["fuse", "rescore"])
+@pytest.mark.parametrize("beta", [-4.0, 4.0])
+def test_a_search_concluded_reads_what_the_whole_decode_reads(mode, beta):
+    lstm = recipe.LstmFusion(path="", weight=0.5, beta=beta, mode=mode, nbest=100)
+    settings = recipe.Beam(width=100, lstm=lstm)
+    decoder = BeamDecoder(WORDS, settings, Knowledge(fusion=Fusion(WORDS), lstm=tiny_lstm()).weighed(settings))
+    case = random_emissions(8, 12, 5)
+    search = decoder.begin()
+    search.feed(case.log_probs[0].numpy())
+    concluded = search.conclude()
+    [[whole]] = decoder(case)
+    assert concluded == whole
+    assert whole.text.split()
 
 
 @pytest.mark.parametrize("ngram", [True, False])

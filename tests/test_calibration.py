@@ -73,5 +73,5 @@ def test_a_word_is_right_where_the_alignment_makes_it_a_hit(reference, hypothesi
 
 
 def test_the_diagram_is_a_picture(tmp_path):
-    draw_reliability(reliability(np.array([0.1, 0.9]), np.array([False, True])), tmp_path / "r.png", "two words")
+    draw_reliability(reliability(np.array([0.1, 0.9]), np.array([False, True])), tmp_path / "r.png", r"two $\words$")
     assert (tmp_path / "r.png").read_bytes()[:4] == b"\x89PNG"

@@ -14,7 +14,9 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
+from asr import recipe
 from asr.cli import main
+from asr.cli.recognition import _described
 from asr.compare import compare
 from asr.data.transcripts import Line
 from asr.decode.calibration import reliability
@@ -115,6 +117,29 @@ def test_utterances_come_by_errors_and_all_but_the_first_are_folded(tmp_path):
     first = (tmp_path / "out.html").read_text().partition("<details>")[0]
     assert first.count("<article>") == OPEN
     assert len(page.tags("details")) == -(-(wrong - OPEN) // FOLDED) + -(-(200 - wrong) // FOLDED)
+
+
+def test_speakers_may_be_called_what_matplotlib_takes_for_a_formula(tmp_path):
+    lines = [Line(id=f"{i}", text="a b", speaker=r"$\foo$" if i % 2 else "$_$") for i in range(4)]
+    page = page_of(tmp_path / "out.html", aligned("A", lines, ["a b", "a", "a b", "b"]))
+    assert r"$\foo$ (2)" in page.text
+
+
+def test_the_decoder_is_described_without_the_folders_of_its_files():
+    decoder = recipe.Beam(
+        language_model="/home/me/lm.arpa",
+        lexicon="../words.txt",
+        lstm=recipe.LstmFusion(path="/home/me/lstm_lm"),
+        hotwords={"Kettering": 8.0},
+        calibration=recipe.Calibration(),
+    )
+    said = _described(decoder)
+    assert "language_model lm.arpa, alpha 0.5" in said
+    assert "lexicon words.txt" in said
+    assert "LSTM (path lstm_lm, weight 0.3" in said
+    assert "hotwords (Kettering 8.0)" in said
+    assert not re.search(r"[/{}]|calibration", said)
+    assert _described(recipe.Greedy()) == "kind greedy"
 
 
 def test_the_confusions_are_counted(tmp_path):

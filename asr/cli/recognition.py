@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from asr.cli.options import (
 from asr.errors import AsrError
 
 if TYPE_CHECKING:
+    from asr import recipe
     from asr.cli.options import Sources
     from asr.evaluate import SetScore
     from asr.records import Transcript
@@ -366,9 +367,9 @@ def _write_report(
     from asr.report.clips import SOUND_SECONDS
     from asr.report.reading import clips_of
 
-    decoder = recogniser.recipe.decoder.model_dump(exclude_none=True)
-    decoding = ", ".join(f"{key} {value}" for key, value in decoder.items() if value not in ({}, ()))
-    facts = [f"Decoder: {decoding}; real-time factor {scoring.real_time_factor(scores):.4f}."]
+    facts = [
+        f"Decoder: {_described(recogniser.recipe.decoder)}; real-time factor {scoring.real_time_factor(scores):.4f}."
+    ]
     facts += [f"{s.name}: {len(s.unreadable)} utterances could not be read." for s in scores if s.unreadable]
     sources = [(source, root) for members, root in sets for source in members]
     clips = [
@@ -377,10 +378,28 @@ def _write_report(
     ]
     write_report(
         path,
-        f"{model} evaluated",
+        f"{model.resolve().name} evaluated",
         [score.system for score in scores],
         facts=facts,
         reliability=scoring.reliability_of(scores),
         clips=clips,
     )
     click.echo(f"{path}: the report")
+
+
+def _described(decoder: recipe.Decoder) -> str:
+    """For a page that people pass on: of a path its last part alone, and no calibration, which changes no word."""
+    settings = decoder.model_dump(exclude_none=True, exclude={"calibration"})
+    for key in ("language_model", "lexicon"):
+        if key in settings:
+            settings[key] = Path(settings[key]).name
+    if part := settings.pop("lstm", None):
+        part["path"] = Path(part["path"]).name
+        settings["LSTM"] = f"({_listed(part)})"
+    if hotwords := settings.pop("hotwords", None):
+        settings["hotwords"] = f"({_listed(hotwords)})"
+    return _listed(settings)
+
+
+def _listed(settings: Mapping[str, object]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from asr.cli.options import FOLDER, chosen_sources, data_option, decoder_options, device_option, progress_bar
-from asr.errors import AsrError
+
+if TYPE_CHECKING:
+    from asr import recipe
 
 
 @click.command()
@@ -26,26 +28,35 @@ def tune(model: Path, sets: tuple[Path, ...], split: str, data: str | None, devi
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
     from asr import tune as tuning
-    from asr.decode.beam import BeamDecoder
     from asr.transcribe.recogniser import Recogniser
 
     recogniser = Recogniser.load(model, device=device, decoding=decoding)
-    if not isinstance(recogniser.decoder, BeamDecoder):
-        raise AsrError("there is no language model to tune: name one with --lm")
+    decoder = tuning.weighing(recogniser.decoder)
     wanted = chosen_sources(sets, recogniser.recipe, split, data)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with progress_bar(*columns) as progress:
         task = progress.add_task("listening", total=None)
         dev = tuning.listen(recogniser, wanted, advance=lambda seconds: progress.advance(task, seconds))
-        progress.update(task, description="decoding", completed=0, total=tuning.TRIALS)
+        progress.update(task, description="decoding", completed=0, total=tuning.trials(decoder.settings))
         trials: list[Any] = []
-        for trial in tuning.tune(recogniser.decoder, dev):
+        for trial in tuning.tune(decoder, dev):
             trials.append(trial)
             progress.advance(task)
     chosen = tuning.keep(model, recogniser, trials[-1].settings, root=model)
     before, after = dev.greedy, trials[-1].words
     click.echo(
-        f"{model}: WER {before.rate:.2%} greedy, {after.rate:.2%} with alpha {chosen.alpha:g}, beta {chosen.beta:g}, "
-        f"unknown {chosen.unknown:g}, beam {chosen.width}, of {before.reference_length} words in "
-        f"{len(dev.references)} utterances"
+        f"{model}: WER {before.rate:.2%} greedy, {after.rate:.2%} with {_weights(decoder.settings, chosen)}, "
+        f"of {before.reference_length} words in {len(dev.references)} utterances"
     )
+
+
+def _weights(asked: recipe.Beam, chosen: recipe.Beam) -> str:
+    """What was ``chosen`` where ``asked`` named the language models, an LSTM among them that may have been no help."""
+    parts = []
+    if chosen.language_model:
+        parts += [f"alpha {chosen.alpha:g}", f"beta {chosen.beta:g}", f"unknown {chosen.unknown:g}"]
+    if chosen.lstm:
+        parts += [f"LSTM weight {chosen.lstm.weight:g}", f"LSTM beta {chosen.lstm.beta:g}"]
+    elif asked.lstm:
+        parts.append("the LSTM left out")
+    return ", ".join([*parts, f"beam {chosen.width}"])

@@ -25,6 +25,7 @@ import torch
 from asr import recipe, runtime
 from asr.decode.fusion import NO_MODEL, Fusion, FusionTables, extend, finish
 from asr.decode.rescore import rescore
+from asr.errors import EmissionsError
 from asr.model.language import LanguageModel, PrefixRows
 from asr.records import BLANK, Emissions, Hypothesis
 from asr.text.tokenise import Tokeniser
@@ -169,12 +170,17 @@ def _with_room(state):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _likely_tokens(log_probs, frame, threshold, limit, tokens, probabilities):  # type: ignore[no-untyped-def]
-    """The frame's tokens but the blank of at least ``threshold``, likeliest first, at most ``limit``; their number."""
+    """The frame's tokens but the blank of at least ``threshold``, likeliest first, at most ``limit``; their number.
+
+    NONE where one has no probability, for it is NaN or past all measure.
+    """
     count = 0
     for token in range(BLANK + 1, log_probs.shape[1]):
         if log_probs[frame, token] < threshold:
             continue
         probability = math.exp(log_probs[frame, token])
+        if not probability < np.inf:
+            return NONE
         if count == limit and probability <= probabilities[count - 1]:
             continue
         place = count if count < limit else count - 1
@@ -215,6 +221,7 @@ def _advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untype
     """Searches on from ``frame``; returns the first frame not read.
 
     That is the end, or where the tree lacks room for one frame's prefixes, or where new ones want an LSTM's ``rows``.
+    Where it meets what is no log probability, it passes over that frame, and ``scale`` is NaN or infinite ever after.
     """
     width, token_limit, token_threshold, score_threshold = limits
     progress, prefixes, rows, beams, candidates, masses, tokens, probabilities, dense = state
@@ -234,6 +241,9 @@ def _advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untype
             break
         frame += 1
 
+        if count == NONE:
+            scale = np.inf
+            continue
         if count == 0:
             if blank_log_prob == -np.inf:
                 continue  # nothing is possible here but what is impossible everywhere
@@ -295,9 +305,10 @@ def _advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untype
                 candidate.nonblank = mass
                 candidate_count += 1
                 best = max(best, mass)
-        if best == 0.0:
+        if best == 0.0 or best == np.inf:
             for j in range(count):
                 dense[tokens[j]] = 0.0
+            scale += best
             continue  # as above
 
         least, ties = max(best * floor, LEAST), candidate_count
@@ -445,8 +456,16 @@ class BeamDecoder:
         self.threads = threads or runtime.cores()
 
     def __call__(self, emissions: Emissions) -> list[tuple[Hypothesis, ...]]:
-        log_probs = np.ascontiguousarray(emissions.log_probs.numpy())
-        lengths = emissions.lengths.numpy().astype(np.int64, copy=False)
+        """Raises EmissionsError where emissions are not of the tokeniser's tokens, or no log probabilities."""
+        log_probs = np.ascontiguousarray(emissions.log_probs.numpy(force=True))
+        lengths = emissions.lengths.numpy(force=True).astype(np.int64, copy=False)
+        _check_shape(log_probs, 3, self.tokeniser)
+        frames = lengths.tolist()
+        if len(frames) != len(log_probs) or max(frames, default=0) > log_probs.shape[1] or min(frames, default=0) < 0:
+            raise EmissionsError(
+                f"emissions of {len(log_probs)} utterances in {log_probs.shape[1]} frames need as many lengths, none "
+                f"longer; found {frames}"
+            )
         shares = min(self.threads, len(lengths), 1 + int(lengths.sum()) * self.settings.width // WORK_A_THREAD)
         if shares <= 1:
             return self._decode(log_probs, lengths)
@@ -470,10 +489,7 @@ class BeamDecoder:
         if lstm.mode == "rescore":
             nbest = min(max(self.nbest, lstm.nbest), self.settings.width)
             found = self._search(log_probs, lengths, nbest)
-            return [
-                rescore(readings, network, weight=lstm.weight, length_bonus=lstm.beta)[: self.nbest]
-                for readings in found
-            ]
+            return [_rescored(readings, network, lstm)[: self.nbest] for readings in found]
         lists = []
         for row, length in zip(log_probs, lengths, strict=True):
             search = BeamSearch(self.tokeniser, self.settings, self.knowledge)
@@ -498,7 +514,7 @@ class BeamSearch:
         self._limits = _limits(settings, len(tokeniser.tokens))
         self._lstm, self._rescoring = None, None
         if knowledge.lstm is not None and settings.lstm is not None and settings.lstm.mode == "rescore":
-            self._rescoring = (knowledge.lstm, settings.lstm.weight, min(settings.lstm.nbest, settings.width))
+            self._rescoring = (knowledge.lstm, settings.lstm, min(settings.lstm.nbest, settings.width))
         elif knowledge.lstm is not None and settings.lstm is not None:
             self._lstm, self._weight = PrefixRows(knowledge.lstm), settings.lstm.weight
         self._state = _begin(self._limits, len(tokeniser.tokens), context, self._lstm is not None)
@@ -506,7 +522,8 @@ class BeamSearch:
             self._state.rows[0] = self._weight * self._lstm.rows[0].cpu().numpy()
 
     def feed(self, log_probs: np.ndarray) -> None:
-        """Reads (T', V) emissions more."""
+        """Reads (T', V) emissions more. Raises EmissionsError as the decoder does."""
+        _check_shape(log_probs, 2, self._tokeniser)
         frame = 0
         while frame < len(log_probs):
             self._state = _with_room(self._state)
@@ -516,6 +533,7 @@ class BeamSearch:
                 new = self._state.prefixes[known : self._prefixes]
                 rows = self._lstm.grow(torch.from_numpy(new["parent"].copy()), torch.from_numpy(new["token"].copy()))
                 self._state.rows[known : self._prefixes] = self._weight * rows.cpu().numpy()
+        _check_score(float(self._state.progress["scale"][0]))
 
     @property
     def _prefixes(self) -> int:
@@ -530,8 +548,8 @@ class BeamSearch:
         """The best reading of a sentence that has ended, rescored where the settings say so."""
         if self._rescoring is None:
             return self.best()
-        network, weight, count = self._rescoring
-        return rescore(self.nbest(count), network, weight=weight)[0]
+        network, part, count = self._rescoring
+        return _rescored(self.nbest(count), network, part)[0]
 
     def nbest(self, count: int) -> tuple[Hypothesis, ...]:
         """The ``count`` best readings of the frames so far, as if the sentence ended here."""
@@ -542,9 +560,33 @@ class BeamSearch:
         return hypotheses
 
 
+def _rescored(
+    readings: tuple[Hypothesis, ...], network: LanguageModel, part: recipe.LstmFusion
+) -> tuple[Hypothesis, ...]:
+    return rescore(readings, network, weight=part.weight, length_bonus=part.beta)
+
+
 def _tables_of(knowledge: Knowledge) -> tuple[FusionTables | None, int]:
     """What the compiled code reads, and the language model's state at a sentence's start."""
     return (None, 0) if knowledge.fusion is None else (knowledge.fusion.tables, knowledge.fusion.start)
+
+
+def _check_shape(log_probs: np.ndarray, dimensions: int, tokeniser: Tokeniser) -> None:
+    """Compiled code would read past an array's end."""
+    if log_probs.ndim != dimensions or log_probs.shape[-1] != len(tokeniser.tokens):
+        raise EmissionsError(
+            f"emissions have a log probability for each of the tokeniser's {len(tokeniser.tokens)} tokens, the blank "
+            f"first, in {dimensions} dimensions; found the shape {log_probs.shape}"
+        )
+
+
+def _check_score(score: float) -> None:
+    """What was no log probability is no score either: to look here costs less than at each of the emissions."""
+    if not score < math.inf:
+        raise EmissionsError(
+            f"an utterance's score is {score}: emissions are finite natural logs of probabilities (-inf for none), so "
+            "look for NaN and infinity in them, and for weights beyond measure in the decoder's settings"
+        )
 
 
 def _limits(settings: recipe.Beam, vocabulary: int) -> tuple[int, int, float, float]:
@@ -560,6 +602,7 @@ def _hypotheses(readings: np.ndarray, spelt: np.ndarray, tokeniser: Tokeniser) -
         for end, acoustic, language in row:
             if end == NONE:
                 break
+            _check_score(acoustic)
             own = tokens[start:end]
             hypotheses.append(
                 Hypothesis(

@@ -102,7 +102,8 @@ def reliability_figure(measured: Reliability, title: str = "") -> Figure:
     diagram.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1, label="as said")
     diagram.bar(left, measured.accuracy, 1 / BINS, align="edge", color="tab:blue", alpha=0.5, edgecolor="white")
     diagram.plot(measured.confidence, measured.accuracy, "o", color="tab:blue", label="words of a bin")
-    diagram.set(title=title, ylabel="words that are right", xlim=(0, 1), ylim=(0, 1))
+    diagram.set_title(title, parse_math=False)  # sets are called what people call them, "$" and all
+    diagram.set(ylabel="words that are right", xlim=(0, 1), ylim=(0, 1))
     diagram.legend(frameon=False, loc="upper left")
     histogram.bar(left, measured.counts, 1 / BINS, align="edge", color="tab:gray", edgecolor="white")
     histogram.set(xlabel="confidence", ylabel="words")

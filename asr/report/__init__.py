@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from asr import runtime
 from asr.compare import Comparison
-from asr.decode.calibration import Reliability
+from asr.decode.calibration import Reliability, reliability_figure
 from asr.report import figures
 from asr.report.pages import render
 from asr.scores import ScoredLine, System
@@ -89,7 +89,7 @@ def write_report(
             _section(system, number, some)
             for number, (system, some) in enumerate(zip(systems, clips or [{}] * len(systems), strict=True))
         ],
-        calibration=figures.as_svg(figures.reliability(reliability), "calibration") if reliability else "",
+        calibration=figures.as_svg(reliability_figure(reliability), "calibration") if reliability else "",
         calibration_error=reliability.error if reliability else 0.0,
     )
     with runtime.replacing(path) as file:

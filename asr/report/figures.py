@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from asr.decode.calibration import Reliability, reliability_figure
 from asr.scores import ScoredLine, System
 from asr.text.significance import Interval
 
@@ -19,7 +18,9 @@ MOST_SPEAKERS = 40
 """Speakers with a line of their own; of more, the page shows how their rates are distributed."""
 
 _ACCENT = "#1f77b4"
-COLOURS = {"#000000": "currentColor", _ACCENT: "var(--accent)", "#9a5b00": "var(--sub)", "#1a6b45": "var(--ins)"}
+HIT, SUBSTITUTION, INSERTION = "#000000", "#9a5b00", "#1a6b45"
+"""What a recognised word is drawn in."""
+COLOURS = {HIT: "currentColor", _ACCENT: "var(--accent)", SUBSTITUTION: "var(--sub)", INSERTION: "var(--ins)"}
 """What stands in a figure for the page's colours, light or dark."""
 
 
@@ -36,7 +37,7 @@ def by_speaker(system: System) -> Figure | None:
     rates = [groups[name][0] for name in names]
     axes.hlines(places, *_ends([groups[name] for name in names]), color=_ACCENT, alpha=0.5)
     axes.plot(rates, places, "o", color=_ACCENT, clip_on=False)
-    axes.set_yticks(places, [f"{name} ({groups[name][2]})" for name in names])
+    axes.set_yticks(places, [f"{name} ({groups[name][2]})" for name in names], parse_math=False)
     axes.set(xlabel="WER", xlim=(0, None), ylim=(-0.7, len(names) - 0.3))
     axes.axvline(system.words.rate, color="#000000", linewidth=0.8, linestyle=":")
     axes.xaxis.set_major_formatter(_percent())
@@ -55,16 +56,12 @@ def by_duration(system: System) -> Figure | None:
     places = range(len(groups))
     axes.vlines(places, *_ends(list(groups.values())), color=_ACCENT, alpha=0.5)
     axes.plot(places, [rate for rate, _, _ in groups.values()], "o", color=_ACCENT, clip_on=False)
-    axes.set_xticks(places, [f"{name}\n({count})" for name, (_, _, count) in groups.items()])
+    axes.set_xticks(places, [f"{name}\n({count})" for name, (_, _, count) in groups.items()], parse_math=False)
     axes.set(ylabel="WER", ylim=(0, None), xlim=(-0.5, len(groups) - 0.5))
     axes.axhline(system.words.rate, color="#000000", linewidth=0.8, linestyle=":")
     axes.yaxis.set_major_formatter(_percent())
     axes.grid(axis="y", alpha=0.2)
     return figure
-
-
-def reliability(measured: Reliability) -> Figure:
-    return reliability_figure(measured)
 
 
 def as_svg(figure: Figure, name: str) -> str:

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from asr import recipe
 from asr.data.corpora import open_corpora
 from asr.decode.greedy import words_of
 from asr.records import Waveform
 from asr.report.clips import SOUND_SECONDS, Clip, as_sound, worth_hearing
-from asr.report.figures import as_svg
+from asr.report.figures import HIT, INSERTION, SUBSTITUTION, as_svg
 from asr.report.timeline import speech_figure
 from asr.scores import ScoredLine, System
 from asr.text.score import align_words
 from asr.transcribe.loading import plain_batches
 from asr.transcribe.recogniser import Recogniser, recognise
 
-if TYPE_CHECKING:
-    pass
-
 DRAWN_WORST, DRAWN_RIGHT = 12, 3
 """Utterances of a set that are drawn: those with the most errors, and for comparison the longest without any."""
 
-_COLOURS = {"hit": "#000000", "substitution": "#9a5b00", "insertion": "#1a6b45"}
+_COLOURS = {"hit": HIT, "substitution": SUBSTITUTION, "insertion": INSERTION}
 
 
 def clips_of(
@@ -64,6 +60,7 @@ def clips_of(
 
 
 def worth_drawing(system: System) -> list[ScoredLine]:
+    """``DRAWN_WORST`` utterances with the most errors, then the ``DRAWN_RIGHT`` longest, in words, without any."""
     right = [u for u in system.utterances if not u.words.errors]
     longest = sorted(right, key=lambda u: (-u.words.hits, u.line.id))
     return [*system.worst()[:DRAWN_WORST], *longest[:DRAWN_RIGHT]]

@@ -1,0 +1,96 @@
+"""Tuning: how many trials it makes, what it says it chose, and that a model directory is whole at each moment of it."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import toy
+
+from asr import checkpoint, recipe
+from asr.cli.tuning import _weights
+from asr.decode.arpa import read_arpa
+from asr.decode.beam import BeamDecoder, Knowledge
+from asr.decode.fusion import Fusion
+from asr.decode.greedy import GreedyDecoder
+from asr.decode.ngram import NgramModel
+from asr.errors import LanguageModelError
+from asr.model.language import LanguageModel
+from asr.recipe.reading import validate_recipe
+from asr.records import Emissions, ErrorCounts
+from asr.text.tokenise import CharacterTokeniser
+from asr.tune import DevSet, keep, trials, tune, weighing
+
+WORDS = CharacterTokeniser(" abc")
+ARPA = "\\data\\\nngram 1=5\n\n\\1-grams:\n-1 <s>\n-1 </s>\n-2 <unk>\n-0.5 a\n-0.7 cab\n\n\\end\\\n"
+
+
+@pytest.fixture
+def dev() -> DevSet:
+    log_probs = torch.from_numpy(np.random.default_rng(1).normal(size=(2, 12, 5)).astype(np.float32)).log_softmax(-1)
+    heard = Emissions(log_probs=log_probs, lengths=torch.tensor([12, 9]), frame_shift=0.04)
+    return DevSet(emissions=(heard,), references=("a cab", "cab a"), greedy=ErrorCounts())
+
+
+def decoder(tmp_path, *, ngram: bool, lstm: str | None) -> BeamDecoder:
+    (tmp_path / "words.arpa").write_text(ARPA)
+    model = NgramModel.from_arpa(read_arpa(tmp_path / "words.arpa")) if ngram else None
+    network = LanguageModel(recipe.Network(hidden=4, embedding=2, layers=1), 5).eval() if lstm else None
+    part = recipe.LstmFusion(path="lm", mode=lstm, nbest=4) if lstm else None
+    settings = recipe.Beam(width=8, language_model="words.arpa" if ngram else None, lstm=part)
+    return BeamDecoder(WORDS, settings, Knowledge(fusion=Fusion(WORDS, model=model), lstm=network))
+
+
+@pytest.mark.parametrize(("ngram", "lstm"), [(True, None), (False, "rescore"), (False, "fuse"), (True, "rescore")])
+def test_as_many_trials_are_made_as_are_announced(ngram, lstm, dev, tmp_path):
+    weighed = decoder(tmp_path, ngram=ngram, lstm=lstm)
+    assert len(list(tune(weighed, dev))) == trials(weighed.settings)
+
+
+@pytest.mark.parametrize("unweighed", [GreedyDecoder(WORDS), BeamDecoder(WORDS, recipe.Beam())])
+def test_without_a_language_model_there_is_nothing_to_tune(unweighed):
+    with pytest.raises(LanguageModelError, match="--lm or --lstm"):
+        weighing(unweighed)
+
+
+def test_the_closing_line_names_the_weights_that_were_chosen():
+    part = recipe.LstmFusion(path="lm", weight=0.2, beta=3.0)
+    ngram = recipe.Beam(language_model="lm.arpa", alpha=0.4, beta=1.5, unknown=-2.0)
+    lstm = recipe.Beam(lstm=part, width=32)
+    assert _weights(ngram, ngram) == "alpha 0.4, beta 1.5, unknown -2, beam 64"
+    assert _weights(lstm, lstm) == "LSTM weight 0.2, LSTM beta 3, beam 32"
+    assert _weights(lstm, recipe.Beam()) == "the LSTM left out, beam 64"
+
+
+def test_a_tuning_that_is_cut_short_leaves_the_one_before_it_whole(tmp_path, monkeypatch):
+    described = validate_recipe(toy.recipe(), "toy")
+    model = tmp_path / "model"
+    checkpoint.save_description(model, described, WORDS)
+    recogniser = SimpleNamespace(recipe=described, tokeniser=WORDS)
+
+    def tuned(word: str) -> set[str]:
+        """The directory's files after a tuning with a language model and a lexicon of this word."""
+        (tmp_path / "lm.arpa").write_text(ARPA.replace("cab", word))
+        (tmp_path / "words.txt").write_text(word)
+        keep(model, recogniser, recipe.Beam(language_model="lm.arpa", lexicon="words.txt"), root=tmp_path)
+        return {path.name for path in model.iterdir()}
+
+    def heard() -> tuple[str, str]:
+        decoder = checkpoint.load_description(model)[0].decoder
+        words = NgramModel.load(model / decoder.language_model).words
+        return " ".join(w for w in words if w in {"b", "c"}), (model / decoder.lexicon).read_text().replace("\n", " ")
+
+    assert len(tuned("b")) == 4
+    assert heard() == ("b", "b ")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save_description", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tuned("c")
+    assert heard() == ("b", "b ")
+    for words in ("c", "b", "c"):
+        assert len(tuned(words)) == 4
+        assert heard() == (words, f"{words} ")
