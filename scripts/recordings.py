@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 import soundfile
 
@@ -56,9 +57,16 @@ def concatenate(
     clips: Sequence[Clip], path: Path, *, minutes: float, pause: float = 3.0, noise: Path | None, level: float
 ) -> Concatenation:
     """Writes clips in random order, again and again, until ``minutes`` are full. A pause lasts ``pause`` seconds at the
-    most; every other one holds a noise of the folder ``noise``, None being white noise, at ``level`` dB."""
+    most; every other one holds a noise of the folder ``noise``, None being white noise, at ``level`` dB.
+
+    Raises click.UsageError where ``noise`` is no folder or holds no sound.
+    """
     draw, generator = random.Random(0), np.random.default_rng(0)
+    if noise and not noise.is_dir():
+        raise click.UsageError(f"{noise} is no folder of noises")
     files = sorted(file for file in noise.iterdir() if audio.sounds(file)) if noise else []
+    if noise and not files:
+        raise click.UsageError(f"{noise} holds no sound file; without --noise, pauses hold white noise")
     noises = [audio.read(file, sample_rate=RATE).samples for file in files]
 
     def between(number: int) -> np.ndarray:
