@@ -66,11 +66,12 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.3g} [{min(values):.3g}, {max(values):.3g}]"
 
 
-def report(figures: dict[str, Any], ratio: float, label: str, path: Path | None) -> None:
+def report(figures: dict[str, Any], ratio: float | None, label: str, path: Path | None) -> None:
+    """``ratio`` is None where there was nothing to compare with."""
     if path:
         with runtime.replacing(path) as file:
             json.dump({**figures, "ratio": ratio}, file, indent=1)
-    click.echo(f"{label}: {ratio:.2f}")
+    click.echo(f"{label}: {'no peer is installed' if ratio is None else f'{ratio:.2f}'}")
 
 
 @click.group()
@@ -293,14 +294,16 @@ def decode(
         times |= alternate({every: ours(every, beam, 0)}, repeats, turn=0.1)
         click.echo(f"beam {beam}")
         for name, values in times.items():
-            each, wer = [1e3 * v / seconds for v in values], word_errors(references, texts[name]).rate
-            figures[f"{name}, beam {beam}"] = {"ms_per_second": each, "wer": wer}
-            click.echo(f"  {name:18} {spread(each):>28} ms a second of audio  WER {wer:.2%}")
-        medians = {name: statistics.median(times[name]) for name in present}
-        fastest = min(medians, key=medians.__getitem__)
-        ratios.append(statistics.median(t / o for t, o in zip(times[fastest], times["ours"], strict=True)))
-        click.echo(f"  {ratios[-1]:.2f} times as fast as {fastest}")
-    report(figures, min(ratios), "times as fast as the fastest peer, at the beam that suits us worst", path)
+            costs, wer = [1e3 * v / seconds for v in values], word_errors(references, texts[name]).rate
+            figures[f"{name}, beam {beam}"] = {"ms_per_second": costs, "wer": wer}
+            click.echo(f"  {name:18} {spread(costs):>28} ms a second of audio  WER {wer:.2%}")
+        if present:
+            fastest = min(present, key=lambda name: statistics.median(times[name]))
+            ratios.append(statistics.median(t / o for t, o in zip(times[fastest], times["ours"], strict=True)))
+            click.echo(f"  {ratios[-1]:.2f} times as fast as {fastest}")
+    report(
+        figures, min(ratios, default=None), "times as fast as the fastest peer, at the beam that suits us worst", path
+    )
 
 
 def emissions_of(
@@ -341,11 +344,16 @@ def transcribe_by_peers(manifest: Path, out: Path, lm: Path | None) -> None:
 
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     clips = [audio.read(manifest.parent / row["audio_filepath"], sample_rate=16000).samples for row in rows]
-    builders = {name: peer.build for name, peer in peers.RECOGNISERS.items()}
+    recognisers = dict(peers.RECOGNISERS)
     if lm:
-        builders[f"pocketsphinx-{lm.stem}"] = functools.partial(peers.pocketsphinx, language_model=lm)
-    for name, build in builders.items():
-        listen = build(torch.get_num_threads())
+        recognisers[f"pocketsphinx-{lm.stem}"] = dataclasses.replace(
+            recognisers["pocketsphinx"], build=functools.partial(peers.pocketsphinx, language_model=lm)
+        )
+    for name, peer in recognisers.items():
+        if reason := peers.missing(peer.modules):
+            click.echo(f"{name} left out: {reason}")
+            continue
+        listen = peer.build(torch.get_num_threads())
         texts = [listen(clip) for clip in clips]
         with runtime.replacing(out / f"{name}.jsonl") as file:
             for row, text in zip(rows, texts, strict=True):
@@ -370,8 +378,8 @@ def align(model: Path, manifest: Path, hours: float, device: str, path: Path | N
     import tempfile
 
     import numpy as np
+    import peers
     import soundfile
-    from pocketsphinx import Decoder
 
     import asr
     from asr import audio
@@ -379,6 +387,10 @@ def align(model: Path, manifest: Path, hours: float, device: str, path: Path | N
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     recogniser = asr.load(model, device=device)
     rate = 16000
+    if reason := peers.missing(("pocketsphinx",)):
+        raise click.UsageError(f"this measures against pocketsphinx, of the extra `peers`: {reason}")
+    from pocketsphinx import Decoder
+
     peer = Decoder(lm=None, loglevel="FATAL")
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     rows = [row for row in rows if all(peer.lookup_word(word) for word in row["text"].split())]
@@ -645,12 +657,12 @@ def speed(
 
     torch.set_num_threads(threads)
     sides: dict[str, Callable[[Path], str]] = {}
-    figures: dict[str, Any] = {}
+    recognisers: dict[str, dict[str, Any]] = {}
 
     def load(name: str, loaded: Callable[[], Callable[[Path], str]]) -> None:
         began = time.perf_counter()
         sides[name] = loaded()
-        figures[name] = {"load_seconds": time.perf_counter() - began}
+        recognisers[name] = {"load_seconds": time.perf_counter() - began}
 
     def ours(decoding: list[str]) -> Callable[[Path], str]:
         recogniser = Recogniser.load(model, decoding=decoding)
@@ -659,7 +671,7 @@ def speed(
     load("ours, greedy", lambda: ours(["decoder={kind: greedy}"]))
     if not isinstance(Recogniser.load(model).recipe.decoder, recipe.Greedy):
         load("ours, as tuned", lambda: ours([]))
-    mine = list(sides)
+    decodings = list(sides)
 
     def theirs(build: Callable[[int], peers.Listener]) -> Callable[[Path], str]:
         listen = build(threads)
@@ -691,23 +703,23 @@ def speed(
         click.echo(f"{model}, {len(made.chosen)} clips, {made.seconds:.0f} s of audio, {threads} threads")
         times = alternate({name: lambda name=name: run(name) for name in sides}, repeats, clock=clocks)
 
-    for name, each in times.items():
-        walls, processors = (np.array(each) / made.seconds).T.tolist()
+    for name, runs in times.items():
+        walls, processors = (np.array(runs) / made.seconds).T.tolist()
         words = word_errors([reference], [spelled(texts[name])])
         letters = character_errors(["".join(reference.split())], ["".join(spelled(texts[name]).split())])
-        figures[name] |= {"seconds": walls, "processor_seconds": processors, "wer": words.rate, "cer": letters.rate}
+        recognisers[name] |= {"seconds": walls, "processor_seconds": processors, "wer": words.rate, "cer": letters.rate}
         click.echo(
-            f"  {name:28} loaded in {figures[name]['load_seconds']:.1f} s, a second of audio in {spread(walls)} s, "
+            f"  {name:28} loaded in {recognisers[name]['load_seconds']:.1f} s, a second of audio in {spread(walls)} s, "
             f"{spread(processors)} s of a processor; WER {words.rate:.2%}, CER without spaces {letters.rate:.2%}"
         )
-    ratios = {}
-    for own in mine:
-        for name in sides.keys() - set(mine):
-            pairs = np.array(times[name]) / np.array(times[own])
-            wall, processor = (spread(column.tolist()) for column in pairs.T)
-            ratios[own, name] = float(np.median(pairs[:, 0]))
-            click.echo(f"  {own} against {name}: {wall} times as fast, {processor} by processor time")
-    report(figures, min(ratios.values()), "times as fast as the fastest peer, ours at its slowest", path)
+    ratios = []
+    for decoding in decodings:
+        for peer_name in sides.keys() - set(decodings):
+            quotients = np.array(times[peer_name]) / np.array(times[decoding])  # (repeats, wall and processor)
+            wall, processor = (spread(column.tolist()) for column in quotients.T)
+            ratios.append(float(np.median(quotients[:, 0])))
+            click.echo(f"  {decoding} against {peer_name}: {wall} times as fast, {processor} by processor time")
+    report(recognisers, min(ratios, default=None), "times as fast as the fastest peer, ours at its slowest", path)
 
 
 @main.command()
