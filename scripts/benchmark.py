@@ -141,7 +141,7 @@ def encoder(
 
 @main.command()
 @click.argument("recipe_path", default="recipes/an4.yaml", metavar="[RECIPE]")
-@click.option("--data", default="../shared/data", show_default=True)
+@click.option("--data", metavar="DIR", help="Where relative corpus paths start; else $ASR_DATA, else the recipe's.")
 @click.option("--batches", default=40, show_default=True)
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--device", default="auto", show_default=True)
@@ -150,7 +150,7 @@ def encoder(
 )
 @click.option("--json", "path", type=click.Path(path_type=Path))
 def loader(
-    recipe_path: str, data: str, batches: int, repeats: int, device: str, augment: bool, path: Path | None
+    recipe_path: str, data: str | None, batches: int, repeats: int, device: str, augment: bool, path: Path | None
 ) -> None:
     """Audio hours per hour of the training loop on the real loader, against the same batches held in memory."""
     import itertools
@@ -165,7 +165,7 @@ def loader(
     overrides = [] if augment else ["augment.speed=[1.0]", "augment.noise=null", "augment.reverb=null"]
     settings = reading.load_recipe(Path(recipe_path), overrides)
     with tempfile.TemporaryDirectory() as folder:
-        corpora = prepare(settings, Path(folder), root=Path(data).absolute(), resume=False)
+        corpora = prepare(settings, Path(folder), root=runtime.data_root(data, settings.data), resume=False)
         model = AcousticModel(settings, len(corpora.tokeniser.tokens)).to(on).train()
     trainer = Trainer(model, settings.training)
 
@@ -362,8 +362,8 @@ def transcribe_by_peers(manifest: Path, out: Path, lm: Path | None) -> None:
 
 
 @main.command()
-@click.argument("model", default="models/an4", type=click.Path(path_type=Path))
-@click.argument("manifest", default="../shared/data/an4/test.jsonl", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("manifest", type=click.Path(path_type=Path))
 @click.option("--hours", default=1.0, show_default=True, help="Of the long recording: the clips, again and again.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--json", "path", type=click.Path(path_type=Path))
@@ -503,9 +503,6 @@ def align(model: Path, manifest: Path, hours: float, device: str, path: Path | N
     report(figures, sum(times["pocketsphinx"]) / sum(times["ours"]), "times as fast as pocketsphinx on clips", path)
 
 
-CLIPS = Path("../shared/data/an4/test.jsonl")
-
-
 def pauses(command: Callable[..., None]) -> Callable[..., None]:
     """The options that say how a long recording is made of clips."""
     for option in (
@@ -519,8 +516,8 @@ def pauses(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @main.command()
-@click.argument("model", default="models/an4", type=click.Path(path_type=Path))
-@click.argument("manifests", nargs=-1, type=click.Path(path_type=Path), metavar="[MANIFEST]...")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("manifests", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MANIFEST...")
 @pauses
 @click.option("--options", default="", help="More for asr transcribe: --no-vad.")
 @click.option("--json", "path", type=click.Path(path_type=Path))
@@ -552,7 +549,7 @@ def long(
     from asr.records import ErrorCounts
     from asr.text.score import word_errors
 
-    clips = read_clips(manifests or (CLIPS,))
+    clips = read_clips(manifests)
     recogniser = asr.load(model)
     alone = [recogniser.transcribe(clip.samples, sample_rate=RATE) for clip in clips]
     with tempfile.TemporaryDirectory() as folder:
@@ -620,8 +617,8 @@ def long(
 
 
 @main.command()
-@click.argument("model", default="models/an4", type=click.Path(path_type=Path))
-@click.argument("manifests", nargs=-1, type=click.Path(path_type=Path), metavar="[MANIFEST]...")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("manifests", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MANIFEST...")
 @pauses
 @click.option("--threads", default=2, show_default=True, help="Of each that can use them: pocketsphinx has one.")
 @click.option("--repeats", default=3, show_default=True)
@@ -690,7 +687,7 @@ def speed(
     texts: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         recording = Path(folder) / "speed.flac"
-        clips = read_clips(manifests or (CLIPS,))
+        clips = read_clips(manifests)
         made = concatenate(clips, recording, minutes=minutes, pause=pause, noise=noise, level=level)
         reference = spelled(" ".join(clips[i].text for i in made.chosen))
 
@@ -723,8 +720,8 @@ def speed(
 
 
 @main.command()
-@click.argument("model", default="models/an4", type=click.Path(path_type=Path))
-@click.argument("manifest", default="../shared/data/an4/test.jsonl", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("manifest", type=click.Path(path_type=Path))
 @click.option(
     "--settings",
     default="0.2:0 0.2:0.2 0.2:0.4 0.4:0.4 0.4:0.8 0.8:0.8 1.6:1.6 3:3",
