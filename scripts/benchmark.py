@@ -14,8 +14,12 @@ scripts/benchmark.py live       error rate against latency; memory and time a ch
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,14 +39,16 @@ from asr.text.tokenise import Tokeniser
 def alternate(
     sides: dict[str, Callable[[], Any]],
     repeats: int,
-    synchronise: Callable[[], None] = lambda: None,
+    on: torch.device | None = None,
     clock: Callable[[], float] = time.perf_counter,
     turn: float = 0.0,
 ) -> dict[str, list[float]]:
     """Seconds of each side, run in turn so that a busy machine is busy for all.
 
-    A turn is a run, or as many as fill ``turn`` seconds: after another side's a short one would measure the caches.
+    A turn is a run, or as many as fill ``turn`` seconds: after another side's a short one would measure the caches. The
+    clock is read when the device ``on`` has done what it was given.
     """
+    synchronise = functools.partial(torch.cuda.synchronize, on) if on and on.type == "cuda" else lambda: None
     runs: dict[str, int] = {}
     for name, run in sides.items():
         run()
@@ -72,6 +78,19 @@ def report(figures: dict[str, Any], ratio: float | None, label: str, path: Path 
         with runtime.replacing(path) as file:
             json.dump({**figures, "ratio": ratio}, file, indent=1)
     click.echo(f"{label}: {'no peer is installed' if ratio is None else f'{ratio:.2f}'}")
+
+
+def run_asr(*arguments: str | Path) -> dict[str, float]:
+    """What `asr` with these arguments takes, in a process of its own, the only child of this one."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "from asr.cli import main; main()", *arguments], check=True)
+    seconds = time.perf_counter() - began
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "seconds": seconds,
+        "processor_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_bytes": usage.ru_maxrss * 1024,
+    }
 
 
 @click.group()
@@ -125,11 +144,7 @@ def encoder(
         outputs, _ = nn.utils.rnn.pad_packed_sequence(theirs(packed)[0], batch_first=True)
         outputs.square().sum().backward()
 
-    def synchronise() -> None:
-        if on.type == "cuda":
-            torch.cuda.synchronize(on)
-
-    times = alternate({"ours": step_ours, "packed": step_theirs}, repeats, synchronise)
+    times = alternate({"ours": step_ours, "packed": step_theirs}, repeats, on)
     difference = max(float((a.grad - b.grad).abs().max() / b.grad.abs().max()) for a, b in pairs)
     click.echo(f"{layers}x{hidden}, batch {batch} x {frames} frames, {on}, {torch.get_num_threads()} threads")
     for name, values_s in times.items():
@@ -179,13 +194,7 @@ def loader(
         for batch in source():
             trainer.step([batch], settings.training.learning_rate)
 
-    def synchronise() -> None:
-        if on.type == "cuda":
-            torch.cuda.synchronize(on)
-
-    times = alternate(
-        {"loader": lambda: run(loaded), "memory": lambda: run(lambda: iter(cached))}, repeats, synchronise
-    )
+    times = alternate({"loader": lambda: run(loaded), "memory": lambda: run(lambda: iter(cached))}, repeats, on)
     click.echo(f"{recipe_path}, {len(cached)} batches, {seconds:.0f} s of audio, {on}")
     for name, values in times.items():
         click.echo(f"  {name:8} {spread([seconds / v for v in values])} audio hours an hour")
@@ -336,14 +345,11 @@ def emissions_of(
 @click.option("--lm", type=click.Path(path_type=Path), metavar="ARPA", help="For pocketsphinx, besides its own.")
 def transcribe_by_peers(manifest: Path, out: Path, lm: Path | None) -> None:
     """Other recognisers' transcripts of MANIFEST's clips, for `asr score`: a file OUT/NAME.jsonl each."""
-    import functools
 
     import peers
+    from recordings import read_clips
 
-    from asr import audio
-
-    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    clips = [audio.read(manifest.parent / row["audio_filepath"], sample_rate=16000).samples for row in rows]
+    clips = read_clips([manifest])
     recognisers = dict(peers.RECOGNISERS)
     if lm:
         recognisers[f"pocketsphinx-{lm.stem}"] = dataclasses.replace(
@@ -354,10 +360,10 @@ def transcribe_by_peers(manifest: Path, out: Path, lm: Path | None) -> None:
             click.echo(f"{name} left out: {reason}")
             continue
         listen = peer.build(torch.get_num_threads())
-        texts = [listen(clip) for clip in clips]
+        texts = [listen(clip.samples) for clip in clips]
         with runtime.replacing(out / f"{name}.jsonl") as file:
-            for row, text in zip(rows, texts, strict=True):
-                file.write(json.dumps({"id": row["id"], "hyp": text}, ensure_ascii=False) + "\n")
+            for clip, text in zip(clips, texts, strict=True):
+                file.write(json.dumps({"id": clip.id, "hyp": text}, ensure_ascii=False) + "\n")
         click.echo(f"{out / f'{name}.jsonl'}: {len(texts)} clips")
 
 
@@ -372,30 +378,24 @@ def align(model: Path, manifest: Path, hours: float, device: str, path: Path | N
     (extra `peers`) on the clips; words put in, exchanged and taken out; time and memory of the long recording."""
     import os
     import random
-    import resource
-    import subprocess
-    import sys
     import tempfile
 
     import numpy as np
     import peers
     import soundfile
+    from recordings import RATE, read_clips
 
     import asr
-    from asr import audio
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-    recogniser = asr.load(model, device=device)
-    rate = 16000
     if reason := peers.missing(("pocketsphinx",)):
         raise click.UsageError(f"this measures against pocketsphinx, of the extra `peers`: {reason}")
     from pocketsphinx import Decoder
 
     peer = Decoder(lm=None, loglevel="FATAL")
-    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    rows = [row for row in rows if all(peer.lookup_word(word) for word in row["text"].split())]
-    texts = [row["text"] for row in rows]
-    clips = [audio.read(manifest.parent / row["audio_filepath"], sample_rate=rate).samples for row in rows]
+    recogniser = asr.load(model, device=device)
+    known = [clip for clip in read_clips([manifest]) if all(peer.lookup_word(word) for word in clip.text.split())]
+    texts, clips = [clip.text for clip in known], [clip.samples for clip in known]
 
     def starts_of_peer(clip: np.ndarray, text: str) -> list[float]:
         peer.set_align_text(text)
@@ -405,7 +405,7 @@ def align(model: Path, manifest: Path, hours: float, device: str, path: Path | N
         return [segment.start_frame / 100 for segment in peer.seg() if segment.word[0] not in "<["]
 
     def starts_of_ours(clip: np.ndarray, text: str) -> list[float | None]:
-        return [word.start for word in recogniser.align(clip, text, sample_rate=rate).words]
+        return [word.start for word in recogniser.align(clip, text, sample_rate=RATE).words]
 
     def compare(name: str, found: list[float | None], expected: list[float]) -> dict[str, float]:
         errors = np.array([f - e for f, e in zip(found, expected, strict=True) if f is not None])
@@ -434,7 +434,7 @@ def align(model: Path, manifest: Path, hours: float, device: str, path: Path | N
         times["ours"].append(between - began)
         times["pocketsphinx"].append(time.perf_counter() - between)
     aligned = [i for i, text in enumerate(texts) if len(theirs[i]) == len(text.split())]
-    click.echo(f"{model}, {manifest}: {len(aligned)} of {len(rows)} clips that pocketsphinx aligns too")
+    click.echo(f"{model}, {manifest}: {len(aligned)} of {len(clips)} clips that pocketsphinx aligns too")
     figures: dict[str, Any] = {
         **times,
         "clips": compare(
@@ -473,32 +473,27 @@ def align(model: Path, manifest: Path, hours: float, device: str, path: Path | N
 
     with tempfile.TemporaryDirectory() as folder:
         long, joins, length = [], [], 0
-        while length < hours * 3600 * rate:
+        while length < hours * 3600 * RATE:
             i = aligned[len(long) % len(aligned)]
-            joins.append(length / rate)
+            joins.append(length / RATE)
             long.append(i)
             length += len(clips[i])
         recording, text, output = (Path(folder) / name for name in ("long.flac", "long.txt", "long.json"))
-        soundfile.write(recording, np.concatenate([clips[i] for i in long]), rate)
+        soundfile.write(recording, np.concatenate([clips[i] for i in long]), RATE)
         text.write_text("\n".join(texts[i] for i in long))
-        command = [sys.executable, "-c", "from asr.cli import main; main()", "align", recording, text]
-        began = time.perf_counter()
-        subprocess.run([*command, "--model", model, "--format", "json", "-o", output, "--device", device], check=True)
-        seconds = time.perf_counter() - began
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = run_asr(
+            "align", recording, text, "--model", model, "--format", "json", "-o", output, "--device", device
+        )
         found = [word["start"] for word in json.loads(output.read_text())["words"]]
     expected = [join + start for join, i in zip(joins, long, strict=True) for start in theirs[i]]
     figures["long"] = {
-        **compare(f"{length / rate / 3600:.2f} h in one piece", found, expected),
+        **compare(f"{length / RATE / 3600:.2f} h in one piece", found, expected),
         "characters": sum(len(texts[i]) + 1 for i in long),
-        "seconds": seconds,
-        "processor_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_bytes": usage.ru_maxrss * 1024,
+        **spent,
     }
     click.echo(
-        f"    asr align: {figures['long']['characters']:,} characters, {seconds:.0f} s, "
-        f"{figures['long']['processor_seconds']:.0f} s of a processor, "
-        f"peak memory {figures['long']['peak_bytes'] / 1e9:.2f} GB"
+        f"    asr align: {figures['long']['characters']:,} characters, {spent['seconds']:.0f} s, "
+        f"{spent['processor_seconds']:.0f} s of a processor, peak memory {spent['peak_bytes'] / 1e9:.2f} GB"
     )
     report(figures, sum(times["pocketsphinx"]) / sum(times["ours"]), "times as fast as pocketsphinx on clips", path)
 
@@ -538,9 +533,6 @@ def long(
     bootstrap's over clips, all of whose occurrences are drawn together.
     """
     import bisect
-    import resource
-    import subprocess
-    import sys
     import tempfile
 
     from recordings import RATE, concatenate, read_clips
@@ -555,12 +547,9 @@ def long(
     with tempfile.TemporaryDirectory() as folder:
         recording = Path(folder) / "long.flac"
         made = concatenate(clips, recording, minutes=minutes, pause=pause, noise=noise, level=level)
-        command = [sys.executable, "-c", "from asr.cli import main; main()", "transcribe", str(recording)]
-        command += ["--model", str(model), "--format", "json", "--out", folder, *options.split()]
-        began = time.perf_counter()
-        subprocess.run(command, check=True)
-        seconds = time.perf_counter() - began
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = run_asr(
+            "transcribe", recording, "--model", model, "--format", "json", "--out", folder, *options.split()
+        )
         document = json.loads((Path(folder) / "long.json").read_text())
 
     heard: list[list[dict[str, Any]]] = [[] for _ in made.chosen]
@@ -589,9 +578,7 @@ def long(
         "difference_95": [float(low), float(high)],
         "drift_first_tenth": [float(np.median(drift[:tenth])), float(np.max(np.abs(drift[:tenth])))],
         "drift_last_tenth": [float(np.median(drift[-tenth:])), float(np.max(np.abs(drift[-tenth:])))],
-        "seconds": seconds,
-        "processor_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_bytes": usage.ru_maxrss * 1024,
+        **spent,
     }
     click.echo(f"{model}, {len(made.chosen)} clips, {made.seconds / 60:.1f} minutes")
     for manifest in dict.fromkeys(clip.manifest for clip in clips):
@@ -610,10 +597,10 @@ def long(
             f"  {name} tenth: clips' first words off by {median * 1000:+.0f} ms median, {worst * 1000:.0f} at most"
         )
     click.echo(
-        f"  {figures['segments']} segments: {seconds:.1f} s, {figures['processor_seconds']:.1f} s of a processor, "
-        f"peak memory {figures['peak_bytes'] / 1e6:.0f} MB"
+        f"  {figures['segments']} segments: {spent['seconds']:.1f} s, {spent['processor_seconds']:.1f} s of a "
+        f"processor, peak memory {spent['peak_bytes'] / 1e6:.0f} MB"
     )
-    report(figures, made.seconds / seconds, "times as fast as real time", path)
+    report(figures, made.seconds / spent["seconds"], "times as fast as real time", path)
 
 
 @main.command()
@@ -640,7 +627,6 @@ def speed(
     Texts are normalised as Whisper's are and digits then parted, so that "39" and "three nine" are the same; "one" is a
     digit everywhere, of which that normaliser is of two minds.
     """
-    import functools
     import re
     import tempfile
 
@@ -737,17 +723,17 @@ def live(model: Path, manifest: Path, settings: str, minutes: float, device: str
     import itertools
     import os
 
+    from recordings import read_clips
+
     import asr
-    from asr import audio
     from asr.text.score import word_errors
     from asr.transcribe import live as defaults
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     recogniser = asr.load(model, device=device)
     rate = recogniser.recipe.features.sample_rate
-    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    texts = [row["text"] for row in rows]
-    clips = [audio.read(manifest.parent / row["audio_filepath"], sample_rate=rate).samples for row in rows]
+    whole = read_clips([manifest], rate)
+    texts, clips = [clip.text for clip in whole], [clip.samples for clip in whole]
     seconds = sum(map(len, clips)) / rate
 
     def score(name: str, latency: float | None, read: Callable[[np.ndarray], str]) -> dict[str, Any]:

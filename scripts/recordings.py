@@ -23,8 +23,9 @@ SHORTEST_PAUSE_SECONDS = 0.7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """An utterance: its ``samples`` (S,) at ``RATE``, its text, and the manifest that it stands in."""
+    """An utterance: its ``samples`` (S,), its text, and the manifest that it stands in."""
 
+    id: str
     samples: np.ndarray
     text: str
     manifest: Path
@@ -41,10 +42,13 @@ class Concatenation:
     seconds: float
 
 
-def read_clips(manifests: Sequence[Path]) -> list[Clip]:
+def read_clips(manifests: Sequence[Path], sample_rate: int = RATE) -> list[Clip]:
+    """The clips of manifests of JSON lines, whole, resampled to ``sample_rate``; without an id, by their paths, as `asr
+    score` names them."""
     return [
         Clip(
-            samples=audio.read(manifest.parent / row["audio_filepath"], sample_rate=RATE).samples,
+            id=row.get("id") or row["audio_filepath"],
+            samples=audio.read(manifest.parent / row["audio_filepath"], sample_rate=sample_rate).samples,
             text=row["text"],
             manifest=manifest,
         )
