@@ -40,22 +40,22 @@ def alternate(
     sides: dict[str, Callable[[], Any]],
     repeats: int,
     on: torch.device | None = None,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], Any] = time.perf_counter,
     turn: float = 0.0,
 ) -> dict[str, list[float]]:
     """Seconds of each side, run in turn so that a busy machine is busy for all.
 
     A turn is a run, or as many as fill ``turn`` seconds: after another side's a short one would measure the caches. The
-    clock is read when the device ``on`` has done what it was given.
+    clock is read when the device ``on`` has done what it was given; without turns it may be several clocks, an array.
     """
     synchronise = functools.partial(torch.cuda.synchronize, on) if on and on.type == "cuda" else lambda: None
-    runs: dict[str, int] = {}
+    runs = dict.fromkeys(sides, 1)
     for name, run in sides.items():
         run()
-        started = clock()
         if turn:
+            started = clock()
             run()
-        runs[name] = max(1, round(turn / max(clock() - started, 1e-6)))
+            runs[name] = max(1, round(turn / max(clock() - started, 1e-6)))
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, run in sides.items():
@@ -173,6 +173,7 @@ def loader(
 
     from asr.model.acoustic import AcousticModel
     from asr.records import Batch
+    from asr.train.acoustic import AcousticTask
     from asr.train.prepare import prepare
     from asr.train.step import Trainer
 
@@ -182,7 +183,7 @@ def loader(
     with tempfile.TemporaryDirectory() as folder:
         corpora = prepare(settings, Path(folder), root=runtime.data_root(data, settings.data), resume=False)
         model = AcousticModel(settings, len(corpora.tokeniser.tokens)).to(on).train()
-    trainer = Trainer(model, settings.training)
+    trainer = Trainer(model, AcousticTask.loss, settings.training)
 
     def loaded() -> Iterator[Batch]:
         return itertools.islice(corpora.train(0), batches)
@@ -697,7 +698,7 @@ def speed(
         )
     ratios = []
     for decoding in decodings:
-        for peer_name in sides.keys() - set(decodings):
+        for peer_name in (name for name in sides if name not in decodings):
             quotients = np.array(times[peer_name]) / np.array(times[decoding])  # (repeats, wall and processor)
             wall, processor = (spread(column.tolist()) for column in quotients.T)
             ratios.append(float(np.median(quotients[:, 0])))
