@@ -14,8 +14,12 @@ scripts/benchmark.py live       error rate against latency; memory and time a ch
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,21 +39,23 @@ from asr.text.tokenise import Tokeniser
 def alternate(
     sides: dict[str, Callable[[], Any]],
     repeats: int,
-    synchronise: Callable[[], None] = lambda: None,
-    clock: Callable[[], float] = time.perf_counter,
+    on: torch.device | None = None,
+    clock: Callable[[], Any] = time.perf_counter,
     turn: float = 0.0,
 ) -> dict[str, list[float]]:
     """Seconds of each side, run in turn so that a busy machine is busy for all.
 
-    A turn is a run, or as many as fill ``turn`` seconds: after another side's a short one would measure the caches.
+    A turn is a run, or as many as fill ``turn`` seconds: after another side's a short one would measure the caches. The
+    clock is read when the device ``on`` has done what it was given; without turns it may be several clocks, an array.
     """
-    runs: dict[str, int] = {}
+    synchronise = functools.partial(torch.cuda.synchronize, on) if on and on.type == "cuda" else lambda: None
+    runs = dict.fromkeys(sides, 1)
     for name, run in sides.items():
         run()
-        started = clock()
         if turn:
+            started = clock()
             run()
-        runs[name] = max(1, round(turn / max(clock() - started, 1e-6)))
+            runs[name] = max(1, round(turn / max(clock() - started, 1e-6)))
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, run in sides.items():
@@ -66,11 +72,25 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.3g} [{min(values):.3g}, {max(values):.3g}]"
 
 
-def report(figures: dict[str, Any], ratio: float, label: str, path: Path | None) -> None:
+def report(figures: dict[str, Any], ratio: float | None, label: str, path: Path | None) -> None:
+    """``ratio`` is None where there was nothing to compare with."""
     if path:
         with runtime.replacing(path) as file:
             json.dump({**figures, "ratio": ratio}, file, indent=1)
-    click.echo(f"{label}: {ratio:.2f}")
+    click.echo(f"{label}: {'no peer is installed' if ratio is None else f'{ratio:.2f}'}")
+
+
+def run_asr(*arguments: str | Path) -> dict[str, float]:
+    """What `asr` with these arguments takes, in a process of its own, the only child of this one."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "from asr.cli import main; main()", *arguments], check=True)
+    seconds = time.perf_counter() - began
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "seconds": seconds,
+        "processor_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_bytes": usage.ru_maxrss * 1024,
+    }
 
 
 @click.group()
@@ -124,11 +144,7 @@ def encoder(
         outputs, _ = nn.utils.rnn.pad_packed_sequence(theirs(packed)[0], batch_first=True)
         outputs.square().sum().backward()
 
-    def synchronise() -> None:
-        if on.type == "cuda":
-            torch.cuda.synchronize(on)
-
-    times = alternate({"ours": step_ours, "packed": step_theirs}, repeats, synchronise)
+    times = alternate({"ours": step_ours, "packed": step_theirs}, repeats, on)
     difference = max(float((a.grad - b.grad).abs().max() / b.grad.abs().max()) for a, b in pairs)
     click.echo(f"{layers}x{hidden}, batch {batch} x {frames} frames, {on}, {torch.get_num_threads()} threads")
     for name, values_s in times.items():
@@ -140,7 +156,7 @@ def encoder(
 
 @main.command()
 @click.argument("recipe_path", default="recipes/an4.yaml", metavar="[RECIPE]")
-@click.option("--data", default="../shared/data", show_default=True)
+@click.option("--data", metavar="DIR", help="Where relative corpus paths start; else $ASR_DATA, else the recipe's.")
 @click.option("--batches", default=40, show_default=True)
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--device", default="auto", show_default=True)
@@ -149,7 +165,7 @@ def encoder(
 )
 @click.option("--json", "path", type=click.Path(path_type=Path))
 def loader(
-    recipe_path: str, data: str, batches: int, repeats: int, device: str, augment: bool, path: Path | None
+    recipe_path: str, data: str | None, batches: int, repeats: int, device: str, augment: bool, path: Path | None
 ) -> None:
     """Audio hours per hour of the training loop on the real loader, against the same batches held in memory."""
     import itertools
@@ -157,6 +173,7 @@ def loader(
 
     from asr.model.acoustic import AcousticModel
     from asr.records import Batch
+    from asr.train.acoustic import AcousticTask
     from asr.train.prepare import prepare
     from asr.train.step import Trainer
 
@@ -164,9 +181,9 @@ def loader(
     overrides = [] if augment else ["augment.speed=[1.0]", "augment.noise=null", "augment.reverb=null"]
     settings = reading.load_recipe(Path(recipe_path), overrides)
     with tempfile.TemporaryDirectory() as folder:
-        corpora = prepare(settings, Path(folder), root=Path(data).absolute(), resume=False)
+        corpora = prepare(settings, Path(folder), root=runtime.data_root(data, settings.data), resume=False)
         model = AcousticModel(settings, len(corpora.tokeniser.tokens)).to(on).train()
-    trainer = Trainer(model, settings.training)
+    trainer = Trainer(model, AcousticTask.loss, settings.training)
 
     def loaded() -> Iterator[Batch]:
         return itertools.islice(corpora.train(0), batches)
@@ -178,13 +195,7 @@ def loader(
         for batch in source():
             trainer.step([batch], settings.training.learning_rate)
 
-    def synchronise() -> None:
-        if on.type == "cuda":
-            torch.cuda.synchronize(on)
-
-    times = alternate(
-        {"loader": lambda: run(loaded), "memory": lambda: run(lambda: iter(cached))}, repeats, synchronise
-    )
+    times = alternate({"loader": lambda: run(loaded), "memory": lambda: run(lambda: iter(cached))}, repeats, on)
     click.echo(f"{recipe_path}, {len(cached)} batches, {seconds:.0f} s of audio, {on}")
     for name, values in times.items():
         click.echo(f"  {name:8} {spread([seconds / v for v in values])} audio hours an hour")
@@ -293,14 +304,16 @@ def decode(
         times |= alternate({every: ours(every, beam, 0)}, repeats, turn=0.1)
         click.echo(f"beam {beam}")
         for name, values in times.items():
-            each, wer = [1e3 * v / seconds for v in values], word_errors(references, texts[name]).rate
-            figures[f"{name}, beam {beam}"] = {"ms_per_second": each, "wer": wer}
-            click.echo(f"  {name:18} {spread(each):>28} ms a second of audio  WER {wer:.2%}")
-        medians = {name: statistics.median(times[name]) for name in present}
-        fastest = min(medians, key=medians.__getitem__)
-        ratios.append(statistics.median(t / o for t, o in zip(times[fastest], times["ours"], strict=True)))
-        click.echo(f"  {ratios[-1]:.2f} times as fast as {fastest}")
-    report(figures, min(ratios), "times as fast as the fastest peer, at the beam that suits us worst", path)
+            costs, wer = [1e3 * v / seconds for v in values], word_errors(references, texts[name]).rate
+            figures[f"{name}, beam {beam}"] = {"ms_per_second": costs, "wer": wer}
+            click.echo(f"  {name:18} {spread(costs):>28} ms a second of audio  WER {wer:.2%}")
+        if present:
+            fastest = min(present, key=lambda name: statistics.median(times[name]))
+            ratios.append(statistics.median(t / o for t, o in zip(times[fastest], times["ours"], strict=True)))
+            click.echo(f"  {ratios[-1]:.2f} times as fast as {fastest}")
+    report(
+        figures, min(ratios, default=None), "times as fast as the fastest peer, at the beam that suits us worst", path
+    )
 
 
 def emissions_of(
@@ -333,29 +346,31 @@ def emissions_of(
 @click.option("--lm", type=click.Path(path_type=Path), metavar="ARPA", help="For pocketsphinx, besides its own.")
 def transcribe_by_peers(manifest: Path, out: Path, lm: Path | None) -> None:
     """Other recognisers' transcripts of MANIFEST's clips, for `asr score`: a file OUT/NAME.jsonl each."""
-    import functools
 
     import peers
+    from recordings import read_clips
 
-    from asr import audio
-
-    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    clips = [audio.read(manifest.parent / row["audio_filepath"], sample_rate=16000).samples for row in rows]
-    builders = {name: peer.build for name, peer in peers.RECOGNISERS.items()}
+    clips = read_clips([manifest])
+    recognisers = dict(peers.RECOGNISERS)
     if lm:
-        builders[f"pocketsphinx-{lm.stem}"] = functools.partial(peers.pocketsphinx, language_model=lm)
-    for name, build in builders.items():
-        listen = build(torch.get_num_threads())
-        texts = [listen(clip) for clip in clips]
+        recognisers[f"pocketsphinx-{lm.stem}"] = dataclasses.replace(
+            recognisers["pocketsphinx"], build=functools.partial(peers.pocketsphinx, language_model=lm)
+        )
+    for name, peer in recognisers.items():
+        if reason := peers.missing(peer.modules):
+            click.echo(f"{name} left out: {reason}")
+            continue
+        listen = peer.build(torch.get_num_threads())
+        texts = [listen(clip.samples) for clip in clips]
         with runtime.replacing(out / f"{name}.jsonl") as file:
-            for row, text in zip(rows, texts, strict=True):
-                file.write(json.dumps({"id": row["id"], "hyp": text}, ensure_ascii=False) + "\n")
+            for clip, text in zip(clips, texts, strict=True):
+                file.write(json.dumps({"id": clip.id, "hyp": text}, ensure_ascii=False) + "\n")
         click.echo(f"{out / f'{name}.jsonl'}: {len(texts)} clips")
 
 
 @main.command()
-@click.argument("model", default="models/an4", type=click.Path(path_type=Path))
-@click.argument("manifest", default="../shared/data/an4/test.jsonl", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("manifest", type=click.Path(path_type=Path))
 @click.option("--hours", default=1.0, show_default=True, help="Of the long recording: the clips, again and again.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--json", "path", type=click.Path(path_type=Path))
@@ -364,26 +379,24 @@ def align(model: Path, manifest: Path, hours: float, device: str, path: Path | N
     (extra `peers`) on the clips; words put in, exchanged and taken out; time and memory of the long recording."""
     import os
     import random
-    import resource
-    import subprocess
-    import sys
     import tempfile
 
     import numpy as np
+    import peers
     import soundfile
-    from pocketsphinx import Decoder
+    from recordings import RATE, read_clips
 
     import asr
-    from asr import audio
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-    recogniser = asr.load(model, device=device)
-    rate = 16000
+    if reason := peers.missing(("pocketsphinx",)):
+        raise click.UsageError(f"this measures against pocketsphinx, of the extra `peers`: {reason}")
+    from pocketsphinx import Decoder
+
     peer = Decoder(lm=None, loglevel="FATAL")
-    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    rows = [row for row in rows if all(peer.lookup_word(word) for word in row["text"].split())]
-    texts = [row["text"] for row in rows]
-    clips = [audio.read(manifest.parent / row["audio_filepath"], sample_rate=rate).samples for row in rows]
+    recogniser = asr.load(model, device=device)
+    known = [clip for clip in read_clips([manifest]) if all(peer.lookup_word(word) for word in clip.text.split())]
+    texts, clips = [clip.text for clip in known], [clip.samples for clip in known]
 
     def starts_of_peer(clip: np.ndarray, text: str) -> list[float]:
         peer.set_align_text(text)
@@ -393,7 +406,7 @@ def align(model: Path, manifest: Path, hours: float, device: str, path: Path | N
         return [segment.start_frame / 100 for segment in peer.seg() if segment.word[0] not in "<["]
 
     def starts_of_ours(clip: np.ndarray, text: str) -> list[float | None]:
-        return [word.start for word in recogniser.align(clip, text, sample_rate=rate).words]
+        return [word.start for word in recogniser.align(clip, text, sample_rate=RATE).words]
 
     def compare(name: str, found: list[float | None], expected: list[float]) -> dict[str, float]:
         errors = np.array([f - e for f, e in zip(found, expected, strict=True) if f is not None])
@@ -422,7 +435,7 @@ def align(model: Path, manifest: Path, hours: float, device: str, path: Path | N
         times["ours"].append(between - began)
         times["pocketsphinx"].append(time.perf_counter() - between)
     aligned = [i for i, text in enumerate(texts) if len(theirs[i]) == len(text.split())]
-    click.echo(f"{model}, {manifest}: {len(aligned)} of {len(rows)} clips that pocketsphinx aligns too")
+    click.echo(f"{model}, {manifest}: {len(aligned)} of {len(clips)} clips that pocketsphinx aligns too")
     figures: dict[str, Any] = {
         **times,
         "clips": compare(
@@ -461,37 +474,29 @@ def align(model: Path, manifest: Path, hours: float, device: str, path: Path | N
 
     with tempfile.TemporaryDirectory() as folder:
         long, joins, length = [], [], 0
-        while length < hours * 3600 * rate:
+        while length < hours * 3600 * RATE:
             i = aligned[len(long) % len(aligned)]
-            joins.append(length / rate)
+            joins.append(length / RATE)
             long.append(i)
             length += len(clips[i])
         recording, text, output = (Path(folder) / name for name in ("long.flac", "long.txt", "long.json"))
-        soundfile.write(recording, np.concatenate([clips[i] for i in long]), rate)
+        soundfile.write(recording, np.concatenate([clips[i] for i in long]), RATE)
         text.write_text("\n".join(texts[i] for i in long))
-        command = [sys.executable, "-c", "from asr.cli import main; main()", "align", recording, text]
-        began = time.perf_counter()
-        subprocess.run([*command, "--model", model, "--format", "json", "-o", output, "--device", device], check=True)
-        seconds = time.perf_counter() - began
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = run_asr(
+            "align", recording, text, "--model", model, "--format", "json", "-o", output, "--device", device
+        )
         found = [word["start"] for word in json.loads(output.read_text())["words"]]
     expected = [join + start for join, i in zip(joins, long, strict=True) for start in theirs[i]]
     figures["long"] = {
-        **compare(f"{length / rate / 3600:.2f} h in one piece", found, expected),
+        **compare(f"{length / RATE / 3600:.2f} h in one piece", found, expected),
         "characters": sum(len(texts[i]) + 1 for i in long),
-        "seconds": seconds,
-        "processor_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_bytes": usage.ru_maxrss * 1024,
+        **spent,
     }
     click.echo(
-        f"    asr align: {figures['long']['characters']:,} characters, {seconds:.0f} s, "
-        f"{figures['long']['processor_seconds']:.0f} s of a processor, "
-        f"peak memory {figures['long']['peak_bytes'] / 1e9:.2f} GB"
+        f"    asr align: {figures['long']['characters']:,} characters, {spent['seconds']:.0f} s, "
+        f"{spent['processor_seconds']:.0f} s of a processor, peak memory {spent['peak_bytes'] / 1e9:.2f} GB"
     )
     report(figures, sum(times["pocketsphinx"]) / sum(times["ours"]), "times as fast as pocketsphinx on clips", path)
-
-
-CLIPS = Path("../shared/data/an4/test.jsonl")
 
 
 def pauses(command: Callable[..., None]) -> Callable[..., None]:
@@ -507,8 +512,8 @@ def pauses(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @main.command()
-@click.argument("model", default="models/an4", type=click.Path(path_type=Path))
-@click.argument("manifests", nargs=-1, type=click.Path(path_type=Path), metavar="[MANIFEST]...")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("manifests", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MANIFEST...")
 @pauses
 @click.option("--options", default="", help="More for asr transcribe: --no-vad.")
 @click.option("--json", "path", type=click.Path(path_type=Path))
@@ -529,9 +534,6 @@ def long(
     bootstrap's over clips, all of whose occurrences are drawn together.
     """
     import bisect
-    import resource
-    import subprocess
-    import sys
     import tempfile
 
     from recordings import RATE, concatenate, read_clips
@@ -540,18 +542,15 @@ def long(
     from asr.records import ErrorCounts
     from asr.text.score import word_errors
 
-    clips = read_clips(manifests or (CLIPS,))
+    clips = read_clips(manifests)
     recogniser = asr.load(model)
     alone = [recogniser.transcribe(clip.samples, sample_rate=RATE) for clip in clips]
     with tempfile.TemporaryDirectory() as folder:
         recording = Path(folder) / "long.flac"
         made = concatenate(clips, recording, minutes=minutes, pause=pause, noise=noise, level=level)
-        command = [sys.executable, "-c", "from asr.cli import main; main()", "transcribe", str(recording)]
-        command += ["--model", str(model), "--format", "json", "--out", folder, *options.split()]
-        began = time.perf_counter()
-        subprocess.run(command, check=True)
-        seconds = time.perf_counter() - began
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = run_asr(
+            "transcribe", recording, "--model", model, "--format", "json", "--out", folder, *options.split()
+        )
         document = json.loads((Path(folder) / "long.json").read_text())
 
     heard: list[list[dict[str, Any]]] = [[] for _ in made.chosen]
@@ -580,9 +579,7 @@ def long(
         "difference_95": [float(low), float(high)],
         "drift_first_tenth": [float(np.median(drift[:tenth])), float(np.max(np.abs(drift[:tenth])))],
         "drift_last_tenth": [float(np.median(drift[-tenth:])), float(np.max(np.abs(drift[-tenth:])))],
-        "seconds": seconds,
-        "processor_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_bytes": usage.ru_maxrss * 1024,
+        **spent,
     }
     click.echo(f"{model}, {len(made.chosen)} clips, {made.seconds / 60:.1f} minutes")
     for manifest in dict.fromkeys(clip.manifest for clip in clips):
@@ -601,15 +598,15 @@ def long(
             f"  {name} tenth: clips' first words off by {median * 1000:+.0f} ms median, {worst * 1000:.0f} at most"
         )
     click.echo(
-        f"  {figures['segments']} segments: {seconds:.1f} s, {figures['processor_seconds']:.1f} s of a processor, "
-        f"peak memory {figures['peak_bytes'] / 1e6:.0f} MB"
+        f"  {figures['segments']} segments: {spent['seconds']:.1f} s, {spent['processor_seconds']:.1f} s of a "
+        f"processor, peak memory {spent['peak_bytes'] / 1e6:.0f} MB"
     )
-    report(figures, made.seconds / seconds, "times as fast as real time", path)
+    report(figures, made.seconds / spent["seconds"], "times as fast as real time", path)
 
 
 @main.command()
-@click.argument("model", default="models/an4", type=click.Path(path_type=Path))
-@click.argument("manifests", nargs=-1, type=click.Path(path_type=Path), metavar="[MANIFEST]...")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("manifests", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MANIFEST...")
 @pauses
 @click.option("--threads", default=2, show_default=True, help="Of each that can use them: pocketsphinx has one.")
 @click.option("--repeats", default=3, show_default=True)
@@ -631,7 +628,6 @@ def speed(
     Texts are normalised as Whisper's are and digits then parted, so that "39" and "three nine" are the same; "one" is a
     digit everywhere, of which that normaliser is of two minds.
     """
-    import functools
     import re
     import tempfile
 
@@ -645,12 +641,12 @@ def speed(
 
     torch.set_num_threads(threads)
     sides: dict[str, Callable[[Path], str]] = {}
-    figures: dict[str, Any] = {}
+    recognisers: dict[str, dict[str, Any]] = {}
 
     def load(name: str, loaded: Callable[[], Callable[[Path], str]]) -> None:
         began = time.perf_counter()
         sides[name] = loaded()
-        figures[name] = {"load_seconds": time.perf_counter() - began}
+        recognisers[name] = {"load_seconds": time.perf_counter() - began}
 
     def ours(decoding: list[str]) -> Callable[[Path], str]:
         recogniser = Recogniser.load(model, decoding=decoding)
@@ -659,7 +655,7 @@ def speed(
     load("ours, greedy", lambda: ours(["decoder={kind: greedy}"]))
     if not isinstance(Recogniser.load(model).recipe.decoder, recipe.Greedy):
         load("ours, as tuned", lambda: ours([]))
-    mine = list(sides)
+    decodings = list(sides)
 
     def theirs(build: Callable[[int], peers.Listener]) -> Callable[[Path], str]:
         listen = build(threads)
@@ -678,7 +674,7 @@ def speed(
     texts: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         recording = Path(folder) / "speed.flac"
-        clips = read_clips(manifests or (CLIPS,))
+        clips = read_clips(manifests)
         made = concatenate(clips, recording, minutes=minutes, pause=pause, noise=noise, level=level)
         reference = spelled(" ".join(clips[i].text for i in made.chosen))
 
@@ -691,28 +687,28 @@ def speed(
         click.echo(f"{model}, {len(made.chosen)} clips, {made.seconds:.0f} s of audio, {threads} threads")
         times = alternate({name: lambda name=name: run(name) for name in sides}, repeats, clock=clocks)
 
-    for name, each in times.items():
-        walls, processors = (np.array(each) / made.seconds).T.tolist()
+    for name, runs in times.items():
+        walls, processors = (np.array(runs) / made.seconds).T.tolist()
         words = word_errors([reference], [spelled(texts[name])])
         letters = character_errors(["".join(reference.split())], ["".join(spelled(texts[name]).split())])
-        figures[name] |= {"seconds": walls, "processor_seconds": processors, "wer": words.rate, "cer": letters.rate}
+        recognisers[name] |= {"seconds": walls, "processor_seconds": processors, "wer": words.rate, "cer": letters.rate}
         click.echo(
-            f"  {name:28} loaded in {figures[name]['load_seconds']:.1f} s, a second of audio in {spread(walls)} s, "
+            f"  {name:28} loaded in {recognisers[name]['load_seconds']:.1f} s, a second of audio in {spread(walls)} s, "
             f"{spread(processors)} s of a processor; WER {words.rate:.2%}, CER without spaces {letters.rate:.2%}"
         )
-    ratios = {}
-    for own in mine:
-        for name in sides.keys() - set(mine):
-            pairs = np.array(times[name]) / np.array(times[own])
-            wall, processor = (spread(column.tolist()) for column in pairs.T)
-            ratios[own, name] = float(np.median(pairs[:, 0]))
-            click.echo(f"  {own} against {name}: {wall} times as fast, {processor} by processor time")
-    report(figures, min(ratios.values()), "times as fast as the fastest peer, ours at its slowest", path)
+    ratios = []
+    for decoding in decodings:
+        for peer_name in (name for name in sides if name not in decodings):
+            quotients = np.array(times[peer_name]) / np.array(times[decoding])  # (repeats, wall and processor)
+            wall, processor = (spread(column.tolist()) for column in quotients.T)
+            ratios.append(float(np.median(quotients[:, 0])))
+            click.echo(f"  {decoding} against {peer_name}: {wall} times as fast, {processor} by processor time")
+    report(recognisers, min(ratios, default=None), "times as fast as the fastest peer, ours at its slowest", path)
 
 
 @main.command()
-@click.argument("model", default="models/an4", type=click.Path(path_type=Path))
-@click.argument("manifest", default="../shared/data/an4/test.jsonl", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("manifest", type=click.Path(path_type=Path))
 @click.option(
     "--settings",
     default="0.2:0 0.2:0.2 0.2:0.4 0.4:0.4 0.4:0.8 0.8:0.8 1.6:1.6 3:3",
@@ -728,17 +724,17 @@ def live(model: Path, manifest: Path, settings: str, minutes: float, device: str
     import itertools
     import os
 
+    from recordings import read_clips
+
     import asr
-    from asr import audio
     from asr.text.score import word_errors
     from asr.transcribe import live as defaults
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     recogniser = asr.load(model, device=device)
     rate = recogniser.recipe.features.sample_rate
-    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    texts = [row["text"] for row in rows]
-    clips = [audio.read(manifest.parent / row["audio_filepath"], sample_rate=rate).samples for row in rows]
+    whole = read_clips([manifest], rate)
+    texts, clips = [clip.text for clip in whole], [clip.samples for clip in whole]
     seconds = sum(map(len, clips)) / rate
 
     def score(name: str, latency: float | None, read: Callable[[np.ndarray], str]) -> dict[str, Any]:

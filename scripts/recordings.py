@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 import soundfile
 
@@ -22,8 +23,9 @@ SHORTEST_PAUSE_SECONDS = 0.7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """An utterance: its ``samples`` (S,) at ``RATE``, its text, and the manifest that it stands in."""
+    """An utterance: its ``samples`` (S,), its text, and the manifest that it stands in."""
 
+    id: str
     samples: np.ndarray
     text: str
     manifest: Path
@@ -40,10 +42,13 @@ class Concatenation:
     seconds: float
 
 
-def read_clips(manifests: Sequence[Path]) -> list[Clip]:
+def read_clips(manifests: Sequence[Path], sample_rate: int = RATE) -> list[Clip]:
+    """The clips of manifests of JSON lines, whole, resampled to ``sample_rate``; without an id, by their paths, as `asr
+    score` names them."""
     return [
         Clip(
-            samples=audio.read(manifest.parent / row["audio_filepath"], sample_rate=RATE).samples,
+            id=row.get("id") or row["audio_filepath"],
+            samples=audio.read(manifest.parent / row["audio_filepath"], sample_rate=sample_rate).samples,
             text=row["text"],
             manifest=manifest,
         )
@@ -56,9 +61,16 @@ def concatenate(
     clips: Sequence[Clip], path: Path, *, minutes: float, pause: float = 3.0, noise: Path | None, level: float
 ) -> Concatenation:
     """Writes clips in random order, again and again, until ``minutes`` are full. A pause lasts ``pause`` seconds at the
-    most; every other one holds a noise of the folder ``noise``, None being white noise, at ``level`` dB."""
+    most; every other one holds a noise of the folder ``noise``, None being white noise, at ``level`` dB.
+
+    Raises click.UsageError where ``noise`` is no folder or holds no sound.
+    """
     draw, generator = random.Random(0), np.random.default_rng(0)
+    if noise and not noise.is_dir():
+        raise click.UsageError(f"{noise} is no folder of noises")
     files = sorted(file for file in noise.iterdir() if audio.sounds(file)) if noise else []
+    if noise and not files:
+        raise click.UsageError(f"{noise} holds no sound file; without --noise, pauses hold white noise")
     noises = [audio.read(file, sample_rate=RATE).samples for file in files]
 
     def between(number: int) -> np.ndarray:

@@ -1,12 +1,13 @@
 """The recipes that ship: each validates, and custom.yaml shows every knob with its default."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from asr.recipe import Recipe
+from asr.recipe import Beam, Calibration, LstmFusion, Recipe
 from asr.recipe.reading import load_recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
@@ -54,3 +55,15 @@ def test_custom_states_every_default():
     custom = load_recipe(Path(__file__).parents[1] / "recipes" / "custom.yaml")
     defaults = Recipe(corpora=custom.corpora)
     assert custom == defaults
+
+
+def test_customs_commented_beam_is_a_line_a_key_with_every_default(tmp_path):
+    head, decoder = (Path(__file__).parents[1] / "recipes" / "custom.yaml").read_text().split("\ndecoder:\n")
+    decoder = re.sub(r"(?m)^  kind: greedy.*\n|^  (?=# )", "", decoder)
+    decoder = re.sub(r"(?m)^# ", "  ", decoder)
+    opened = re.sub(r"(?m)^  (lstm|calibration): null", r"  \1:", decoder)
+    (tmp_path / "beam.yaml").write_text(f"{head}\ndecoder:\n{opened}")
+    beam = load_recipe(tmp_path / "beam.yaml").decoder
+    assert beam == Beam(lstm=LstmFusion(path="lm"), calibration=Calibration())
+    keys = set(re.findall(r"(?m)^ +(\w+):", decoder))
+    assert keys == {*Beam.model_fields, *LstmFusion.model_fields, *Calibration.model_fields}
