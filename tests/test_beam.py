@@ -156,7 +156,7 @@ def test_padding_and_company_do_not_change_a_hypothesis():
 def test_threads_find_what_one_finds():
     cases = [random_emissions(seed, 1500, 5, peaky=3.0) for seed in range(4)]
     batch = emissions(torch.cat([case.log_probs for case in cases]).numpy(), 1500, 1400, 1300, 1200)
-    alone, shared = (BeamDecoder(WORDS, recipe.Beam(width=64), nbest=2, threads=threads)(batch) for threads in (1, 3))
+    alone, shared = (BeamDecoder(WORDS, recipe.Beam(width=200), nbest=2, threads=threads)(batch) for threads in (1, 3))
     assert shared == alone
 
 

@@ -51,8 +51,7 @@ class CharacterTokeniser:
             raise TextError(f"{unknown!r} is outside the alphabet") from None
 
     def decode(self, ids: Sequence[int]) -> str:
-        spelling = self._spelling
-        return " ".join("".join([spelling[i] for i in ids]).split())
+        return " ".join("".join(map(self._spelling.__getitem__, ids)).split())
 
     def to_json(self) -> str:
         return json.dumps({"kind": "characters", "alphabet": self.tokens[1:]}, ensure_ascii=False, indent=1)
