@@ -106,8 +106,8 @@ class Contestant:
 
 
 def plan_runs(settings: recipe.Recipe, cells: Sequence[str], seeds: int, directory: Path) -> list[Plan]:
-    """Every cell with the recipe's own seed, then every cell with the next, so that a study that is stopped has
-    compared what it can. Raises RecipeError."""
+    """Every cell with the recipe's own seed, then every cell with the next, so that a study that is stopped can be
+    ended with fewer seeds. Raises RecipeError."""
     return [
         Plan(cell=cell, seed=seed, recipe=with_cell(settings, cell, seed), directory=directory / cell / f"seed-{seed}")
         for seed in range(settings.seed, settings.seed + seeds)

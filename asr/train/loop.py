@@ -80,7 +80,7 @@ def train(task: Task[M, B], settings: recipe.TrainerSettings, directory: Path, *
                 if stop.is_set():
                     raise TrainingError(
                         f"stopped in epoch {progress.epoch + 1} after {progress.step} steps; nothing is lost: "
-                        "the same command with --resume goes on from here"
+                        "the same command goes on from here (asr train and asr lm train: with --resume)"
                     )
             monitor.read()
             if progress.step == 0:
