@@ -122,7 +122,7 @@ def test_a_run_killed_mid_epoch_resumes_to_the_same_weights_bit_for_bit(corpus, 
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 1
-        assert "--resume goes on from here" in message
+        assert "the same command goes on from here (asr train and asr lm train: with --resume)" in message
     state = torch.load(cut / "training" / "state.pt", weights_only=True)["progress"]
     assert not state["finished"]
 
