@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -38,12 +38,11 @@ def tune(model: Path, sets: tuple[Path, ...], split: str, data: str | None, devi
         task = progress.add_task("listening", total=None)
         dev = tuning.listen(recogniser, wanted, advance=lambda seconds: progress.advance(task, seconds))
         progress.update(task, description="decoding", completed=0, total=tuning.trials(decoder.settings))
-        trials: list[Any] = []
         for trial in tuning.tune(decoder, dev):
-            trials.append(trial)
+            choice = trial  # in the end the last one
             progress.advance(task)
-    chosen = tuning.keep(model, recogniser, trials[-1].settings, root=model)
-    before, after = dev.greedy, trials[-1].words
+    chosen = tuning.keep(model, recogniser, choice.settings, root=model)
+    before, after = dev.greedy, choice.words
     click.echo(
         f"{model}: WER {before.rate:.2%} greedy, {after.rate:.2%} with {_weights(decoder.settings, chosen)}, "
         f"of {before.reference_length} words in {len(dev.references)} utterances"
