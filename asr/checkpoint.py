@@ -2,7 +2,8 @@
 
     model.safetensors   the best averaged weights        recipe.yaml      the resolved recipe
     last.safetensors    the last epoch's averaged ones   tokenizer.json   the alphabet or sentencepiece model
-    meta.json           versions and results             training/        what only the trainer needs
+    meta.json           versions and results             pronunciations.txt   the lexicon, where units are phones
+                                                         training/        what only the trainer needs
 
 Nothing here is pickled, so a stranger's directory can be loaded without running its code.
 """
@@ -24,11 +25,13 @@ from asr.errors import CheckpointError, RecipeError, TextError
 from asr.model.acoustic import AcousticModel
 from asr.model.language import LanguageModel
 from asr.recipe import reading
-from asr.text.tokenise import Tokeniser, tokeniser_from_json
+from asr.text.pronounce import read_lexicon, write_lexicon
+from asr.text.tokenise import PhoneTokeniser, Tokeniser, tokeniser_from_json
 
 FORMAT = 1
 R = TypeVar("R", bound=recipe.Section)
 WEIGHTS, LAST_WEIGHTS = "model.safetensors", "last.safetensors"
+PRONUNCIATIONS = "pronunciations.txt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,8 @@ class LanguageModelCheckpoint:
 
 def save_description(directory: Path, settings: recipe.Section, tokeniser: Tokeniser) -> None:
     """Writes tokenizer.json and, last, recipe.yaml: all of the directory but weights and results."""
+    if isinstance(tokeniser, PhoneTokeniser):
+        write_lexicon(tokeniser.lexicon, directory / PRONUNCIATIONS)
     with runtime.replacing(directory / "tokenizer.json") as file:
         file.write(tokeniser.to_json())
     with runtime.replacing(directory / "recipe.yaml") as file:
@@ -90,7 +95,8 @@ def load_description(directory: Path, schema: type[recipe.Section] = recipe.Reci
         raise CheckpointError(f"{directory} is not a model directory: {why}")
     try:
         settings = reading.load_recipe(directory / "recipe.yaml", schema=schema)
-        return settings, tokeniser_from_json((directory / "tokenizer.json").read_text(encoding="utf-8"))
+        described = (directory / "tokenizer.json").read_text(encoding="utf-8")
+        return settings, tokeniser_from_json(described, lambda: read_lexicon(directory / PRONUNCIATIONS))
     except (RecipeError, TextError, OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{directory} is not a whole model directory: {error}") from error
 

@@ -114,7 +114,8 @@ class Hypothesis:
     """One reading of one utterance.
 
     ``frames[i]`` is the emission frame of ``tokens[i]`` and ``probabilities[i]`` its posterior there. Scores are
-    natural logs.
+    natural logs. Where words do not follow from the tokens (phones), ``spans[i]`` says from which token to which the
+    text's word ``i`` is pronounced.
     """
 
     tokens: tuple[int, ...]
@@ -123,6 +124,7 @@ class Hypothesis:
     text: str
     acoustic_score: float
     lm_score: float = 0.0
+    spans: tuple[tuple[int, int], ...] | None = None
 
     @property
     def score(self) -> float:

@@ -129,9 +129,20 @@ class SentencePiece(Section):
     vocabulary: Annotated[int, Field(ge=8)] = 500
 
 
+class Phones(Section):
+    """Units are a pronunciation lexicon's phones. ``lexicon`` is ``cmudict`` (American English, 39 phones, without
+    stress), ``espeak`` (eSpeak NG's pronunciations of ``language``) or a file, relative to the data folder. What
+    cmudict lacks, eSpeak NG pronounces. With ``separator`` a token of its own stands between two words."""
+
+    kind: Literal["phones"]
+    lexicon: str = "cmudict"
+    language: str = "en-us"
+    separator: bool = False
+
+
 class Text(Section):
     normalise: Literal["none", "lower", "words"] = "words"
-    tokeniser: Annotated[Characters | SentencePiece, Field(discriminator="kind")] = Characters()
+    tokeniser: Annotated[Characters | SentencePiece | Phones, Field(discriminator="kind")] = Characters()
 
 
 # -------------------------------------------------------------------------------------------------- features

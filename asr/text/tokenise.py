@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from asr import recipe
 from asr.errors import TextError
 from asr.records import BLANK
+from asr.text.pronounce import PronunciationLexicon, build_lexicon, generator
 
 
 class Tokeniser(Protocol):
@@ -84,16 +86,71 @@ class SentencePieceTokeniser:
         return json.dumps({"kind": "sentencepiece", "model": base64.b64encode(self._model).decode()}, indent=1)
 
 
+class PhoneTokeniser:
+    """Phones of a pronunciation lexicon, in id order from 1; with ``separator``, a token between words comes first.
+
+    Text cannot be read back from phones, since words sound alike: ``decode`` spells the phones, and a search with the
+    lexicon finds words.
+    """
+
+    space = " "
+
+    def __init__(self, phones: Sequence[str], lexicon: PronunciationLexicon, settings: recipe.Phones) -> None:
+        self.lexicon = lexicon
+        self.settings = settings
+        self.tokens = ("<blank>", *([self.space] if settings.separator else []), *phones)
+        self._ids = {phone: i for i, phone in enumerate(self.tokens) if i != BLANK}
+
+    def encode(self, text: str) -> list[int]:
+        """The preferred pronunciation of each word."""
+        return self.join([self.pronounce(word)[0] for word in text.split()])
+
+    def pronounce(self, word: str) -> list[list[int]]:
+        """The token ids of each pronunciation of ``word``; raises TextError where there is none in these phones."""
+        try:
+            ways = self.lexicon[word]
+        except KeyError:
+            raise TextError(
+                f'the lexicon has no pronunciation of "{word}": add it to the lexicon file, or to a trained model with '
+                "asr lexicon add"
+            ) from None
+        spelled = [[self._ids[phone] for phone in way.phones] for way in ways if self._ids.keys() >= {*way.phones}]
+        if not spelled:
+            strange = sorted({phone for way in ways for phone in way.phones} - self._ids.keys())
+            raise TextError(f'"{word}" is pronounced with {" ".join(strange)}, which is outside the model\'s phones')
+        return spelled
+
+    def join(self, words: Sequence[Sequence[int]]) -> list[int]:
+        """The ids of pronounced words, one after another, separated where the tokeniser has a separator."""
+        separator = [self._ids[self.space]] if self.settings.separator else []
+        return [id for i, word in enumerate(words) for id in (*(separator if i else ()), *word)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(" ".join(self.tokens[i] for i in ids if i != BLANK).split())
+
+    def to_json(self) -> str:
+        phones = self.tokens[2:] if self.settings.separator else self.tokens[1:]
+        return json.dumps({**self.settings.model_dump(), "phones": phones}, ensure_ascii=False, indent=1)
+
+
 def lm_symbols(tokeniser: Tokeniser) -> tuple[str, ...]:
     """How a language model over tokens spells each of them: a boundary is ▁, because files part symbols at spaces."""
     return tuple(token.replace(tokeniser.space, "▁") for token in tokeniser.tokens)
 
 
-def build_tokeniser(settings: recipe.Characters | recipe.SentencePiece, texts: Iterable[str]) -> Tokeniser:
+def build_tokeniser(
+    settings: recipe.Characters | recipe.SentencePiece | recipe.Phones, texts: Iterable[str], root: Path = Path()
+) -> Tokeniser:
     """The tokeniser that a recipe asks for, learnt from normalised training ``texts`` where the recipe leaves it open.
+    ``root`` is where a lexicon's relative path starts.
 
     Raises TextError where the texts hold too little to learn from.
     """
+    if isinstance(settings, recipe.Phones):
+        lexicon = build_lexicon(settings, (word for text in texts for word in text.split()), root)
+        if not lexicon.phones:
+            raise TextError("the training corpora hold no word that the lexicon pronounces")
+        return PhoneTokeniser(lexicon.phones, lexicon, settings)
     if isinstance(settings, recipe.Characters):
         alphabet = sorted(set(settings.alphabet or {c for text in texts for c in text}))
         if not alphabet:
@@ -120,10 +177,20 @@ def build_tokeniser(settings: recipe.Characters | recipe.SentencePiece, texts: I
     return SentencePieceTokeniser(model.getvalue())
 
 
-def tokeniser_from_json(text: str) -> Tokeniser:
-    """The tokeniser that ``to_json`` wrote. Raises TextError where the text is something else."""
+def tokeniser_from_json(text: str, lexicon: Callable[[], PronunciationLexicon] | None = None) -> Tokeniser:
+    """The tokeniser that ``to_json`` wrote; one of phones goes with the ``lexicon`` that lies beside it.
+
+    Raises TextError where the text is something else.
+    """
     try:
         match json.loads(text):
+            case {"kind": "phones", "phones": [*phones], **options} if lexicon is not None:
+                if not all(isinstance(p, str) and p.split() == [p] for p in phones) or len({*phones}) < len(phones):
+                    raise ValueError("its phones are not a list of words, each once")
+                settings = recipe.Phones.model_validate({"kind": "phones", **options})
+                entries = lexicon()
+                entries.generate = generator(settings)
+                return PhoneTokeniser(phones, entries, settings)
             case {"kind": "characters", "alphabet": [*alphabet]}:
                 if not all(isinstance(c, str) and len(c) == 1 for c in alphabet) or len(set(alphabet)) < len(alphabet):
                     raise ValueError("its alphabet is not a list of characters, each once")
@@ -134,4 +201,4 @@ def tokeniser_from_json(text: str) -> Tokeniser:
                 return SentencePieceTokeniser(base64.b64decode(model, validate=True))
     except (ValueError, RuntimeError) as error:
         raise TextError(f"not a tokeniser: {error}") from error
-    raise TextError('not a tokeniser: expected kind "characters" or "sentencepiece"')
+    raise TextError('not a tokeniser: expected kind "characters", "sentencepiece" or "phones"')

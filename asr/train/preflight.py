@@ -88,7 +88,7 @@ def check(
     be opened at all; single bad utterances are findings."""
     train_cuts = open_corpora(settings.corpora.train, root, seed=settings.seed).whole()
     texts = (text_of(cut, settings.text.normalise) for cut in train_cuts)
-    tokeniser = build_tokeniser(settings.text.tokeniser, texts)
+    tokeniser = build_tokeniser(settings.text.tokeniser, texts, root)
     reports, largest = [], None
     for name in SPLITS:
         if not getattr(settings.corpora, name):

@@ -73,7 +73,7 @@ def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: boo
             raise CorpusError(f"corpora.{name} holds no utterances; is its slice of speakers too narrow?")
     if not begun:
         texts = (text_of(cut, settings.text.normalise) for cut in mixture.whole())
-        tokeniser = build_tokeniser(settings.text.tokeniser, texts)
+        tokeniser = build_tokeniser(settings.text.tokeniser, texts, root)
         checkpoint.save_description(directory, settings, tokeniser)
     else:
         stored, tokeniser = checkpoint.load_description(directory)
