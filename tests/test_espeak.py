@@ -5,13 +5,13 @@ import sys
 import pytest
 import soundfile
 
-from asr.data import espeak
 from asr.data.espeak import synthesise_corpus
 from asr.data.layouts import read_manifest
 from asr.errors import AsrError, CorpusError, MissingExtraError
 from asr.recipe import EspeakCorpus
+from asr.text import espeak
 
-pytest.importorskip("espeakng_loader", reason="needs the extra demo")
+pytest.importorskip("espeakng_loader", reason="needs the extra phones")
 DIGITS = ("zero", "one", "two")
 
 
@@ -59,7 +59,7 @@ def test_an_interrupted_synthesis_leaves_no_half_a_corpus(monkeypatch, tmp_path)
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(espeak._Engine, "say", stop)
+    monkeypatch.setattr(espeak.Engine, "say", stop)
     with pytest.raises(KeyboardInterrupt):
         synthesise_corpus(corpus())
     assert list((tmp_path / "cache").iterdir()) == []
@@ -76,7 +76,8 @@ def test_what_cannot_be_spoken_is_a_sentence(keys, sentence):
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "asr\[demo\]"'):
+    espeak.engine.cache_clear()
+    with pytest.raises(MissingExtraError, match=r'a corpus of kind: espeak needs .* pip install "asr\[phones\]"'):
         synthesise_corpus(corpus())
 
 

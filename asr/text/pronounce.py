@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from asr import recipe
+from asr import recipe, runtime
 from asr.errors import TextError
+from asr.text.arpabet import English
+from asr.text.espeak import Speller
+
+_BLANK = "<blank>"
+_COMMENT = re.compile(r"\s#\s.*")  # cmudict.dict's, as in: aalborg AA1 L B AO0 R G # place, danish
+_NUMBER = re.compile(r"[0-9.]+(?:[eE][-+]?[0-9]+)?")
+_VARIANT = re.compile(r"\([0-9]+\)$")  # read(2), the second pronunciation of read
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,27 +66,116 @@ class PronunciationLexicon(Mapping[str, Pronunciations]):
 
 
 def build_lexicon(settings: recipe.Phones, words: Iterable[str], root: Path) -> PronunciationLexicon:
-    """The lexicon that a recipe asks for, of ``words``; what cannot be pronounced is left out.
+    """The lexicon that a recipe asks for, of ``words``; what cannot be pronounced is left out. A lexicon file is taken
+    whole; one in capitals is read in small letters where the words are in those.
 
     Raises TextError for a lexicon file that is missing or malformed, MissingExtraError, and TextError for a language
     that eSpeak NG does not know.
     """
     generate = generator(settings)
-    if settings.lexicon in ("cmudict", "espeak"):
+    if generate is not None:
         return PronunciationLexicon({}, generate).extended(words)
-    return read_lexicon(root / settings.lexicon)
+    lexicon = read_lexicon(root / settings.lexicon)
+    if any(word != word.upper() for word in lexicon) or all(word == word.upper() for word in words):
+        return lexicon
+    return PronunciationLexicon({word.lower(): ways for word, ways in lexicon.items()})
 
 
 def generator(settings: recipe.Phones) -> Generator | None:
-    """What pronounces new words in the phones of ``settings``; None for a lexicon of one's own."""
-    raise NotImplementedError
+    """What pronounces new words in the phones of ``settings``; None for a lexicon of one's own. It loads what it needs
+    when it is first asked, and may be pickled.
+
+    Raises TextError where ``settings`` ask CMUdict for another language than English.
+    """
+    match settings.lexicon:
+        case "cmudict":
+            if settings.language.split("-")[0] != "en":
+                raise TextError(
+                    f"cmudict pronounces American English, and the language is {settings.language}: use lexicon: espeak"
+                )
+            return _from_cmudict
+        case "espeak":
+            return functools.partial(_from_espeak, settings.language)
+    return None
+
+
+def _from_cmudict(words: Iterable[str]) -> dict[str, Pronunciations]:
+    english = English()
+    return _pronounced(words, english.pronounce)
+
+
+def _from_espeak(language: str, words: Iterable[str]) -> dict[str, Pronunciations]:
+    speller = Speller(language)
+    return _pronounced(words, lambda word: (phones,) if (phones := speller.phones(word)) else ())
+
+
+def _pronounced(
+    words: Iterable[str], pronounce: Callable[[str], tuple[tuple[str, ...], ...]]
+) -> dict[str, Pronunciations]:
+    """Those of ``words`` that ``pronounce`` can say. No way of a word is likelier than another."""
+    found = ((word, pronounce(word)) for word in words)
+    return {word: tuple(Pronunciation(phones) for phones in ways) for word, ways in found if ways}
 
 
 def read_lexicon(path: Path) -> PronunciationLexicon:
-    """A lexicon file: Kaldi's lexicon.txt or lexiconp.txt, or CMUdict's form."""
-    raise TextError(f"the lexicon {path} cannot be read yet")
+    """A lexicon file, UTF-8, a pronunciation a line: a word, perhaps its probability in (0, 1], and its phones.
+
+    That is Kaldi's lexicon.txt and lexiconp.txt, and CMUdict's form with its ``word(2)``, comments and stress, which
+    is kept. Kaldi's words for silence and noise (``<SPOKEN_NOISE>``, ``!SIL``) are skipped, since no text has them.
+    Raises TextError naming the file and the line.
+    """
+    entries: dict[str, dict[tuple[str, ...], float]] = {}
+    number = 0
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for line in file:
+                number += 1
+                if line.startswith((";;;", "##")):  # CMUdict's comments
+                    continue
+                word, way = _parse(line)
+                if not (word.startswith("<") and word.endswith(">")) and not word.startswith("!SIL"):
+                    entries.setdefault(word, {}).setdefault(way.phones, way.probability)
+    except TextError as error:
+        raise TextError(f"{path}, line {number}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise TextError(f"{path}, after line {number}: this is not UTF-8 text") from error
+    except OSError as error:
+        raise TextError(f"the lexicon {path} cannot be read: {error.strerror or error}") from error
+    if not entries:
+        raise TextError(f"the lexicon {path} holds no words: expected a word and its phones on each line")
+    return PronunciationLexicon(
+        {word: tuple(Pronunciation(phones, p) for phones, p in ways.items()) for word, ways in entries.items()}
+    )
 
 
-def write_lexicon(lexicon: PronunciationLexicon, path: Path) -> None:
-    """Writes ``word phone phone ...``, a line a pronunciation, with probabilities where a word's differ from 1."""
-    raise NotImplementedError
+def _parse(line: str) -> tuple[str, Pronunciation]:
+    """The word of a lexicon's line and one way to say it. Raises TextError."""
+    word, *fields = _COMMENT.sub("", line).split() or [""]
+    if not word:
+        raise TextError("the line is empty: expected a word and its phones (delete the line)")
+    probability = 1.0
+    if fields and _NUMBER.fullmatch(fields[0]):
+        probability = float(fields.pop(0))
+        if not 0 < probability <= 1:
+            raise TextError(f'the probability of "{word}" is {probability:g}: expected one above 0 and at most 1')
+    if not fields:
+        raise TextError(f'"{word}" has no phones: expected them after the word, as in: kettering K EH T ER IH NG')
+    if strange := [phone for phone in fields if phone == _BLANK or phone.startswith("#")]:
+        raise TextError(f'"{strange[0]}" cannot be a phone: <blank> and #1, #2, ... have a meaning of their own')
+    return _VARIANT.sub("", word), Pronunciation(tuple(map(sys.intern, fields)), probability)
+
+
+def write_lexicon(lexicon: Mapping[str, Pronunciations], path: Path) -> None:
+    """Writes ``word phone phone ...``, a line a pronunciation, in the lexicon's order. Where one is less likely than 1,
+    each line has its probability after the word, as in Kaldi's lexiconp.txt."""
+    with runtime.replacing(path) as file:
+        write_entries(lexicon.items(), file)
+
+
+def write_entries(entries: Iterable[tuple[str, Pronunciations]], file: IO[str]) -> None:
+    """The lines of words and their pronunciations."""
+    for word, ways in entries:
+        weighted = any(way.probability < 1 for way in ways)
+        for way in ways:
+            weight = f"{way.probability:.6g} " if weighted else ""
+            file.write(f"{word} {weight}{' '.join(way.phones)}\n")
