@@ -66,7 +66,7 @@ class LanguageModelCheckpoint:
 def save_description(directory: Path, settings: recipe.Section, tokeniser: Tokeniser) -> None:
     """Writes tokenizer.json and, last, recipe.yaml: all of the directory but weights and results."""
     if isinstance(tokeniser, PhoneTokeniser):
-        write_lexicon(tokeniser.lexicon, directory / PRONUNCIATIONS)
+        write_lexicon(tokeniser.lexicon.within(tokeniser.tokens), directory / PRONUNCIATIONS)
     with runtime.replacing(directory / "tokenizer.json") as file:
         file.write(tokeniser.to_json())
     with runtime.replacing(directory / "recipe.yaml") as file:

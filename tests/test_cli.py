@@ -31,6 +31,9 @@ COMMANDS = [
     "lm",
     "lm train",
     "lm perplexity",
+    "lexicon",
+    "lexicon make",
+    "lexicon add",
 ]
 
 

@@ -9,6 +9,7 @@ import click
 
 from asr import __version__
 from asr.cli.language import lm
+from asr.cli.lexicon import lexicon
 from asr.cli.live import listen
 from asr.cli.recognition import align, evaluate, transcribe
 from asr.cli.scoring import score
@@ -47,5 +48,5 @@ def main() -> None:
     """Train, run and measure your own speech recogniser."""
 
 
-for command in (train, evaluate, score, transcribe, listen, align, check, lm, tune, text, study, inspect):
+for command in (train, evaluate, score, transcribe, listen, align, check, lexicon, lm, tune, text, study, inspect):
     main.add_command(command)

@@ -45,6 +45,10 @@ class English:
     def __init__(self, dictionary: Mapping[str, tuple[Phones, ...]] | None = None) -> None:
         self.dictionary = cmudict() if dictionary is None else dictionary
 
+    def knows(self, word: str) -> bool:
+        """Whether the dictionary itself has ``word``, with or without its accents."""
+        return _unaccented(word.lower()) in self.dictionary
+
     def pronounce(self, word: str) -> tuple[Phones, ...]:
         """What CMUdict says of ``word``, with or without its accents, or else of the word that it is a form of, or else
         eSpeak NG; nothing for a word without letters, or with letters that English does not use."""

@@ -130,7 +130,7 @@ def _take_up(language: str) -> None:
         near = difflib.get_close_matches(language, codes, n=3, cutoff=0.5) or codes[:: len(codes) // 6]
         raise TextError(
             f'eSpeak NG has no language "{language}": expected a code such as {", ".join(near)} '
-            "(asr lexicon --languages lists all of them)"
+            "(asr lexicon languages lists all of them)"
         )
 
 

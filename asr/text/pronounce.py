@@ -30,6 +30,7 @@ class Pronunciation:
 
 
 Pronunciations = tuple[Pronunciation, ...]
+Entry = tuple[str, Pronunciations]
 Generator = Callable[[Iterable[str]], dict[str, Pronunciations]]
 """Words to pronunciations of those that it can pronounce."""
 
@@ -58,11 +59,52 @@ class PronunciationLexicon(Mapping[str, Pronunciations]):
         """Every phone of its pronunciations, sorted."""
         return tuple(sorted({phone for ways in self._entries.values() for way in ways for phone in way.phones}))
 
+    def pronounced(self, words: Iterable[str]) -> dict[str, Pronunciations]:
+        """Those of ``words`` that it has or can pronounce. It keeps none of the new ones."""
+        wanted = list(dict.fromkeys(words))
+        missing = [word for word in wanted if word not in self._entries]
+        more = self.generate(missing) if self.generate and missing else {}
+        found = ((word, self._entries.get(word) or more.get(word)) for word in wanted)
+        return {word: ways for word, ways in found if ways}
+
     def extended(self, words: Iterable[str]) -> PronunciationLexicon:
         """The same with ``words`` too, as far as they can be pronounced."""
-        missing = [word for word in dict.fromkeys(words) if word not in self._entries]
-        more = self.generate(missing) if self.generate and missing else {}
-        return PronunciationLexicon({**self._entries, **more}, self.generate)
+        return PronunciationLexicon({**self._entries, **self.pronounced(words)}, self.generate)
+
+    def preferring(self, entries: Iterable[Entry]) -> PronunciationLexicon:
+        """The same with the pronunciations of ``entries`` before those that their words have."""
+        changed: dict[str, dict[tuple[str, ...], Pronunciation]] = {}
+        for word, ways in entries:
+            changed.setdefault(word, {}).update((way.phones, way) for way in ways)
+        for word, new in changed.items():
+            for way in self._entries.get(word, ()):
+                new.setdefault(way.phones, way)
+        merged = {word: tuple(ways.values()) for word, ways in changed.items()}
+        return PronunciationLexicon({**self._entries, **merged}, self.generate)
+
+    def check_phones(self, phones: Iterable[str]) -> None:
+        """Raises TextError where a pronunciation uses others than ``phones``, a model's."""
+        known = set(phones)
+        for word, ways in self.items():
+            for way in ways:
+                if not known.issuperset(way.phones):
+                    strange = " ".join(sorted({*way.phones} - known))
+                    raise TextError(
+                        f'the lexicon pronounces "{word}" with {strange}, and the model has only '
+                        f"{' '.join(sorted(known))}: correct or delete that line"
+                    )
+
+    def within(self, phones: Iterable[str]) -> PronunciationLexicon:
+        """The same without the pronunciations that use others than ``phones``."""
+        known = set(phones)
+        kept = ((word, tuple(way for way in ways if known.issuperset(way.phones))) for word, ways in self.items())
+        return PronunciationLexicon({word: ways for word, ways in kept if ways}, self.generate)
+
+    def in_case_of(self, words: Iterable[str]) -> PronunciationLexicon:
+        """The same in small letters, where it is all in capitals and ``words`` are not."""
+        if any(word != word.upper() for word in self) or all(word == word.upper() for word in words):
+            return self
+        return PronunciationLexicon({word.lower(): ways for word, ways in self._entries.items()}, self.generate)
 
 
 def build_lexicon(settings: recipe.Phones, words: Iterable[str], root: Path) -> PronunciationLexicon:
@@ -72,13 +114,15 @@ def build_lexicon(settings: recipe.Phones, words: Iterable[str], root: Path) -> 
     Raises TextError for a lexicon file that is missing or malformed, MissingExtraError, and TextError for a language
     that eSpeak NG does not know.
     """
+    lexicon = open_lexicon(settings, root)
+    return lexicon.extended(words) if lexicon.generate else lexicon.in_case_of(words)
+
+
+def open_lexicon(settings: recipe.Phones, root: Path) -> PronunciationLexicon:
+    """The lexicon file that a recipe names, or an empty lexicon that pronounces what it is asked. Raises as
+    ``build_lexicon`` does, but for an unknown language, which shows when the first word is pronounced."""
     generate = generator(settings)
-    if generate is not None:
-        return PronunciationLexicon({}, generate).extended(words)
-    lexicon = read_lexicon(root / settings.lexicon)
-    if any(word != word.upper() for word in lexicon) or all(word == word.upper() for word in words):
-        return lexicon
-    return PronunciationLexicon({word.lower(): ways for word, ways in lexicon.items()})
+    return PronunciationLexicon({}, generate) if generate else read_lexicon(root / settings.lexicon)
 
 
 def generator(settings: recipe.Phones) -> Generator | None:
@@ -132,7 +176,7 @@ def read_lexicon(path: Path) -> PronunciationLexicon:
                 number += 1
                 if line.startswith((";;;", "##")):  # CMUdict's comments
                     continue
-                word, way = _parse(line)
+                word, way = parse_entry(line)
                 if not (word.startswith("<") and word.endswith(">")) and not word.startswith("!SIL"):
                     entries.setdefault(word, {}).setdefault(way.phones, way.probability)
     except TextError as error:
@@ -148,7 +192,7 @@ def read_lexicon(path: Path) -> PronunciationLexicon:
     )
 
 
-def _parse(line: str) -> tuple[str, Pronunciation]:
+def parse_entry(line: str) -> tuple[str, Pronunciation]:
     """The word of a lexicon's line and one way to say it. Raises TextError."""
     word, *fields = _COMMENT.sub("", line).split() or [""]
     if not word:
@@ -172,7 +216,7 @@ def write_lexicon(lexicon: Mapping[str, Pronunciations], path: Path) -> None:
         write_entries(lexicon.items(), file)
 
 
-def write_entries(entries: Iterable[tuple[str, Pronunciations]], file: IO[str]) -> None:
+def write_entries(entries: Iterable[Entry], file: IO[str]) -> None:
     """The lines of words and their pronunciations."""
     for word, ways in entries:
         weighted = any(way.probability < 1 for way in ways)

@@ -12,7 +12,8 @@ from typing import Protocol
 from asr import recipe
 from asr.errors import TextError
 from asr.records import BLANK
-from asr.text.pronounce import PronunciationLexicon, build_lexicon, generator
+from asr.text.normalise import normalise
+from asr.text.pronounce import Entry, Pronunciation, PronunciationLexicon, build_lexicon, generator, parse_entry
 
 
 class Tokeniser(Protocol):
@@ -98,6 +99,7 @@ class PhoneTokeniser:
     def __init__(self, phones: Sequence[str], lexicon: PronunciationLexicon, settings: recipe.Phones) -> None:
         self.lexicon = lexicon
         self.settings = settings
+        self._phones = tuple(phones)
         self.tokens = ("<blank>", *([self.space] if settings.separator else []), *phones)
         self._ids = {phone: i for i, phone in enumerate(self.tokens) if i != BLANK}
 
@@ -120,6 +122,31 @@ class PhoneTokeniser:
             raise TextError(f'"{word}" is pronounced with {" ".join(strange)}, which is outside the model\'s phones')
         return spelled
 
+    def read_entry(self, entry: str, form: str) -> Entry:
+        """A word, normalised to ``form``, and its pronunciation: that which follows it in ``entry``, as in a lexicon's
+        line, or else the generated ones. Raises TextError where there is none in these phones."""
+        alone = len(entry.split()) < 2
+        given, way = (entry.strip(), None) if alone else parse_entry(entry)
+        word = normalise(given, form)
+        if len(word.split()) != 1:
+            raise TextError(f'"{given}" is not one word: a phrase is added word by word')
+        ways = self.lexicon.generate([word]).get(word, ()) if alone and self.lexicon.generate else ()
+        if way is not None:
+            ways = (Pronunciation(tuple(map(self._phone, way.phones)), way.probability),)
+        if not ways:
+            raise TextError(
+                f'"{word}" cannot be pronounced: give its phones after it, as in "kettering K EH T ER IH NG"'
+            )
+        if strange := sorted({phone for way in ways for phone in way.phones} - self._ids.keys()):
+            raise TextError(
+                f'"{word}" is pronounced with {" ".join(strange)}, and the model has only {" ".join(self._phones)}'
+            )
+        return word, ways
+
+    def _phone(self, phone: str) -> str:
+        """``phone`` as the model has it: without CMUdict's stress where the model has none."""
+        return phone if phone in self._ids else phone.rstrip("012")
+
     def join(self, words: Sequence[Sequence[int]]) -> list[int]:
         """The ids of pronounced words, one after another, separated where the tokeniser has a separator."""
         separator = [self._ids[self.space]] if self.settings.separator else []
@@ -129,8 +156,7 @@ class PhoneTokeniser:
         return " ".join(" ".join(self.tokens[i] for i in ids if i != BLANK).split())
 
     def to_json(self) -> str:
-        phones = self.tokens[2:] if self.settings.separator else self.tokens[1:]
-        return json.dumps({**self.settings.model_dump(), "phones": phones}, ensure_ascii=False, indent=1)
+        return json.dumps({**self.settings.model_dump(), "phones": self._phones}, ensure_ascii=False, indent=1)
 
 
 def lm_symbols(tokeniser: Tokeniser) -> tuple[str, ...]:
@@ -147,9 +173,14 @@ def build_tokeniser(
     Raises TextError where the texts hold too little to learn from.
     """
     if isinstance(settings, recipe.Phones):
-        lexicon = build_lexicon(settings, (word for text in texts for word in text.split()), root)
-        if not lexicon.phones:
-            raise TextError("the training corpora hold no word that the lexicon pronounces")
+        words = list(dict.fromkeys(word for text in texts for word in text.split()))
+        lexicon = build_lexicon(settings, words, root)
+        if not any(word in lexicon for word in words):
+            examples = f" ({', '.join(words[:5])}, ...): are they in another language or alphabet?" if words else ""
+            raise TextError(
+                f"the lexicon {settings.lexicon} pronounces none of the {len(words)} words in the training corpora"
+                + examples
+            )
         return PhoneTokeniser(lexicon.phones, lexicon, settings)
     if isinstance(settings, recipe.Characters):
         alphabet = sorted(set(settings.alphabet or {c for text in texts for c in text}))
@@ -189,6 +220,7 @@ def tokeniser_from_json(text: str, lexicon: Callable[[], PronunciationLexicon] |
                     raise ValueError("its phones are not a list of words, each once")
                 settings = recipe.Phones.model_validate({"kind": "phones", **options})
                 entries = lexicon()
+                entries.check_phones(phones)
                 entries.generate = generator(settings)
                 return PhoneTokeniser(phones, entries, settings)
             case {"kind": "characters", "alphabet": [*alphabet]}:

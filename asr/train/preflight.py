@@ -6,7 +6,7 @@ import dataclasses
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,15 @@ from asr.data.batches import load_batches, text_of
 from asr.data.corpora import open_corpora
 from asr.model.acoustic import AcousticModel, ctc_loss
 from asr.records import Batch, Rejection
-from asr.text.tokenise import build_tokeniser
+from asr.text.arpabet import English
+from asr.text.tokenise import PhoneTokeniser, build_tokeniser
 from asr.transcribe.loading import utterances, workers
 
 SPLITS = ("train", "dev", "test")
 HISTOGRAM_BINS = 8
 FORECAST_STEPS = 3
+EXAMPLES, NAMED = 10, 100
+"""Words named among many: of those guessed, and of those without a pronunciation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +71,22 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LexiconReport:
+    """How the ``words`` of all splits are pronounced: ``guessed`` are those that CMUdict lacks, by rule or by eSpeak
+    NG; ``lacking`` are those that have no pronunciation."""
+
+    words: int
+    guessed: tuple[str, ...]
+    lacking: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
-    """All that ``asr check`` found. ``shared`` maps pairs of splits to the speakers they have in common."""
+    """All that ``asr check`` found. ``shared`` maps pairs of splits to the speakers they have in common; ``lexicon`` is
+    there where units are phones."""
 
     alphabet: tuple[str, ...]
+    lexicon: LexiconReport | None
     splits: tuple[SplitReport, ...]
     shared: dict[tuple[str, str], frozenset[str]]
     forecast: Forecast | None
@@ -124,7 +139,26 @@ def check(
     forecast = None
     if largest is not None and len(largest):
         forecast = _forecast(settings, len(tokeniser.tokens), largest, sum(reports[0].durations), device)
-    return Preflight(alphabet=tokeniser.tokens[1:], splits=tuple(reports), shared=shared, forecast=forecast)
+    return Preflight(
+        alphabet=tokeniser.tokens[1:],
+        lexicon=_check_lexicon(settings, tokeniser, root) if isinstance(tokeniser, PhoneTokeniser) else None,
+        splits=tuple(reports),
+        shared=shared,
+        forecast=forecast,
+    )
+
+
+def _check_lexicon(settings: recipe.Recipe, tokeniser: PhoneTokeniser, root: Path) -> LexiconReport:
+    sources = (*settings.corpora.train, *settings.corpora.dev, *settings.corpora.test)
+    texts = (text_of(cut, settings.text.normalise) for cut in open_corpora(sources, root).whole())
+    words = sorted({word for text in texts for word in text.split()})
+    pronounced = tokeniser.lexicon.within(tokeniser.tokens).pronounced(words)
+    known = English().knows if tokeniser.settings.lexicon == "cmudict" else pronounced.__contains__
+    return LexiconReport(
+        words=len(words),
+        guessed=tuple(word for word in pronounced if not known(word)),
+        lacking=tuple(word for word in words if word not in pronounced),
+    )
 
 
 def _forecast(settings: recipe.Recipe, vocabulary: int, batch: Batch, seconds: float, device: str) -> Forecast:
@@ -186,7 +220,9 @@ def render(report: Preflight) -> list[Any]:
             for rejection in rejections:
                 line(f"  {rejection.id}: {rejection.reason}")
     tokens = " ".join("␣" if token == " " else token for token in report.alphabet[:80])
-    line(f"\nalphabet, {len(report.alphabet)} tokens: {tokens}")
+    line(f"\n{'phones' if report.lexicon else 'alphabet'}, {len(report.alphabet)} tokens: {tokens}")
+    for finding in _describe_lexicon(report.lexicon) if report.lexicon else ():
+        line(finding)
     for (a, b), speakers in report.shared.items():
         names = ", ".join(sorted(speakers)[:10])
         line(f"warning: {len(speakers)} speakers are in both {a} and {b} ({names}): error rates on {b} will flatter")
@@ -198,3 +234,22 @@ def render(report: Preflight) -> list[Any]:
             f"peak memory {forecast.peak_bytes / 2**30:.1f} GiB"
         )
     return parts
+
+
+def _describe_lexicon(lexicon: LexiconReport) -> Iterator[str]:
+    yield f"lexicon: pronounces {lexicon.words - len(lexicon.lacking)} of {lexicon.words} words"
+    if lexicon.guessed:
+        yield f"{len(lexicon.guessed)} words are not in cmudict, but pronounced by rule or eSpeak NG: " + _some(
+            lexicon.guessed, EXAMPLES
+        )
+    if lexicon.lacking:
+        yield (
+            f"{len(lexicon.lacking)} words have no pronunciation, and their utterances are left out: "
+            f"{_some(lexicon.lacking, NAMED)}; write them out in the transcripts, or add them to a lexicon file"
+        )
+
+
+def _some(words: Sequence[str], most: int) -> str:
+    """The first ``most`` words of a list, and how many more there are."""
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more

@@ -1,0 +1,147 @@
+"""asr lexicon make, asr lexicon add, asr lexicon languages."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import click
+
+from asr.cli.options import FOLDER, progress_bar
+
+NAMED = 10
+"""Words named in a sentence about many."""
+CHUNK = 1000
+
+
+class _MakesByDefault(click.Group):
+    """``asr lexicon words.txt`` is ``asr lexicon make words.txt``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, *ctx.help_option_names}:
+            args = ["make", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_MakesByDefault, short_help="Write and extend pronunciation lexicons.")
+def lexicon() -> None:
+    """Write and extend pronunciation lexicons.
+
+    \b
+    asr lexicon words.txt -o lexicon.txt               the same as asr lexicon make ...
+    asr lexicon text.txt lm.arpa --language de -o lexicon.txt
+    asr lexicon add MODEL "Kettering  K EH T ER IH NG"
+    """
+
+
+@lexicon.command()
+@click.argument("files", nargs=-1, required=True, metavar="WORDS|TEXT|ARPA...")
+@click.option("-o", "--out", type=FOLDER, required=True, metavar="FILE", help="The lexicon to write.")
+@click.option("--language", default="en-us", show_default=True, help="One of those that asr lexicon languages lists.")
+@click.option(
+    "--from",
+    "origin",
+    metavar="SOURCE",
+    help="cmudict, espeak, or a lexicon file to choose from; default: cmudict for en-us, else espeak.",
+)
+@click.option(
+    "--normalise",
+    "form",
+    type=click.Choice(["words", "lower", "none"]),
+    default="words",
+    show_default=True,
+    help="As a recipe's text.normalise. The words of an ARPA file are taken as they are.",
+)
+def make(files: tuple[str, ...], out: Path, language: str, origin: str | None, form: str) -> None:
+    """Pronounce the words of word lists (one a line, a count may follow), texts and ARPA language models, and write
+    them as a lexicon: a word and its phones on each line.
+
+    Words are sorted. Edit the file as you like, and name it in a recipe: text.tokeniser: {kind: phones, lexicon: FILE}.
+    """
+    from asr import recipe
+    from asr.errors import TextError
+    from asr.runtime import replacing
+    from asr.text.pronounce import open_lexicon, write_entries
+    from asr.text.vocabulary import read_vocabulary
+
+    source = origin or ("cmudict" if language == "en-us" else "espeak")
+    source_lexicon = open_lexicon(recipe.Phones(kind="phones", lexicon=source, language=language), Path())
+    with _progress("reading words", _bytes_of(files)) as advance:
+        words = read_vocabulary(files, form, advance)
+    source_lexicon = source_lexicon.in_case_of(words)
+    written = 0
+    lacking: list[str] = []
+    phones: set[str] = set()
+    with replacing(out) as file, _progress("pronouncing", len(words)) as advance:
+        for start in range(0, len(words), CHUNK):
+            chunk = words[start : start + CHUNK]
+            pronounced = source_lexicon.pronounced(chunk)
+            write_entries(pronounced.items(), file)
+            written += len(pronounced)
+            lacking += [word for word in chunk if word not in pronounced]
+            phones |= {phone for ways in pronounced.values() for way in ways for phone in way.phones}
+            advance(len(chunk))
+        if not written:
+            raise TextError(
+                f"{source} ({language}) has no pronunciation of any of the {len(words)} words{_named(words)}: "
+                "are they in another language or alphabet?"
+            )
+    if lacking:
+        click.echo(f"asr: {len(lacking)} words have no pronunciation and were left out{_named(lacking)}", err=True)
+    click.echo(f"{out}: {written} words in {len(phones)} phones")
+
+
+@lexicon.command()
+@click.argument("model", type=FOLDER)
+@click.argument("entries", nargs=-1, required=True, metavar="WORD|ENTRY...")
+def add(model: Path, entries: tuple[str, ...]) -> None:
+    """Add words to the lexicon of MODEL, a model directory: "Kettering  K EH T ER IH NG", or the word alone, which is
+    then pronounced as MODEL's other words were. Nothing is trained.
+
+    What is added comes before the pronunciations that the word had.
+    """
+    from asr.checkpoint import PRONUNCIATIONS, load_description
+    from asr.errors import CheckpointError
+    from asr.text.pronounce import write_entries, write_lexicon
+    from asr.text.tokenise import PhoneTokeniser
+
+    settings, tokeniser = load_description(model)
+    if not isinstance(tokeniser, PhoneTokeniser):
+        raise CheckpointError(f"{model} spells words in letters and has no lexicon to add to: it knows every spelling")
+    added = [tokeniser.read_entry(entry, settings.text.normalise) for entry in entries]
+    write_lexicon(tokeniser.lexicon.preferring(added), model / PRONUNCIATIONS)
+    write_entries(added, sys.stdout)
+
+
+@lexicon.command()
+def languages() -> None:
+    """List the codes of eSpeak NG's languages, one a line."""
+    from asr.text.espeak import engine
+
+    for code in engine().languages:
+        click.echo(code)
+
+
+@contextlib.contextmanager
+def _progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar with one task; call what it gives with each step's size."""
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with progress_bar(*columns) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda size: progress.advance(task, size)
+
+
+def _bytes_of(files: Sequence[str]) -> int | None:
+    """All the bytes of ``files``; None where one of them has no size."""
+    paths = [Path(name) for name in files]
+    return sum(path.stat().st_size for path in paths) if all(path.is_file() for path in paths) else None
+
+
+def _named(words: Sequence[str]) -> str:
+    """The first of ``words`` in a sentence, and how many more there are."""
+    more = f" and {len(words) - NAMED} more" if len(words) > NAMED else ""
+    return f" ({', '.join(words[:NAMED])}{more})" if words else ""
