@@ -286,7 +286,22 @@ class TrainerSettings(Section):
     save_minutes: PositiveFloat = 5.0
 
 
+class Ctc(Section):
+    kind: Literal["ctc"] = "ctc"
+
+
+class CtcCrf(Section):
+    """CTC-CRF over an n-gram of the training transcripts' tokens, of ``order``; ``ctc`` times plain CTC beside it. The
+    epochs before ``from_epoch``, counted from 0, train plain CTC."""
+
+    kind: Literal["ctc_crf"]
+    order: Literal[2, 3] = 2
+    ctc: Annotated[float, Field(ge=0)] = 0.1
+    from_epoch: Count = 0
+
+
 class Training(TrainerSettings):
+    criterion: Annotated[Ctc | CtcCrf, Field(discriminator="kind")] = Ctc()
     max_batch_seconds: PositiveFloat = 64.0
     utterance_seconds: Annotated[tuple[Annotated[float, Field(ge=0)], PositiveFloat], LowToHigh] = (0.1, 40.0)
     buckets: Positive = 10

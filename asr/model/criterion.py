@@ -1,0 +1,217 @@
+"""Training criteria over emissions: CTC, and CTC-CRF, which weighs label sequences too.
+
+CTC takes an utterance's frames as independent of each other given the audio. CTC-CRF (Xiang & Ou, ICASSP 2019, "CRF-
+based single-stage acoustic modeling with CTC topology") scores a path by the posteriors of its frames and by an n-gram
+model of its labels, and normalises over all paths:
+
+    log p(labels | audio) = log sum over paths of the labels of q(path)  -  log sum over all paths of q(path)
+    q(path) = p_ngram(labels of the path) product over t of p(path_t | audio)
+
+The first sum is CTC's, plus the labels' own log probability. The second (the denominator) is one dense recursion, since
+a state is no more than the last labels and whether a blank follows them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from asr import recipe
+from asr.records import BLANK, Emissions
+
+
+class Criterion(Protocol):
+    def __call__(self, emissions: Emissions, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+        """The loss of labels (B, U) in nats, summed over the batch: a scalar in float32, whatever the autocast.
+
+        Impossible utterances give infinity: they are refused by the loader, not zeroed here.
+        """
+        ...
+
+
+def build_criterion(
+    settings: recipe.Ctc | recipe.CtcCrf, transcripts: Iterable[Sequence[int]], vocabulary: int
+) -> Criterion:
+    """``transcripts`` are the training corpus's, in tokens: what an n-gram is estimated from, where one is needed."""
+    if isinstance(settings, recipe.Ctc):
+        return ctc_loss
+    return CtcCrf(estimate_ngram(transcripts, vocabulary, settings.order), ctc=settings.ctc)
+
+
+def ctc_loss(emissions: Emissions, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+    """CTC loss (Graves et al. 2006) in nats, summed over the batch, in float32."""
+    device = emissions.log_probs.device
+    return functional.ctc_loss(
+        emissions.log_probs.transpose(0, 1),
+        tokens.to(device),
+        emissions.lengths,
+        token_lengths.to(device),
+        blank=BLANK,
+        reduction="sum",
+    )
+
+
+class CtcCrf:
+    """CTC-CRF, and ``ctc`` times plain CTC beside it, which keeps the posteriors near those of the audio alone."""
+
+    def __init__(self, ngram: Tensor, *, ctc: float = 0.0) -> None:
+        """``ngram`` as ``estimate_ngram`` gives it."""
+        self.ngram = ngram
+        self.ctc = ctc
+
+    def __call__(self, emissions: Emissions, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+        device = emissions.log_probs.device
+        self.ngram = self.ngram.to(device)
+        tokens, token_lengths = tokens.to(device), token_lengths.to(device)
+        paths = ctc_loss(emissions, tokens, token_lengths)
+        labels = label_log_prob(self.ngram, tokens, token_lengths).sum()
+        with torch.autocast(device.type, enabled=False):
+            everything = denominator(emissions.log_probs.float(), emissions.lengths, self.ngram).sum()
+        return (1 + self.ctc) * paths - labels + everything
+
+
+def estimate_ngram(transcripts: Iterable[Sequence[int]], vocabulary: int, order: int) -> Tensor:
+    """An n-gram over tokens by Witten-Bell smoothing (1991, method C): probabilities (V,) * ``order`` in float32.
+
+    The last axis is the token that follows the histories of the axes before it, oldest first. The blank's place stands
+    for a transcript's beginning in a history and for its end in the last axis. Every probability is above 0.
+    """
+    counts: list[Counter[tuple[int, ...]]] = [Counter() for _ in range(order)]
+    for transcript in transcripts:
+        padded = [BLANK] * (order - 1) + [*transcript, BLANK]
+        for i in range(order - 1, len(padded)):
+            for n in range(order):
+                counts[n][tuple(padded[i - n : i + 1])] += 1
+    probabilities = torch.full((vocabulary,), 1 / vocabulary, dtype=torch.float64)
+    for n, grams in enumerate(counts):
+        table = torch.zeros((vocabulary,) * (n + 1), dtype=torch.float64)
+        if grams:
+            table[tuple(torch.tensor(list(grams)).T)] = torch.tensor(list(grams.values()), dtype=torch.float64)
+        total, kinds = table.sum(-1, keepdim=True), (table > 0).sum(-1, keepdim=True)
+        seen = total > 0
+        smoothed = (table + kinds * probabilities) / torch.where(seen, total + kinds, 1)
+        probabilities = torch.where(seen, smoothed, probabilities)
+    return probabilities.float()
+
+
+def label_log_prob(ngram: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+    """(B,) log probability of each row's labels and of their end after them."""
+    batch, longest = tokens.shape
+    history = ngram.ndim - 1
+    past_end = torch.arange(longest + 1, device=tokens.device)[None, :] > token_lengths[:, None]
+    padded = torch.zeros(batch, history + longest + 1, dtype=torch.long, device=tokens.device)
+    padded[:, history : history + longest] = tokens
+    padded[:, history:] *= torch.arange(longest + 1, device=tokens.device)[None, :] < token_lengths[:, None]
+    places = tuple(padded[:, n : n + longest + 1] for n in range(history + 1))
+    return ngram.log()[places].masked_fill(past_end, 0.0).sum(1)
+
+
+def denominator(log_probs: Tensor, lengths: Tensor, ngram: Tensor) -> Tensor:
+    """(B,) log sum over all paths of q(path), for log probabilities (B, T', V) of which ``lengths`` (B,) are real."""
+    return _Denominator.apply(log_probs, lengths, ngram)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _Denominator(torch.autograd.Function):
+    """The forward-backward algorithm in probabilities, divided by their sum at each frame.
+
+    A state is a history, the last ``order - 1`` labels, with a blank after it or without. Past its end an utterance is
+    given sure blanks, which leave the sum over its states as it is; so no row needs a mask in the recursion.
+    """
+
+    @staticmethod
+    def forward(ctx, log_probs, lengths, ngram):  # type: ignore[no-untyped-def]
+        batch, frames, vocabulary = log_probs.shape
+        real = torch.arange(frames, device=log_probs.device)[None, :] < lengths[:, None]
+        silence = torch.zeros(vocabulary, device=log_probs.device)
+        silence[BLANK] = 1.0
+        posteriors = torch.where(real[:, :, None], log_probs.exp(), silence).transpose(0, 1).contiguous()
+        steps = _Steps(ngram)
+        blanks = log_probs.new_zeros((frames + 1, batch, *steps.states))
+        labels = torch.zeros_like(blanks)  # the last label itself was heard last
+        blanks[0].view(batch, -1)[:, 0] = 1.0  # the history at the beginning is BLANK, BLANK
+        scales = log_probs.new_empty(frames, batch)
+        for t in range(frames):
+            steps.forward(posteriors[t], blanks[t], labels[t], blanks[t + 1], labels[t + 1], scales[t])
+        ends = (blanks[-1] + labels[-1]).flatten(1) @ steps.ends.flatten()
+        ctx.save_for_backward(posteriors, real, blanks, labels, scales, ends, ngram)
+        return scales.log().sum(0) + ends.log()
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        posteriors, real, blanks, labels, scales, ends, ngram = ctx.saved_tensors
+        frames, batch, vocabulary = posteriors.shape
+        steps = _Steps(ngram)
+        occupancy = torch.empty_like(posteriors)
+        after_blank = (steps.ends / ends.view(batch, *[1] * steps.ends.ndim)).contiguous()
+        after_label = after_blank
+        for t in reversed(range(frames)):
+            occupancy[t, :, BLANK] = (blanks[t + 1] * after_blank).flatten(1).sum(1)
+            heard = (labels[t + 1] * after_label).view(batch, -1, vocabulary).sum(1)
+            occupancy[t, :, BLANK + 1 :] = heard[:, BLANK + 1 :]
+            scaled = posteriors[t] / scales[t][:, None]
+            after_blank, after_label = steps.backward(scaled, after_blank, after_label)
+        return (occupancy * real.T[:, :, None]).transpose(0, 1) * gradient[:, None, None], None, None
+
+
+class _Steps:
+    """One frame of the recursion, forwards and backwards; ``states`` is the shape of the histories, (V,) * (order - 1).
+
+    A label grows a history (..., v) into (v, w), which drops its oldest label; after the label v itself, without a
+    blank between, the frame's v is the same label still and no new one.
+    """
+
+    def __init__(self, ngram: Tensor) -> None:
+        self.states = ngram.shape[:-1]
+        vocabulary = ngram.shape[-1]
+        self.ends = ngram[..., BLANK].contiguous()
+        grows = ngram.clone()
+        grows[..., BLANK] = 0.0
+        self.trigram = ngram.ndim == 3
+        if self.trigram:
+            self.from_old = grows.transpose(0, 1).contiguous()  # (v, u, w)
+            self.to_old = grows.permute(1, 2, 0).contiguous()  # (v, w, u)
+        else:
+            self.from_old = grows
+            self.to_old = grows.T.contiguous()
+        self.repeats = torch.diagonal(grows, dim1=-2, dim2=-1).contiguous()  # (..., v): v once more
+        self.last = torch.arange(vocabulary, device=ngram.device)
+
+    def forward(self, posteriors, blank, label, next_blank, next_label, scale):  # type: ignore[no-untyped-def]
+        """From the states' masses before a frame to those after it, which sum to 1; ``scale`` is what they summed to."""
+        both = blank + label
+        repeated = label * self.repeats
+        if self.trigram:
+            torch.bmm(both.permute(2, 0, 1), self.from_old, out=(grown := both.new_empty(both.shape[2], *both.shape[:2])))
+            grown = grown.transpose(0, 1)  # (B, v, w)
+            torch.diagonal(grown, dim1=1, dim2=2).sub_(repeated.sum(1))
+        else:
+            grown = both @ self.from_old - repeated
+        torch.add(grown, label, out=next_label)
+        heard = posteriors[:, None] if self.trigram else posteriors
+        next_label *= heard
+        first = heard[..., BLANK : BLANK + 1]
+        torch.mul(both, first, out=next_blank)
+        total = (next_blank + next_label).flatten(1).sum(1)
+        scale.copy_(total)
+        inverse = total.reciprocal().view(-1, *[1] * (label.ndim - 1))
+        next_blank *= inverse
+        next_label *= inverse
+
+    def backward(self, scaled, after_blank, after_label):  # type: ignore[no-untyped-def]
+        """What the frames from this one on are worth, from each state before it."""
+        heard = scaled[:, None] if self.trigram else scaled
+        value = after_label * heard  # of a new or lasting label w after v: (B, v, w)
+        rest = after_blank * heard[..., BLANK : BLANK + 1]
+        if self.trigram:
+            grown = torch.bmm(value.transpose(0, 1), self.to_old).permute(1, 2, 0)  # (B, u, v)
+            again = torch.diagonal(value, dim1=1, dim2=2)[:, None] * self.repeats
+        else:
+            grown = value @ self.to_old
+            again = value * self.repeats
+        before_blank = rest + grown
+        return before_blank, before_blank + value - again
