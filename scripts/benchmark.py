@@ -173,7 +173,7 @@ def loader(
 
     from asr.model.acoustic import AcousticModel
     from asr.records import Batch
-    from asr.train.acoustic import AcousticTask
+    from asr.train.acoustic import loss_of
     from asr.train.prepare import prepare
     from asr.train.step import Trainer
 
@@ -183,7 +183,7 @@ def loader(
     with tempfile.TemporaryDirectory() as folder:
         corpora = prepare(settings, Path(folder), root=runtime.data_root(data, settings.data), resume=False)
         model = AcousticModel(settings, len(corpora.tokeniser.tokens)).to(on).train()
-    trainer = Trainer(model, AcousticTask.loss, settings.training)
+    trainer = Trainer(model, loss_of, settings.training)
 
     def loaded() -> Iterator[Batch]:
         return itertools.islice(corpora.train(0), batches)

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from asr import recipe
-from asr.model.acoustic import AcousticModel, ctc_loss
+from asr.model.acoustic import AcousticModel
+from asr.model.criterion import ctc_loss
 from asr.model.encoder import Encoder, RecurrentStack, emission_frames
 from asr.model.recurrent import RecurrentLayer, flip_within
 from asr.model.spec_augment import augment, warp_frequencies

@@ -76,7 +76,8 @@ training: {epochs: many}
         ("zzz: 3", "zzz: unknown key"),
         (
             "text: {tokeniser: {kind: chars}}",
-            'text.tokeniser.kind: found "chars", expected one of characters, sentencepiece, phones; did you mean "characters"?',
+            'text.tokeniser.kind: found "chars", expected one of characters, sentencepiece, phones; '
+            'did you mean "characters"?',
         ),
         ("encoder: {kind: lstm, hidden: 0}", "encoder.hidden: expected greater than or equal to 1; found 0"),
         ("encoder: {kind: lstm, hidden: 2.5}", "encoder.hidden: expected a valid integer; found 2.5"),

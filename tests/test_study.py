@@ -108,7 +108,7 @@ def test_a_linear_recurrence_multiplies_the_gradient_by_its_factor_at_each_frame
 
 def test_the_gradients_of_all_frames_together_are_the_loss_s_own(utterance):
     """Each frame's error, followed back, sums to what back-propagation through time gives."""
-    from asr.model.acoustic import ctc_loss
+    from asr.model.criterion import ctc_loss
     from asr.records import Emissions
     from asr.study import gradients
 

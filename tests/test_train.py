@@ -26,7 +26,7 @@ from asr.recipe import reading
 from asr.recipe.reading import validate_recipe
 from asr.text.tokenise import CharacterTokeniser
 from asr.train import optimiser
-from asr.train.acoustic import AcousticTask
+from asr.train.acoustic import loss_of
 from asr.train.acoustic import train_acoustic_model as train
 from asr.train.step import Trainer
 from asr.transcribe.loading import utterances
@@ -194,7 +194,7 @@ def test_accumulated_batches_give_the_gradient_of_one_batch(corpus):
     def momenta_after(*groups) -> list[torch.Tensor]:
         torch.manual_seed(0)
         model = AcousticModel(settings, 5).train()
-        trainer = Trainer(model, AcousticTask.loss, settings.training)
+        trainer = Trainer(model, loss_of, settings.training)
         figures = trainer.step([dataset[group] for group in groups], 1e-3)
         assert figures.labels == sum(len(tokeniser.encode(text)) for text in dataset[cuts].texts)
         return [state["exp_avg"] for state in trainer.optimiser.state.values()]

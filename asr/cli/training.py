@@ -32,10 +32,12 @@ def train(
         settings.model_copy(update={"data": str(root)}), directory, root=root, device=device, resume=resume
     )
     results, spent = meta["results"], meta["training"]
+    rates = ", ".join(
+        f"{name.upper()} {results['dev'][name]:.2%}" for name in ("wer", "cer", "per") if name in results["dev"]
+    )
     click.echo(
-        f"{directory}: dev WER {results['dev']['wer']:.2%}, CER {results['dev']['cer']:.2%} at epoch "
-        f"{results['best_epoch']} of {spent['epochs']}, {meta['parameters'] / 1e6:.2f} M parameters, "
-        f"{spent['minutes']:.1f} min"
+        f"{directory}: dev {rates} at epoch {results['best_epoch']} of {spent['epochs']}, "
+        f"{meta['parameters'] / 1e6:.2f} M parameters, {spent['minutes']:.1f} min"
     )
 
 

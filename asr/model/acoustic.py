@@ -1,4 +1,4 @@
-"""The acoustic model: waveforms to CTC emissions, and the CTC loss."""
+"""The acoustic model: waveforms to CTC emissions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from asr import recipe
 from asr.model.encoder import Encoder
 from asr.model.features import FeatureExtractor, feature_size
 from asr.model.spec_augment import augment
-from asr.records import BLANK, Batch, Emissions, Features
+from asr.records import Batch, Emissions, Features
 
 
 class AcousticModel(nn.Module):
@@ -50,19 +50,3 @@ class AcousticModel(nn.Module):
     def classify(self, encodings: Tensor) -> Tensor:
         """Encodings (B, T', size) to log-probabilities (B, T', V) in float32."""
         return functional.log_softmax(self.head(encodings).float(), dim=-1)
-
-
-def ctc_loss(emissions: Emissions, tokens: Tensor, token_lengths: Tensor) -> Tensor:
-    """CTC loss (Graves et al. 2006) in nats, summed over the batch, in float32.
-
-    Impossible utterances give infinity: they are refused by the loader, not zeroed here.
-    """
-    device = emissions.log_probs.device
-    return functional.ctc_loss(
-        emissions.log_probs.transpose(0, 1),
-        tokens.to(device),
-        emissions.lengths,
-        token_lengths.to(device),
-        blank=BLANK,
-        reduction="sum",
-    )

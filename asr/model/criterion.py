@@ -113,7 +113,7 @@ def label_log_prob(ngram: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tens
 
 def denominator(log_probs: Tensor, lengths: Tensor, ngram: Tensor) -> Tensor:
     """(B,) log sum over all paths of q(path), for log probabilities (B, T', V) of which ``lengths`` (B,) are real."""
-    return _Denominator.apply(log_probs, lengths, ngram)  # type: ignore[no-any-return,no-untyped-call]
+    return _Denominator.apply(log_probs, lengths, ngram)  # type: ignore[no-any-return]
 
 
 class _Denominator(torch.autograd.Function):
@@ -167,7 +167,6 @@ class _Steps:
 
     def __init__(self, ngram: Tensor) -> None:
         self.states = ngram.shape[:-1]
-        vocabulary = ngram.shape[-1]
         self.ends = ngram[..., BLANK].contiguous()
         grows = ngram.clone()
         grows[..., BLANK] = 0.0
@@ -179,31 +178,36 @@ class _Steps:
             self.from_old = grows
             self.to_old = grows.T.contiguous()
         self.repeats = torch.diagonal(grows, dim1=-2, dim2=-1).contiguous()  # (..., v): v once more
-        self.last = torch.arange(vocabulary, device=ngram.device)
 
-    def forward(self, posteriors, blank, label, next_blank, next_label, scale):  # type: ignore[no-untyped-def]
-        """From the states' masses before a frame to those after it, which sum to 1; ``scale`` is what they summed to."""
+    def forward(
+        self, posteriors: Tensor, blank: Tensor, label: Tensor, next_blank: Tensor, next_label: Tensor, scale: Tensor
+    ) -> None:
+        """Fills ``next_*`` with the states' masses after a frame of ``posteriors`` (B, V), from those before it.
+
+        They are divided by what they sum to, which ``scale`` (B,) is filled with.
+        """
         both = blank + label
         repeated = label * self.repeats
         if self.trigram:
-            torch.bmm(both.permute(2, 0, 1), self.from_old, out=(grown := both.new_empty(both.shape[2], *both.shape[:2])))
-            grown = grown.transpose(0, 1)  # (B, v, w)
+            grown = torch.bmm(both.permute(2, 0, 1), self.from_old).transpose(0, 1)  # (B, v, w)
             torch.diagonal(grown, dim1=1, dim2=2).sub_(repeated.sum(1))
         else:
             grown = both @ self.from_old - repeated
         torch.add(grown, label, out=next_label)
         heard = posteriors[:, None] if self.trigram else posteriors
         next_label *= heard
-        first = heard[..., BLANK : BLANK + 1]
-        torch.mul(both, first, out=next_blank)
+        torch.mul(both, heard[..., BLANK : BLANK + 1], out=next_blank)
         total = (next_blank + next_label).flatten(1).sum(1)
         scale.copy_(total)
         inverse = total.reciprocal().view(-1, *[1] * (label.ndim - 1))
         next_blank *= inverse
         next_label *= inverse
 
-    def backward(self, scaled, after_blank, after_label):  # type: ignore[no-untyped-def]
-        """What the frames from this one on are worth, from each state before it."""
+    def backward(self, scaled: Tensor, after_blank: Tensor, after_label: Tensor) -> tuple[Tensor, Tensor]:
+        """What this frame and those after it are worth, from each state before it: with a blank, without one.
+
+        ``scaled`` (B, V) are the frame's posteriors, divided as in ``forward``.
+        """
         heard = scaled[:, None] if self.trigram else scaled
         value = after_label * heard  # of a new or lasting label w after v: (B, v, w)
         rest = after_blank * heard[..., BLANK : BLANK + 1]

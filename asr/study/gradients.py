@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from asr.model.acoustic import AcousticModel, ctc_loss
+from asr.model.acoustic import AcousticModel
 from asr.model.cells import unroll
+from asr.model.criterion import ctc_loss
 from asr.model.encoder import RecurrentStack
 from asr.model.recurrent import RecurrentLayer, flip_within
 from asr.records import Batch, Emissions, Features

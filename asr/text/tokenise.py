@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -157,6 +158,11 @@ class PhoneTokeniser:
 
     def to_json(self) -> str:
         return json.dumps({**self.settings.model_dump(), "phones": self._phones}, ensure_ascii=False, indent=1)
+
+
+def frames_needed(tokens: Sequence[int]) -> int:
+    """The fewest frames that can spell ``tokens``: one for each, and a blank between equal neighbours."""
+    return len(tokens) + sum(a == b for a, b in itertools.pairwise(tokens))
 
 
 def lm_symbols(tokeniser: Tokeniser) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
-"""Training an acoustic model: CTC on a recipe's corpora, judged by the greedy error rates of its dev set."""
+"""Training an acoustic model on a recipe's corpora, judged by the greedy error rates and the loss of its dev set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ import torch
 from asr import recipe, runtime
 from asr.decode.greedy import GreedyDecoder, blank_rate
 from asr.errors import TextError, TrainingError
-from asr.model.acoustic import AcousticModel, ctc_loss
+from asr.model.acoustic import AcousticModel
+from asr.model.criterion import Criterion, build_criterion, ctc_loss
 from asr.records import Batch, Emissions, ErrorCounts
 from asr.text.score import character_errors, word_errors
-from asr.text.tokenise import Tokeniser
+from asr.text.tokenise import PhoneTokeniser, Tokeniser, frames_needed
 from asr.train.loop import train
 from asr.train.monitor import Monitor
 from asr.train.prepare import TrainingCorpora, measure_statistics, prepare
@@ -52,54 +53,88 @@ class AcousticTask:
         self.model = model
         self.corpora = corpora
         self.batches = corpora.batches
+        self._settings = corpora.recipe.training.criterion
+        self._final = build_criterion(self._settings, corpora.transcripts(), len(corpora.tokeniser.tokens))
+        self.criterion: Criterion = self._final
 
     def epoch(self, number: int, *, skip: int) -> Iterator[Batch]:
+        begins = self._settings.from_epoch if isinstance(self._settings, recipe.CtcCrf) else 0
+        self.criterion = self._final if number >= begins else ctc_loss
         return self.corpora.train(number, skip)
 
-    @staticmethod
-    def loss(model: AcousticModel, batch: Batch) -> Loss:
-        emissions = model(batch)
-        return Loss(
-            nats=ctc_loss(emissions, batch.tokens, batch.token_lengths),
-            blank_rate=blank_rate(emissions),
-            audio_seconds=int(batch.waveform_lengths.sum()) / model.features.settings.sample_rate,
-        )
+    def loss(self, model: AcousticModel, batch: Batch) -> Loss:
+        return loss_of(model, batch, self.criterion)
 
     def score_dev(self, model: AcousticModel, monitor: Monitor) -> DevFigures:
-        """Greedy error rates and CTC loss. Utterances without an alignment have no loss, but are scored.
+        """The loss and the greedy error rates: ``wer`` and ``cer`` or, of phones, ``per``. What decides comes first.
 
-        Raises TrainingError where none can be read.
+        Utterances without an alignment have no loss, but are scored. Raises TrainingError where none can be read.
         """
+        tokeniser = self.corpora.tokeniser
         words, characters = ErrorCounts(), ErrorCounts()
         loss, labels, scored = 0.0, 0, 0
-        for batch, emissions, hypotheses in recognise(model, GreedyDecoder(self.corpora.tokeniser), self.corpora.dev()):
+        for batch, emissions, hypotheses in recognise(model, GreedyDecoder(tokeniser), self.corpora.dev()):
             monitor.reject(batch)
             texts = [best.text for best, *_ in hypotheses]
-            words += word_errors(batch.texts, texts)
-            characters += character_errors(batch.texts, texts)
+            references = [_spoken(text, tokeniser) for text in batch.texts]
+            words += word_errors(references, texts)
+            characters += character_errors(references, texts)
             scored += len(batch)
-            for i, text in enumerate(batch.texts):
-                spent, count = _utterance_loss(emissions, i, text, self.corpora.tokeniser)
-                loss, labels = loss + spent, labels + count
+            spent, count = _dev_loss(self._final, emissions, batch.texts, tokeniser)
+            loss, labels = loss + spent, labels + count
         if scored == 0:
             raise TrainingError("no utterance of the dev corpora can be read; asr check RECIPE says what is wrong")
+        per_label = {"loss": loss / max(labels, 1)}
+        if isinstance(self._settings, recipe.CtcCrf):
+            # Its posteriors rely on the labels' n-gram, which greedy decoding does not hear.
+            rates = {"per": words.rate} if isinstance(tokeniser, PhoneTokeniser) else {"wer": words.rate}
+            return {**per_label, **rates}
+        if isinstance(tokeniser, PhoneTokeniser):
+            return {"per": words.rate, **per_label}
         # The loss before the CER: among epochs of equal WER a model still silent counts as getting somewhere.
-        return {"wer": words.rate, "loss": loss / max(labels, 1), "cer": characters.rate}
+        return {"wer": words.rate, **per_label, "cer": characters.rate}
 
     def describe(self) -> dict[str, Any]:
         return {"audio_hours_per_epoch": round(self.corpora.seconds / 3600, 3)}
 
 
-def _utterance_loss(emissions: Emissions, index: int, text: str, tokeniser: Tokeniser) -> tuple[float, int]:
-    """CTC loss in nats and the number of labels; zeros where the text cannot be spelled or does not fit the frames."""
-    try:
-        tokens = torch.tensor([tokeniser.encode(text)])
-    except TextError:
-        return 0.0, 0
-    alone = Emissions(
-        log_probs=emissions.log_probs[index : index + 1],
-        lengths=emissions.lengths[index : index + 1],
-        frame_shift=emissions.frame_shift,
+def loss_of(model: AcousticModel, batch: Batch, criterion: Criterion = ctc_loss) -> Loss:
+    emissions = model(batch)
+    return Loss(
+        nats=criterion(emissions, batch.tokens, batch.token_lengths),
+        blank_rate=blank_rate(emissions),
+        audio_seconds=int(batch.waveform_lengths.sum()) / model.features.settings.sample_rate,
     )
-    loss = float(ctc_loss(alone, tokens, torch.tensor([tokens.shape[1]])))
-    return (loss, tokens.shape[1]) if loss < float("inf") else (0.0, 0)
+
+
+def _spoken(text: str, tokeniser: Tokeniser) -> str:
+    """``text`` as greedy decoding may find it: in phones, where these are the units; empty where it has none."""
+    if not isinstance(tokeniser, PhoneTokeniser):
+        return text
+    try:
+        return tokeniser.decode(tokeniser.encode(text))
+    except TextError:
+        return ""
+
+
+def _dev_loss(
+    criterion: Criterion, emissions: Emissions, texts: Sequence[str], tokeniser: Tokeniser
+) -> tuple[float, int]:
+    """The loss in nats and the number of labels of a batch's utterances that can be spelled and fit their frames."""
+    rows, spelled = [], []
+    for row, (text, frames) in enumerate(zip(texts, emissions.lengths.tolist(), strict=True)):
+        try:
+            tokens = tokeniser.encode(text)
+        except TextError:
+            continue
+        if tokens and frames_needed(tokens) <= frames:
+            rows.append(row)
+            spelled.append(tokens)
+    if not rows:
+        return 0.0, 0
+    lengths = torch.tensor([len(tokens) for tokens in spelled])
+    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(tokens) for tokens in spelled], batch_first=True)
+    some = Emissions(
+        log_probs=emissions.log_probs[rows], lengths=emissions.lengths[rows], frame_shift=emissions.frame_shift
+    )
+    return float(criterion(some, padded, lengths)), int(lengths.sum())

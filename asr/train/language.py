@@ -88,8 +88,7 @@ class LanguageTask:
     def epoch(self, number: int, *, skip: int) -> Iterator[Sentences]:
         return self._batches.epoch(number, skip=skip)
 
-    @staticmethod
-    def loss(model: LanguageModel, batch: Sentences) -> Loss:
+    def loss(self, model: LanguageModel, batch: Sentences) -> Loss:
         return Loss(nats=-model.log_probability(batch.tokens, batch.token_lengths).sum())
 
     def score_dev(self, model: LanguageModel, monitor: Monitor) -> DevFigures:  # noqa: ARG002

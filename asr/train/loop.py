@@ -36,8 +36,7 @@ class Task(Protocol[M, B]):
         """The batches of epoch ``number``, the first ``skip`` left out: the same ones whenever it is asked."""
         ...
 
-    @staticmethod
-    def loss(model: M, batch: B) -> Loss: ...
+    def loss(self, model: M, batch: B) -> Loss: ...
 
     def score_dev(self, model: M, monitor: Monitor) -> DevFigures:
         """How well ``model``, in evaluation mode, does on the dev set."""

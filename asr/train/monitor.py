@@ -178,7 +178,7 @@ class Monitor:
             "rejected": len(self._rejected),
             "minutes": progress.seconds / 60,
         }
-        if "wer" in dev:
+        if progress.epoch_blank:
             line["blank_rate"] = progress.epoch_blank / max(progress.epoch_steps, 1)
         self._write(line)
         self.say(f"epoch {line['epoch']:>3}/{self.epochs}  {_shown(line)}{'  best' if best else ''}")
@@ -191,7 +191,8 @@ class Monitor:
 
     def _warn_if_silent(self, line: dict[str, Any]) -> None:
         """Every CTC model begins by emitting blanks alone; one that still does long after the warm-up has collapsed."""
-        collapsed = self.progress.step > self.warmup and line.get("blank_rate", 0) > 0.99 and line["dev_cer"] >= 1
+        rates = [line[f"dev_{name}"] for name in ("wer", "per") if f"dev_{name}" in line]
+        collapsed = self.progress.step > self.warmup and line.get("blank_rate", 0) > 0.99 and min(rates, default=0) >= 1
         self.progress.silent_epochs = self.progress.silent_epochs + 1 if collapsed else 0
         if self.progress.silent_epochs == SILENT_EPOCHS:
             self.say(

@@ -16,7 +16,8 @@ import torch
 from asr import recipe, runtime
 from asr.data.batches import load_batches, text_of
 from asr.data.corpora import open_corpora
-from asr.model.acoustic import AcousticModel, ctc_loss
+from asr.model.acoustic import AcousticModel
+from asr.model.criterion import ctc_loss
 from asr.records import Batch, Rejection
 from asr.text.arpabet import English
 from asr.text.tokenise import PhoneTokeniser, build_tokeniser

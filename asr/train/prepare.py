@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,15 +15,19 @@ from asr import checkpoint, recipe
 from asr.data.augment import Augmenter
 from asr.data.batches import load_batches, plan_batches, text_of
 from asr.data.corpora import Mixture, open_corpora
-from asr.errors import CorpusError, RecipeError
+from asr.decode.ngram import NgramModel
+from asr.errors import CorpusError, RecipeError, TextError
 from asr.model.acoustic import AcousticModel
 from asr.records import Batch
-from asr.text.tokenise import Tokeniser, build_tokeniser
+from asr.text.tokenise import PhoneTokeniser, Tokeniser, build_tokeniser
+from asr.train.ngram import estimate, read_text
 from asr.transcribe.loading import plain_batches, utterances, workers
 
 FREE_TO_CHANGE = {"data", "decoder", "training.workers", "training.save_minutes"}
 """Recipe keys that may differ when a run is resumed: they move no weight."""
 STATISTICS_BATCHES = 100
+UNIGRAMS = "unigrams.ngrams"
+"""The language model of a model directory of phones: the training text's words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +62,12 @@ class TrainingCorpora:
             skip=skip,
         )
 
+    def transcripts(self) -> Iterator[list[int]]:
+        """The training texts in tokens, each once, as far as they can be spelled."""
+        for cut in self.mixture.whole():
+            with contextlib.suppress(TextError):
+                yield self.tokeniser.encode(text_of(cut, self.recipe.text.normalise))
+
     def dev(self) -> Iterator[Batch]:
         """The dev set as it is: nothing augmented, nothing refused but what cannot be read."""
         return plain_batches(self.recipe, self.dev_mixture.whole())
@@ -74,7 +85,10 @@ def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: boo
     if not begun:
         texts = (text_of(cut, settings.text.normalise) for cut in mixture.whole())
         tokeniser = build_tokeniser(settings.text.tokeniser, texts, root)
-        checkpoint.save_description(directory, settings, tokeniser)
+        described = settings
+        if isinstance(tokeniser, PhoneTokeniser) and isinstance(settings.decoder, recipe.Greedy):
+            described = settings.model_copy(update={"decoder": _words_compete(directory, mixture, settings)})
+        checkpoint.save_description(directory, described, tokeniser)
     else:
         stored, tokeniser = checkpoint.load_description(directory)
         check_same(stored, settings, directory)
@@ -91,6 +105,14 @@ def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: boo
         batches=batches,
         seconds=seconds,
     )
+
+
+def _words_compete(directory: Path, mixture: Mixture, settings: recipe.Recipe) -> recipe.Beam:
+    """The decoder of a model of phones before ``asr tune`` chooses one: how often the training text has each word
+    tells words apart that sound alike."""
+    sentences = (text_of(cut, settings.text.normalise).split() for cut in mixture.whole())
+    NgramModel.from_arpa(estimate(read_text(sentences), order=1).model).save(directory / UNIGRAMS)
+    return recipe.Beam(language_model=UNIGRAMS, alpha=1.0, beta=0.0)
 
 
 @torch.no_grad()
