@@ -10,7 +10,7 @@ from torch import nn
 from asr import recipe
 from asr.model.acoustic import AcousticModel
 from asr.model.criterion import ctc_loss
-from asr.model.encoder import Encoder, RecurrentStack, emission_frames
+from asr.model.encoder import Dropout, Encoder, RecurrentStack, emission_frames
 from asr.model.recurrent import RecurrentLayer, flip_within
 from asr.model.spec_augment import augment, warp_frequencies
 from asr.recipe import reading
@@ -32,6 +32,7 @@ ENCODERS = {
     "bilstm_projected": {"kind": "lstm", "projection": 12},
     "bilstm_no_conv": {"kind": "lstm", "conv": None},
     "bilstm_x2": {"kind": "lstm", "conv": {"channels": [4, 4, 4], "subsampling": 2}},
+    "bilstm_x4_thrice": {"kind": "lstm", "conv": {"channels": [4, 4, 4], "subsampling": 4}},
     "bilstm_x1": {"kind": "lstm", "conv": {"channels": [4], "subsampling": 1}, "layer_norm": False},
 }
 
@@ -142,6 +143,74 @@ def test_a_bidirectional_layer_refuses_a_state():
     layer = RecurrentLayer(recipe.Lstm(hidden=4), 3)
     with pytest.raises(ValueError, match="whole utterances"):
         layer(torch.zeros(1, 2, 3), torch.tensor([2]), layer.initial_state(1))
+
+
+@pytest.mark.parametrize("encoder", [{"kind": "lstm"}, {"kind": "feedforward"}], ids=["lstm", "feedforward"])
+def test_a_dropout_mask_an_utterance_is_the_same_at_all_its_frames_and_another_for_its_neighbour(encoder):
+    torch.manual_seed(8)
+    settings = settings_of({**encoder, "dropout": 0.5, "dropout_mask": "utterance"}).encoder
+    dropout = Dropout(settings).train()
+    first, second = dropout(torch.ones(2, 9, 64))
+    assert torch.equal(first, first[:1].expand(9, 64))
+    assert not torch.equal(first[0], second[0])
+    assert set(first.unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(dropout.eval()(torch.ones(2, 9, 64)), torch.ones(2, 9, 64))
+    assert any(isinstance(module, Dropout) and module.locked for module in Encoder(settings, 8).modules())
+
+
+@pytest.mark.parametrize(("kind", "torch_cell", "options"), CELLS.values(), ids=CELLS)
+def test_recurrent_dropout_is_the_cell_with_some_weights_from_state_to_state_left_out(kind, torch_cell, options):
+    torch.manual_seed(9)
+    name = {"Lstm": "lstm", "Gru": "gru", "Rnn": "rnn"}[kind.__name__]
+    shape = {"hidden": 6, "bidirectional": False, "layer_norm": False}
+    layer = RecurrentLayer(kind(kind=name, recurrent_dropout=0.5, **shape, **options), 5).train()
+    values, lengths = torch.randn(3, 9, 5), torch.tensor([9, 4, 6])
+    torch.manual_seed(10)
+    outputs, _ = layer(values, lengths)
+    torch.manual_seed(10)
+    left = nn.functional.dropout(layer.forwards.weight_hh_l0.detach(), 0.5)
+    thinned = torch_cell(5, 6, batch_first=True, **options)
+    thinned.load_state_dict({**layer.forwards.state_dict(), "weight_hh_l0": left})
+    torch.testing.assert_close(outputs, thinned(values)[0])
+    outputs.sum().backward()
+    gradient = layer.forwards.weight_hh_l0.grad
+    assert torch.equal(gradient[left == 0], torch.zeros(int((left == 0).sum())))
+    assert gradient[left != 0].any()
+    assert all(parameter.grad is not None for parameter in layer.forwards.parameters())
+
+
+@pytest.mark.parametrize("encoder", ENCODERS.values(), ids=ENCODERS)
+def test_nothing_is_dropped_outside_training(encoder):
+    torch.manual_seed(11)
+    plain = AcousticModel(settings_of(encoder), 6).eval()
+    recurrent = {"recurrent_dropout": 0.5} if encoder["kind"] != "feedforward" else {}
+    dropping = AcousticModel(settings_of({**encoder, "dropout_mask": "utterance", **recurrent}), 6).eval()
+    dropping.load_state_dict(plain.state_dict())
+    batch = batch_of([0.1 * torch.randn(n) for n in (4000, 7777)])
+    assert torch.equal(plain(batch).log_probs, dropping(batch).log_probs)
+
+
+def test_a_middle_layer_can_be_tapped_and_does_not_depend_on_the_batch():
+    torch.manual_seed(12)
+    settings = settings_of({"kind": "lstm", "layers": 3}).encoder
+    encoder = Encoder(settings, 8).eval()
+    values = torch.randn(2, 40, 8)
+    values[1, 25:] = 0
+    encodings, middle, lengths = encoder.forward_tapped(values, torch.tensor([40, 25]), 2)
+    assert torch.equal(encodings, encoder(values, torch.tensor([40, 25]))[0])
+    below, _ = encoder.local(values, torch.tensor([40, 25]))
+    for layer in encoder.stack.recurrent_layers()[:2]:
+        below, _ = layer(below, lengths)
+    assert torch.equal(middle, below)
+    assert middle.shape == encodings.shape
+    _, alone, _ = encoder.forward_tapped(values[1:, :25], torch.tensor([25]), 2)
+    torch.testing.assert_close(middle[1, : lengths[1]], alone[0], atol=1e-5, rtol=1e-5)
+
+
+def test_each_convolution_halves_the_frequencies_once_more():
+    sizes = [Encoder(settings_of({"kind": "lstm", "conv": {"channels": [32] * n}}).encoder, 80) for n in (2, 3, 4)]
+    assert [encoder.local_size for encoder in sizes] == [32 * 20, 32 * 10, 32 * 5]
+    assert [encoder.subsampling for encoder in sizes] == [4, 4, 4]
 
 
 def test_spec_augment_masks_while_training_alone():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,21 @@ class ConvolutionFrontEnd(nn.Module):
         return images.permute(0, 2, 1, 3).flatten(2), lengths
 
 
+class Dropout(nn.Module):
+    """Dropout of (B, T, H) while training: a mask a frame, or one an utterance, the same at all its frames."""
+
+    def __init__(self, settings: recipe.EncoderSettings) -> None:
+        super().__init__()
+        self.probability = settings.dropout
+        self.locked = settings.dropout_mask == "utterance"
+
+    def forward(self, values: Tensor) -> Tensor:
+        if not self.locked or not self.training:
+            return functional.dropout(values, self.probability, self.training)
+        mask = functional.dropout(values.new_ones(values.shape[0], 1, values.shape[2]), self.probability)
+        return values * mask
+
+
 class FeedForwardStack(nn.Module):
     """A window of ``context`` frames on either side, then fully connected layers: the recurrent stack's foil."""
 
@@ -76,7 +92,7 @@ class FeedForwardStack(nn.Module):
                 layers.append(nn.Linear(settings.hidden, settings.hidden))
             if settings.layer_norm:
                 layers.append(nn.LayerNorm(settings.hidden))
-            layers += [nn.ReLU(), nn.Dropout(settings.dropout)]
+            layers += [nn.ReLU(), Dropout(settings)]
         self.layers = nn.Sequential(*layers)
         self.size = settings.hidden
 
@@ -97,19 +113,28 @@ class RecurrentStack(nn.Module):
             layer = RecurrentLayer(settings, inputs)
             self.layers.append(layer)
             inputs = layer.size
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings)
         self.size = inputs
 
     def forward(
         self, values: Tensor, lengths: Tensor, states: tuple[State, ...] | None = None
     ) -> tuple[Tensor, tuple[State, ...] | None]:
         """``states``, one a layer, carry a one-directional stack on from an earlier chunk; the new ones come back."""
+        if states is None:
+            *_, values = self.each_layer(values, lengths)
+            return values, None
         carried = []
-        for i, layer in enumerate(self.layers):
-            values, state = layer(values, lengths, None if states is None else states[i])
+        for layer, state in zip(self.layers, states, strict=True):
+            values, state = layer(values, lengths, state)
             values = self.dropout(values)
             carried.append(state)
-        return values, None if states is None else tuple(carried)
+        return values, tuple(carried)
+
+    def each_layer(self, values: Tensor, lengths: Tensor) -> Iterator[Tensor]:
+        """What each layer hands on, (B, T, size), the first layer's first: the last is what ``forward`` returns."""
+        for layer in self.layers:
+            values = self.dropout(layer(values, lengths)[0])
+            yield values
 
     def forward_chunk(self, values: Tensor, keep: int, states: tuple[State, ...]) -> tuple[Tensor, tuple[State, ...]]:
         """A chunk of a stream, ``keep`` frames of (B, T, inputs), with what lies ahead of it for the backward direction
@@ -149,6 +174,16 @@ class Encoder(nn.Module):
         if isinstance(self.stack, RecurrentStack):
             values, _ = self.stack(values, lengths)
         return values, lengths
+
+    def forward_tapped(self, values: Tensor, lengths: Tensor, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``forward``, with the encodings of recurrent layer ``layer``, counted from 1, between the two: for a loss
+        on a middle layer too (Lee & Watanabe 2021, intermediate CTC). They have the size of the last layer's, so that
+        both go through one head."""
+        if not isinstance(self.stack, RecurrentStack):
+            raise ValueError("a feed-forward stack has no middle layer to tap")
+        values, lengths = self.local(values, lengths)
+        each = list(self.stack.each_layer(values, lengths))
+        return each[-1], each[layer - 1], lengths
 
     def local(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """What has a finite reach: the front end, and a stack that does not recur."""

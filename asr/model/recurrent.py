@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from asr import recipe
 
@@ -50,6 +51,7 @@ class RecurrentLayer(nn.Module):
         super().__init__()
         self.forwards = _cell(settings, inputs)
         self.backwards = _cell(settings, inputs) if settings.bidirectional else None
+        self.recurrent_dropout = settings.recurrent_dropout
         self.size = settings.hidden * (2 if settings.bidirectional else 1)
         self.projection: nn.Module = nn.Identity()
         if settings.projection:
@@ -68,10 +70,10 @@ class RecurrentLayer(nn.Module):
         if self.backwards is not None:
             if state is not None:
                 raise ValueError("a bidirectional layer reads whole utterances: it has no state to carry on")
-            backwards = flip_within(self.backwards(flip_within(values, lengths))[0], lengths)
-            outputs = torch.cat([self.forwards(values)[0], backwards], dim=2)
+            backwards = flip_within(self._read(self.backwards, flip_within(values, lengths)), lengths)
+            outputs = torch.cat([self._read(self.forwards, values), backwards], dim=2)
         elif state is None:
-            outputs = self.forwards(values)[0]
+            outputs = self._read(self.forwards, values)
         else:
             outputs, state = _carry_on(self.forwards, values, lengths, state)
         return self.norm(self.projection(outputs)), state
@@ -93,12 +95,44 @@ class RecurrentLayer(nn.Module):
             outputs = torch.cat([outputs, self.backwards(values.flip(1))[0].flip(1)], dim=2)
         return self.norm(self.projection(outputs)), state
 
+    def _read(self, cell: nn.RNNBase, values: Tensor) -> Tensor:
+        """Whole utterances from the zero state, (B, T, inputs) to (B, T, H); in training, with some of the weights from
+        state to state left out, the same ones at all frames."""
+        if not self.training or not self.recurrent_dropout:
+            outputs: Tensor = cell(values)[0]
+            return outputs
+        return _read_thinned(cell, values, self.recurrent_dropout)
+
     def initial_state(self, batch: int) -> State:
         """The zero state of ``batch`` streams."""
         zeros = torch.zeros(
             1, batch, self.forwards.hidden_size, device=self.forwards.get_parameter("weight_hh_l0").device
         )
         return (zeros, zeros.clone()) if isinstance(self.forwards, nn.LSTM) else (zeros,)
+
+
+_KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    "LSTM": torch.lstm,
+    "GRU": torch.gru,
+    "RNN_TANH": torch.rnn_tanh,
+    "RNN_RELU": torch.rnn_relu,
+}
+
+
+def _read_thinned(cell: nn.RNNBase, values: Tensor, probability: float) -> Tensor:
+    """DropConnect of the recurrent weights (Merity et al. 2018, section 2): what the module's own forward computes, by
+    the same kernels, with other weights."""
+    input_weights, recurrent, input_bias, recurrent_bias = (
+        cell.get_parameter(f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    )
+    parts = [input_weights, functional.dropout(recurrent, probability), input_bias, recurrent_bias]
+    # In one piece of memory, in the order in which cuDNN wants them: else it would put them there, with a warning.
+    flat = torch.cat([part.flatten() for part in parts])
+    pieces = torch.split(flat, [part.numel() for part in parts])
+    weights = [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
+    zero = values.new_zeros(1, values.shape[0], cell.hidden_size)
+    state = [zero, zero] if isinstance(cell, nn.LSTM) else zero
+    return _KERNELS[cell.mode](values, state, weights, True, 1, 0.0, True, False, True)[0]
 
 
 def _carry_on(cell: nn.RNNBase, values: Tensor, lengths: Tensor, state: State) -> tuple[Tensor, State]:

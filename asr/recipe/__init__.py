@@ -214,11 +214,15 @@ class Convolution(Section):
 
 
 class EncoderSettings(Section):
+    """``dropout`` is between layers; its mask is drawn for every ``frame`` anew, or once for an ``utterance``, the same
+    at all its frames (Gal & Ghahramani 2016)."""
+
     conv: Convolution | None = Convolution()
     layers: Annotated[int, Field(ge=1, le=32)] = 3
     hidden: Annotated[int, Field(ge=1, le=8192)] = 256
     layer_norm: bool = True
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    dropout_mask: Literal["frame", "utterance"] = "frame"
 
 
 class FeedForward(EncoderSettings):
@@ -227,7 +231,11 @@ class FeedForward(EncoderSettings):
 
 
 class RecurrentSettings(EncoderSettings):
+    """``recurrent_dropout`` is the share of the weights from state to state that each training batch goes without
+    (Merity et al. 2018)."""
+
     bidirectional: bool = True
+    recurrent_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     projection: Annotated[int, Field(ge=1, le=8192)] | None = None
 
 
