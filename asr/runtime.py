@@ -72,6 +72,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def free_memory() -> int:
+    """Bytes that this process may still take up, about: what the machine has available, and no more than its container
+    may have in all."""
+    try:
+        meminfo = Path("/proc/meminfo").read_text()
+        free = 1024 * int(re.findall(r"MemAvailable:\s+(\d+) kB", meminfo)[0])
+    except (OSError, IndexError):  # not Linux
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # of control groups, version 2 and 1
+        with contextlib.suppress(OSError, ValueError):  # "max": no limit
+            free = min(free, int(Path("/sys/fs/cgroup", limit).read_text()))
+    return free
+
+
 def default_workers() -> int:
     """Loader processes: one per two cores, at most eight."""
     return min(8, max(1, cores() // 2))

@@ -21,6 +21,7 @@ from lhotse.audio.backend import AudioBackend, audio_backend
 from asr import audio
 from asr.data.augment import Augmenter
 from asr.data.collation import Utterance, collate
+from asr.data.decoded import DecodedAudio
 from asr.errors import AudioError, CorpusError, TextError
 from asr.records import Batch, Fault, Rejection
 from asr.text.normalise import normalise
@@ -28,7 +29,10 @@ from asr.text.tokenise import Tokeniser
 
 
 class _ProjectReader(AudioBackend):  # type: ignore[misc]
-    """Lets lhotse read audio the way the rest of the project does."""
+    """Lets lhotse read audio the way the rest of the project does, or from what is ``decoded`` already."""
+
+    def __init__(self, decoded: DecodedAudio | None) -> None:
+        self._decoded = decoded
 
     def read_audio(
         self,
@@ -37,8 +41,13 @@ class _ProjectReader(AudioBackend):  # type: ignore[misc]
         duration: float | None = None,
         force_opus_sampling_rate: int | None = None,  # noqa: ARG002 (named by lhotse; soundfile decodes Opus as it is)
     ) -> tuple[np.ndarray, int]:
-        recording = path_or_fd.read() if hasattr(path_or_fd, "read") else Path(path_or_fd)
-        return audio.read_channels(recording, offset=offset, duration=duration)
+        if hasattr(path_or_fd, "read"):
+            samples, sample_rate = audio.read_channels(path_or_fd.read(), offset=offset, duration=duration)
+        else:
+            source = self._decoded or audio
+            samples, sample_rate = source.read_channels(Path(path_or_fd), offset=offset, duration=duration)
+        # Channel by channel, wherever they come from: the order of memory is the order in which NumPy sums.
+        return np.ascontiguousarray(samples), sample_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +55,7 @@ class Utterances(torch.utils.data.Dataset[Batch]):
     """Loads the cuts of one batch. Without ``tokeniser`` the batch carries no labels, and no text is refused.
 
     ``emission_frames`` maps samples to the model's emission frames; ``featurise`` computes features in the loader.
-    ``seconds`` are the shortest and the longest utterance taken.
+    ``seconds`` are the shortest and the longest utterance taken. ``decoded`` keeps recordings from epoch to epoch.
     """
 
     sample_rate: int
@@ -57,11 +66,12 @@ class Utterances(torch.utils.data.Dataset[Batch]):
     emission_frames: Callable[[int], int] | None = None
     featurise: Callable[[np.ndarray], np.ndarray] | None = None
     seconds: tuple[float, float] = (0.0, float("inf"))
+    decoded: DecodedAudio | None = None
 
     def __getitem__(self, cuts: Any) -> Batch:
         loaded: list[Utterance] = []
         rejected: list[Rejection] = []
-        with audio_backend(_ProjectReader()):
+        with audio_backend(_ProjectReader(self.decoded)):
             for cut in cuts:
                 try:
                     loaded.append(self._load(cut))
@@ -149,6 +159,7 @@ def load_batches(
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        multiprocessing_context="fork" if workers and dataset.decoded else None,  # memory is shared by forking
         worker_init_fn=_leave_signals_to_the_parent,
         pin_memory=torch.cuda.is_available(),
     )

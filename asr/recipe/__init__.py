@@ -309,11 +309,15 @@ class CtcCrf(Section):
 
 
 class Training(TrainerSettings):
+    """``keep_audio`` keeps decoded recordings in memory from epoch to epoch; ``auto`` where they fit in a quarter of
+    what is free."""
+
     criterion: Annotated[Ctc | CtcCrf, Field(discriminator="kind")] = Ctc()
     max_batch_seconds: PositiveFloat = 64.0
     utterance_seconds: Annotated[tuple[Annotated[float, Field(ge=0)], PositiveFloat], LowToHigh] = (0.1, 40.0)
     buckets: Positive = 10
     workers: Count | None = None
+    keep_audio: bool | Literal["auto"] = "auto"
 
 
 # -------------------------------------------------------------------------------------------------- decoding
