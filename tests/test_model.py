@@ -1,5 +1,6 @@
 """The encoder and the CTC head: padding, direction, state, and the loss."""
 
+import dataclasses
 import itertools
 import math
 
@@ -15,6 +16,7 @@ from asr.model.recurrent import RecurrentLayer, flip_within
 from asr.model.spec_augment import augment, warp_frequencies
 from asr.recipe import reading
 from asr.records import BLANK, Batch, Emissions
+from asr.train.acoustic import loss_of
 
 CELLS = {
     "lstm": (recipe.Lstm, nn.LSTM, {}),
@@ -292,3 +294,15 @@ def test_a_gpu_emits_what_the_cpu_does(encoder):
     expected = model(batch).log_probs
     found = model.cuda()(batch).log_probs.cpu()
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_the_loss_of_a_middle_layer_is_added_with_its_weight():
+    torch.manual_seed(1)
+    model = AcousticModel(settings_of({"kind": "lstm", "layers": 3, "hidden": 8}), 4).eval()
+    batch = dataclasses.replace(
+        batch_of([torch.randn(8000)]), tokens=torch.tensor([[1, 2]]), token_lengths=torch.tensor([2])
+    )
+    alone = loss_of(model, batch).nats
+    both = loss_of(model, batch, intermediate=recipe.Intermediate(layer=2, weight=0.5)).nats
+    _, middle = model.emit_tapped(model.featurise(batch), 2)
+    torch.testing.assert_close(both, alone + 0.5 * ctc_loss(middle, batch.tokens, batch.token_lengths))

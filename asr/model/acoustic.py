@@ -41,10 +41,19 @@ class AcousticModel(nn.Module):
         return features
 
     def emit(self, features: Features) -> Emissions:
-        values = features.values
-        if self.training and self.spec_augment is not None:
-            values = augment(values, features.lengths, self.spec_augment, self.features.settings.sample_rate)
-        encodings, lengths = self.encoder(values, features.lengths)
+        return self._emissions(*self.encoder(self._augmented(features), features.lengths))
+
+    def emit_tapped(self, features: Features, layer: int) -> tuple[Emissions, Emissions]:
+        """As ``emit``, and what the head makes of recurrent layer ``layer``'s encodings, counted from 1."""
+        last, middle, lengths = self.encoder.forward_tapped(self._augmented(features), features.lengths, layer)
+        return self._emissions(last, lengths), self._emissions(middle, lengths)
+
+    def _augmented(self, features: Features) -> Tensor:
+        if not self.training or self.spec_augment is None:
+            return features.values
+        return augment(features.values, features.lengths, self.spec_augment, self.features.settings.sample_rate)
+
+    def _emissions(self, encodings: Tensor, lengths: Tensor) -> Emissions:
         return Emissions(log_probs=self.classify(encodings), lengths=lengths, frame_shift=self.frame_shift)
 
     def classify(self, encodings: Tensor) -> Tensor:

@@ -308,11 +308,19 @@ class CtcCrf(Section):
     from_epoch: Count = 0
 
 
+class Intermediate(Section):
+    """CTC on recurrent layer ``layer``, counted from 1, besides the criterion on the last one."""
+
+    layer: Positive = 2
+    weight: PositiveFloat = 0.3
+
+
 class Training(TrainerSettings):
     """``keep_audio`` keeps decoded recordings in memory from epoch to epoch; ``auto`` where they fit in a quarter of
     what is free."""
 
     criterion: Annotated[Ctc | CtcCrf, Field(discriminator="kind")] = Ctc()
+    intermediate: Intermediate | None = None
     max_batch_seconds: PositiveFloat = 64.0
     utterance_seconds: Annotated[tuple[Annotated[float, Field(ge=0)], PositiveFloat], LowToHigh] = (0.1, 40.0)
     buckets: Positive = 10
@@ -391,6 +399,16 @@ class Recipe(Section):
         masks = self.augment.spec_augment
         if masks and masks.frequency_warp and self.features.kind != "log_mel":
             raise ValueError("augment.spec_augment.frequency_warp needs features.kind: log_mel")
+        return self
+
+    @model_validator(mode="after")
+    def _has_the_middle_layer(self) -> Recipe:
+        middle = self.training.intermediate
+        if middle and (self.encoder.kind == "feedforward" or middle.layer >= self.encoder.layers):
+            raise ValueError(
+                f"training.intermediate.layer is a recurrent layer before the last; found {middle.layer} with "
+                f"{self.encoder.layers} layers of kind: {self.encoder.kind}"
+            )
         return self
 
 

@@ -63,7 +63,7 @@ class AcousticTask:
         return self.corpora.train(number, skip)
 
     def loss(self, model: AcousticModel, batch: Batch) -> Loss:
-        return loss_of(model, batch, self.criterion)
+        return loss_of(model, batch, self.criterion, self.corpora.recipe.training.intermediate)
 
     def score_dev(self, model: AcousticModel, monitor: Monitor) -> DevFigures:
         """The loss and the greedy error rates: ``wer`` and ``cer`` or, of phones, ``per``. What decides comes first.
@@ -98,10 +98,23 @@ class AcousticTask:
         return {"audio_hours_per_epoch": round(self.corpora.seconds / 3600, 3)}
 
 
-def loss_of(model: AcousticModel, batch: Batch, criterion: Criterion = ctc_loss) -> Loss:
-    emissions = model(batch)
+def loss_of(
+    model: AcousticModel,
+    batch: Batch,
+    criterion: Criterion = ctc_loss,
+    intermediate: recipe.Intermediate | None = None,
+) -> Loss:
+    """The criterion's loss and, with ``intermediate``, CTC's on a middle layer (Lee & Watanabe 2021)."""
+    features = model.featurise(batch)
+    if intermediate is None:
+        emissions = model.emit(features)
+        nats = criterion(emissions, batch.tokens, batch.token_lengths)
+    else:
+        emissions, middle = model.emit_tapped(features, intermediate.layer)
+        nats = criterion(emissions, batch.tokens, batch.token_lengths)
+        nats = nats + intermediate.weight * ctc_loss(middle, batch.tokens, batch.token_lengths)
     return Loss(
-        nats=criterion(emissions, batch.tokens, batch.token_lengths),
+        nats=nats,
         blank_rate=blank_rate(emissions),
         audio_seconds=int(batch.waveform_lengths.sum()) / model.features.settings.sample_rate,
     )
