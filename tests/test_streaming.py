@@ -9,11 +9,12 @@ import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr import recipe
 from asr.audio import Resampling, prepare
 from asr.data.collation import Utterance, collate
 from asr.model.acoustic import AcousticModel
-from asr.model.features import RunningStatistics, loader_features
-from asr.model.streaming import WARM_UP_SECONDS, EmissionStream
+from asr.model.features import FeatureExtractor, loader_features
+from asr.model.streaming import MEMORY_SECONDS, WARM_UP_SECONDS, EmissionStream, SpeechMemory
 from asr.recipe.reading import validate_recipe
 from asr.records import Waveform
 
@@ -65,6 +66,12 @@ def streamed(stream: EmissionStream, samples: np.ndarray, cuts: list[int]) -> to
 
 def noise(length: int) -> np.ndarray:
     return (np.random.default_rng(length).standard_normal(length) * 0.1).astype(np.float32)
+
+
+def words(seconds: float, level: float = 1.0) -> np.ndarray:
+    """Noise that comes and goes as speech does, twice a second, and begins in a pause."""
+    time = np.arange(round(seconds * toy.RATE)) / toy.RATE
+    return noise(len(time)) * level * (0.003 - np.minimum(np.cos(4 * np.pi * time), 0)).astype(np.float32)
 
 
 @settings(max_examples=120)
@@ -135,19 +142,26 @@ def test_the_cuts_of_the_feed_change_nothing_at_all(cuts, normalise):
 
 @pytest.mark.parametrize("chunk", [0.05, 0.3])
 @pytest.mark.parametrize("encoder", [{"kind": "lstm"}, {"kind": "gru", "bidirectional": False}])
-def test_a_stream_holds_no_more_after_a_minute_than_after_ten_seconds(encoder, chunk):
+@pytest.mark.parametrize(
+    "sound",
+    [words, lambda seconds: noise(round(seconds * toy.RATE)), lambda seconds: 0 * words(seconds)],
+    ids=["speech", "noise", "silence"],
+)
+def test_a_stream_holds_no_more_after_three_minutes_than_after_one(encoder, chunk, sound):
     model = untrained({**encoder, "layers": 1}, {"mels": 8})
     stream = EmissionStream(model, chunk=chunk, context=0.2)
 
     def held() -> int:
-        parts = [stream.waiting, stream.features.pending, stream.encodings.pending, stream.ahead, stream.cold]
+        memory = stream.speech
+        parts = [stream.waiting, stream.energies.pending, stream.encodings.pending, stream.ahead, stream.cold]
+        parts += [memory.recent, memory.energies, memory.places]
         return sum(part.untyped_storage().nbytes() for part in parts if part is not None)
 
-    second, sizes = torch.from_numpy(noise(toy.RATE)), []
-    for _ in range(60):
+    second, sizes = torch.from_numpy(sound(1.0)), []
+    for _ in range(180):
         stream.feed(second)
         sizes.append(held())
-    assert max(sizes[30:]) <= max(sizes[:10])
+    assert max(sizes[120:]) <= max(sizes[:60])
 
 
 @pytest.mark.parametrize(("normalise", "waits"), [("utterance", True), ("global", False), ("none", False)])
@@ -155,22 +169,71 @@ def test_only_an_utterances_own_statistics_need_a_warm_up(normalise, waits):
     model = untrained({"kind": "lstm"}, {"mels": 8, "normalise": normalise})
     stream = EmissionStream(model, chunk=0.1, context=0.1)
     half = round(WARM_UP_SECONDS / 2 * toy.RATE)
-    early = stream.feed(torch.from_numpy(noise(half)))
+    samples = torch.from_numpy(words(4 * WARM_UP_SECONDS))
+    early = stream.feed(samples[:half])
     assert (len(early) == 0) == waits
-    assert len(stream.feed(torch.from_numpy(noise(2 * half)))) > 0
+    assert len(stream.feed(samples[half:])) > 0
 
 
-def test_running_statistics_are_those_of_all_frames_until_memory_fades_them():
-    values = torch.randn(90, 3) * torch.tensor([1.0, 2.0, 0.5]) - 7
-    running = RunningStatistics(3, memory=1000)
-    for piece in values.split([1, 50, 0, 39]):
-        running.update(piece)
-    torch.testing.assert_close(running.mean, values.mean(0))
-    torch.testing.assert_close(running.variance, values.var(0, correction=0))
-    forgetful = RunningStatistics(3, memory=10)
-    for piece in [*values.split(10), *torch.full((100, 3), 4.0).split(10)]:
-        forgetful.update(piece)
-    torch.testing.assert_close(forgetful.mean, torch.full((3,), 4.0), atol=0.02, rtol=0)
+def speech_memory(samples: np.ndarray) -> SpeechMemory:
+    """What is remembered of samples that come in pieces of 0.1 s."""
+    extractor = FeatureExtractor(recipe.LogMel(sample_rate=toy.RATE, mels=8))
+    memory = SpeechMemory(extractor)
+    for frames in extractor.extract(torch.from_numpy(samples)[None], torch.tensor([len(samples)])).values[0].split(10):
+        memory.hear(frames)
+    return memory
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        np.zeros(0, np.float32),
+        np.zeros(60 * toy.RATE, np.float32),
+        0.01 * noise(60 * toy.RATE),
+        words(2, level=0.02),
+    ],
+    ids=["nothing", "silence", "a room", "whispering"],
+)
+@pytest.mark.parametrize("after", [0.0, 60.0])
+def test_a_stream_is_normalised_as_its_speech_alone_is_whatever_came_before_and_after(before, after):
+    speech = words(4)
+    extractor = FeatureExtractor(recipe.LogMel(sample_rate=toy.RATE, mels=8))
+    expected = extractor.measure(extractor.extract(torch.from_numpy(speech)[None], torch.tensor([len(speech)])))
+    room = 1e-5 * noise(round(after * toy.RATE))
+    statistics = speech_memory(np.concatenate([before, speech, room])).statistics()
+    torch.testing.assert_close(statistics.mean, expected.mean, atol=0.15, rtol=0)
+    torch.testing.assert_close(statistics.deviation, expected.deviation, atol=0.15, rtol=0)
+    torch.testing.assert_close(statistics.floor, expected.floor, atol=0.15, rtol=0)
+
+
+def test_a_stream_learns_to_hear_a_fainter_voice():
+    statistics = speech_memory(
+        np.concatenate([words(1, level=3), words(MEMORY_SECONDS * 2.5, level=0.03)])
+    ).statistics()
+    fainter = speech_memory(words(20, level=0.03)).statistics()
+    torch.testing.assert_close(statistics.mean, fainter.mean, atol=0.3, rtol=0)
+
+
+@pytest.mark.parametrize("sound", [np.zeros(20 * toy.RATE, np.float32), noise(20 * toy.RATE)], ids=["silence", "noise"])
+def test_what_is_no_speech_is_blank_until_somebody_speaks(sound):
+    model = untrained({"kind": "lstm"}, {"mels": 8})
+    stream = EmissionStream(model, chunk=0.2, context=0.1)
+    emissions = stream.feed(torch.from_numpy(sound))
+    assert len(emissions) * model.frame_shift == pytest.approx(20, abs=1)
+    assert emissions.argmax(dim=1).eq(0).all()
+    assert not stream.feed(torch.from_numpy(words(2, level=5))).argmax(dim=1).eq(0).all()
+    ended = stream.feed(torch.zeros(0), last=True)
+    assert len(ended) > 0
+
+
+@pytest.mark.parametrize("features", [{"mels": 8}, {"kind": "mfcc", "mels": 8, "coefficients": 4}])
+def test_speech_after_silence_has_the_emissions_of_the_speech_alone(features):
+    model = untrained({"kind": "lstm"}, features)
+    alone = streamed(EmissionStream(model, chunk=0.2, context=0.4), words(4), [])
+    silence = np.zeros(20 * toy.RATE, np.float32)
+    after = streamed(EmissionStream(model, chunk=0.2, context=0.4), np.concatenate([silence, words(4)]), [])
+    frames = round(0.5 / model.frame_shift)
+    torch.testing.assert_close(after[-len(alone) + frames :], alone[frames:], atol=0.02, rtol=0)
 
 
 @given(

@@ -1,11 +1,19 @@
-"""Features: log-mel energies or MFCCs, normalised over real frames only.
+"""Features: log-mel energies or MFCCs, normalised so that neither silence nor level changes what speech looks like.
 
-Both backends compute the same numbers (a test holds them within 1e-4): torchaudio on the model's device, and librosa as
-the reference, which runs in the loader. Frames are centred and the signal is padded with zeros, so that a padded
+Both backends compute the same energies (a test holds them within 1e-4): torchaudio on the model's device, and librosa
+as the reference, which runs in the loader. Frames are centred and the signal is padded with zeros, so that a padded
 utterance's features are those of the utterance alone.
+
+Normalising an utterance starts from its level, the energy of its loudest frames. Frames near the level are *active*:
+they alone make its mean and deviation, so that silence before, between and after the words counts for nothing. What
+lies far below the active frames is raised to a floor there, so that digital silence looks as a quiet room does. All of
+it moves with the level, so that a recording at -40 dB looks as it does at 0 dB.
 """
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,8 +22,21 @@ from torch import Tensor, nn
 from asr import recipe
 from asr.records import Features
 
-LOG_FLOOR = 1e-6
-"""Added to mel energies before the logarithm; about the energy of 16-bit quantisation noise."""
+DECIBEL = math.log(10) / 10
+"""In natural log of energy."""
+LOG_FLOOR = 1e-16
+"""Added to mel energies before the logarithm: far below speech at -60 dB, and above what float32 rounds to."""
+FIXED_FLOOR = math.log(1e-6)
+"""Of log-mel energies that are not normalised by utterance; about the energy of 16-bit quantisation noise."""
+LEVEL_SECONDS = 0.1
+"""As much of an utterance is louder than its level: more than a click, and no more than the shortest word."""
+ACTIVE_DECIBELS = 30.0
+"""Below the level a frame is still active. In clean recordings that is speech alone: their rooms are 40 to 50 dB below
+the level."""
+SILENT_DECIBELS = 75.0
+"""Below the level an energy says nothing: it is a band that the recording lacks, or a hole that a codec left."""
+FLOOR_DECIBELS = 25.0
+"""Below a mel bin's mean over active frames lies its floor. In AN4 and LibriSpeech rooms lie 25 to 35 dB below."""
 DEVIATION_FLOOR = 1e-3
 """Added to an utterance's standard deviations, which digital silence leaves at nothing."""
 
@@ -36,8 +57,22 @@ def feature_frames(samples: int, settings: recipe.FeatureSettings) -> int:
     return samples // window_samples(settings)[2] + 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """What utterances are normalised by: ``floor`` (B, 1, mels) of their log-mel energies, ``mean`` and ``deviation``
+    (B, 1, F) of the features of their active frames."""
+
+    floor: Tensor
+    mean: Tensor
+    deviation: Tensor
+
+
 class FeatureExtractor(nn.Module):
-    """Waveforms (B, S) to normalised features (B, T, F), on whatever device it is moved to."""
+    """Waveforms (B, S) to normalised features (B, T, F), on whatever device it is moved to.
+
+    ``extract`` gives log-mel energies, and ``normalise`` makes features of them: log-mel energies again or, as the
+    recipe has it, MFCCs.
+    """
 
     filters: Tensor
     window: Tensor
@@ -81,7 +116,7 @@ class FeatureExtractor(nn.Module):
 
     @torch.no_grad()
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Features:
-        """Features before normalisation, in float32 whatever the autocast."""
+        """Log-mel energies (B, T, mels), in float32 whatever the autocast."""
         import torchaudio
 
         with torch.autocast(waveforms.device.type, enabled=False):
@@ -97,53 +132,72 @@ class FeatureExtractor(nn.Module):
                 pad_mode="constant",
             )
             values = torch.log(power.transpose(1, 2) @ self.filters + LOG_FLOOR)
-            frames = lengths // self.hop + 1
-            if isinstance(self.settings, recipe.Mfcc):
-                values = values @ self.dct
-                if self.settings.deltas:
-                    values = _with_deltas(values, frames)
-        return Features(values=values, lengths=frames)
+        return Features(values=values, lengths=lengths // self.hop + 1)
 
     @torch.no_grad()
-    def normalise(self, features: Features, running: RunningStatistics | None = None) -> Features:
-        """Zero mean and unit variance per bin over each utterance's real frames (or by the global statistics), and
-        zeros past them. ``running`` stands in for the statistics of an utterance of which the end is yet to come."""
-        values, lengths = features.values, features.lengths
-        real = frame_mask(lengths, values.shape[1])[:, :, None]
-        if self.settings.normalise == "utterance" and running is not None:
-            values = (values - running.mean) / (running.variance.sqrt() + DEVIATION_FLOOR)
-        elif self.settings.normalise == "utterance":
-            count = lengths[:, None, None].clamp(min=1)
-            mean = (values * real).sum(1, keepdim=True) / count
-            variance = ((values - mean).square() * real).sum(1, keepdim=True) / count
-            values = (values - mean) / (variance.sqrt() + DEVIATION_FLOOR)
-        elif self.settings.normalise == "global":
-            values = (values - self.mean) / self.deviation
-        return Features(values=values * real, lengths=lengths)
+    def normalise(self, energies: Features, statistics: Statistics | None = None) -> Features:
+        """Features of log-mel energies, normalised as the recipe has it, and zeros past each utterance's end.
+
+        By utterance, active frames have zero mean and unit variance in each bin. ``statistics`` stand in for those of
+        an utterance of which the end is yet to come.
+        """
+        if self.settings.normalise == "utterance":
+            by = statistics or self.measure(energies)
+            values = (self.shape(energies, by.floor) - by.mean) / by.deviation
+        else:
+            values = self.shape(energies)
+            if self.settings.normalise == "global":
+                values = (values - self.mean) / self.deviation
+        real = frame_mask(energies.lengths, values.shape[1])[:, :, None]
+        return Features(values=values * real, lengths=energies.lengths)
+
+    @torch.no_grad()
+    def measure(self, energies: Features, level: Tensor | None = None) -> Statistics:
+        """The statistics of utterances, each over its own active frames; ``level`` (B,) stands in for their own."""
+        real = frame_mask(energies.lengths, energies.values.shape[1])
+        loudness = frame_loudness(energies.values).masked_fill(~real, -torch.inf)
+        if level is None:
+            level = levels(loudness, energies.lengths, round(LEVEL_SECONDS / self.settings.shift))
+        level = level[:, None, None]
+        active = real[:, :, None] & (loudness[:, :, None] >= level - ACTIVE_DECIBELS * DECIBEL)
+        count = active.sum(1, keepdim=True).clamp(min=1)
+        faintest = level - SILENT_DECIBELS * DECIBEL
+        audible = torch.logaddexp(energies.values, faintest) * active
+        floor = (audible.sum(1, keepdim=True) / count - FLOOR_DECIBELS * DECIBEL).maximum(faintest)
+        values = self.shape(energies, floor)
+        mean = (values * active).sum(1, keepdim=True) / count
+        variance = ((values - mean).square() * active).sum(1, keepdim=True) / count
+        return Statistics(floor=floor, mean=mean, deviation=variance.sqrt() + DEVIATION_FLOOR)
+
+    @torch.no_grad()
+    def shape(self, energies: Features, floor: Tensor | None = None) -> Tensor:
+        """Features (B, T, F) before normalisation, of energies to which ``floor`` was added, in float32 whatever the
+        autocast."""
+        if floor is None:
+            floor = torch.full((), FIXED_FLOOR, device=energies.values.device)
+        values = torch.logaddexp(energies.values, floor)
+        if isinstance(self.settings, recipe.Mfcc):
+            with torch.autocast(values.device.type, enabled=False):
+                values = values @ self.dct
+            if self.settings.deltas:
+                values = _with_deltas(values, energies.lengths)
+        return values
 
 
-class RunningStatistics:
-    """``mean`` and ``variance`` (F,) of a stream's feature frames so far; of those longer ago than ``memory`` frames, a
-    fading part (Chan et al. 1983, the pairwise update, with the count held at ``memory``)."""
+def frame_loudness(energies: Tensor) -> Tensor:
+    """The natural log of each frame's mean mel energy (..., T), from log-mel energies (..., T, mels)."""
+    return energies.logsumexp(-1) - math.log(energies.shape[-1])
 
-    def __init__(self, size: int, memory: int) -> None:
-        self.mean, self.variance = torch.zeros(size), torch.zeros(size)
-        self.count, self.memory = 0, memory
 
-    def update(self, values: Tensor) -> None:
-        """Hears (T, F) frames more."""
-        if not len(values):
-            return
-        share = len(values) / (self.count + len(values))
-        shift = values.mean(0) - self.mean.to(values.device)
-        self.mean = self.mean.to(values.device) + share * shift
-        within = (1 - share) * self.variance.to(values.device) + share * values.var(0, correction=0)
-        self.variance = within + share * (1 - share) * shift.square()
-        self.count = min(self.count + len(values), self.memory)
+def levels(loudness: Tensor, lengths: Tensor, loudest: int) -> Tensor:
+    """The level (B,) of each utterance: the loudness of the last of its ``loudest`` frames, or of all if it has fewer.
+    ``loudness`` (B, T) is minus infinity past ``lengths``."""
+    ranked = loudness.topk(min(loudest, loudness.shape[1]), dim=1).values
+    return ranked.gather(1, (lengths.clamp(1, ranked.shape[1]) - 1)[:, None])[:, 0]
 
 
 class ReferenceFeatures:
-    """The librosa backend: samples (S,) to features (T, F) before normalisation. Runs in the loader's workers."""
+    """The librosa backend: samples (S,) to log-mel energies (T, mels). Runs in the loader's workers."""
 
     def __init__(self, settings: recipe.LogMel | recipe.Mfcc) -> None:
         self.settings = settings
@@ -162,13 +216,7 @@ class ReferenceFeatures:
             center=True,
             pad_mode="constant",
         )
-        values = np.log(mel + LOG_FLOOR)
-        if isinstance(self.settings, recipe.Mfcc):
-            values = librosa.feature.mfcc(S=values, n_mfcc=self.settings.coefficients, dct_type=2, norm="ortho")
-            if self.settings.deltas:
-                first = librosa.feature.delta(values, width=5, mode="nearest")
-                values = np.concatenate([values, first, librosa.feature.delta(first, width=5, mode="nearest")])
-        return np.ascontiguousarray(values.T, dtype=np.float32)
+        return np.ascontiguousarray(np.log(mel + LOG_FLOOR).T, dtype=np.float32)
 
 
 def loader_features(settings: recipe.LogMel | recipe.Mfcc) -> ReferenceFeatures | None:

@@ -122,10 +122,11 @@ def measure_statistics(model: AcousticModel, corpora: TrainingCorpora) -> None:
     for _, batch in zip(range(STATISTICS_BATCHES), corpora.train(epoch=0), strict=False):
         if len(batch) == 0:
             continue
-        features = batch.features or model.features.extract(
+        energies = batch.features or model.features.extract(
             batch.waveforms.to(model.device), batch.waveform_lengths.to(model.device)
         )
-        for values, length in zip(features.values.cpu().double(), features.lengths.tolist(), strict=True):
+        shaped = model.features.shape(energies.to(model.device))
+        for values, length in zip(shaped.cpu().double(), energies.lengths.tolist(), strict=True):
             count += length
             total = total + values[:length].sum(0)
             squares = squares + values[:length].square().sum(0)
