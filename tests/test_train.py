@@ -242,6 +242,49 @@ def test_a_loss_that_is_no_number_stops_the_run_with_advice(corpus, tmp_path):
         train(settings_of(learning_rate=1e30, warmup_steps=0, epochs=5), tmp_path / "model", root=corpus)
 
 
+def epochs_logged(directory) -> list[dict]:
+    lines = map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["kind"] == "epoch"]
+
+
+def test_a_run_by_the_clock_ends_with_its_time_scored_and_saved(corpus, tmp_path):
+    directory = tmp_path / "model"
+    meta = train(settings_of(epochs=1, minutes=0.05, dev_every=1000), directory, root=corpus)
+    assert meta["training"]["minutes"] >= 0.05
+    assert meta["training"]["finished"]
+    assert meta["training"]["epochs"] > 1, "epochs end nothing where there are minutes"
+    assert [line["epoch"] for line in epochs_logged(directory) if "dev_wer" in line] == [meta["training"]["epochs"]]
+    assert meta["results"]["best_epoch"] == meta["training"]["epochs"]
+    before = (directory / "model.safetensors").read_bytes()
+    again = train(settings_of(epochs=1, minutes=0.05, dev_every=1000), directory, root=corpus, resume=True)
+    assert again == meta
+    assert (directory / "model.safetensors").read_bytes() == before
+
+
+def test_a_stopped_run_by_the_clock_goes_on_with_the_time_that_it_has_left(corpus, tmp_path):
+    directory = tmp_path / "model"
+    train(settings_of(epochs=1), directory, root=corpus)
+    state = torch.load(directory / "training" / "state.pt", weights_only=True)
+    state["progress"] |= {"seconds": 60.0, "finished": False}
+    torch.save(state, directory / "training" / "state.pt")
+    path = directory / "recipe.yaml"
+    path.write_text(path.read_text().replace("minutes: null", "minutes: 1.02"))
+    meta = train(settings_of(epochs=1, minutes=1.02), directory, root=corpus, resume=True)
+    assert 1.02 <= meta["training"]["minutes"] < 2
+    assert meta["training"]["epochs"] >= 2
+
+
+def test_the_dev_set_is_scored_as_often_as_asked_for_and_after_the_last_epoch(corpus, tmp_path):
+    often, seldom = tmp_path / "often", tmp_path / "seldom"
+    train(settings_of(epochs=3), often, root=corpus)
+    train(settings_of(epochs=3, dev_every=2), seldom, root=corpus)
+    assert [line["epoch"] for line in epochs_logged(seldom)] == [1, 2, 3]
+    assert [line["epoch"] for line in epochs_logged(seldom) if "dev_wer" in line] == [2, 3]
+    # It is looked at, and moves nothing.
+    expected, found = load_file(often / "last.safetensors"), load_file(seldom / "last.safetensors")
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
 def test_early_stopping_waits_its_patience(corpus, tmp_path):
     meta = train(settings_of(epochs=20, patience=2, learning_rate=3.0, clip=1e3), tmp_path / "model", root=corpus)
     assert meta["training"]["finished"]
@@ -268,13 +311,27 @@ def test_every_choice_of_a_recipe_trains_and_loads(corpus, tmp_path, sections):
     assert asr.load(tmp_path / "model").transcribe(corpus / row["audio_filepath"]).duration > 0
 
 
+def rates(settings: recipe.Training, total: int, seconds_a_step: float = 0.0) -> list[float]:
+    shares = [optimiser.share_left(step, total, step * seconds_a_step, settings) for step in range(total)]
+    return [optimiser.learning_rate(step, left, settings) for step, left in enumerate(shares)]
+
+
 def test_the_learning_rate_warms_up_then_decays():
-    settings = recipe.Training(learning_rate=1.0, warmup_steps=10)
-    rates = [optimiser.learning_rate(step, 110, settings) for step in range(110)]
-    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
-    assert rates[10] == pytest.approx(1.0)
-    assert rates[60] == pytest.approx(0.5)
-    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+    found = rates(recipe.Training(learning_rate=1.0, warmup_steps=10), 110)
+    assert found[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert found[10] == pytest.approx(1.0)
+    assert found[60] == pytest.approx(0.5)
+    assert all(a >= b for a, b in itertools.pairwise(found[10:]))
+
+
+@pytest.mark.parametrize(("decay", "half"), [("cosine", 0.5), ("linear", 0.5), ("constant", 1.0)])
+def test_in_a_run_by_the_clock_the_decay_follows_the_share_of_the_time_however_many_steps_that_is(decay, half):
+    settings = recipe.Training(learning_rate=1.0, warmup_steps=10, minutes=2.0, decay=decay)
+    for steps in (100, 1000):
+        found = rates(settings, steps, seconds_a_step=120 / steps)
+        assert found[:5] == pytest.approx([0.1 * (i + 1) for i in range(5)])
+        assert found[steps // 2] == pytest.approx(half)
+        assert found[-1] == pytest.approx(1.0 if decay == "constant" else 0.01, abs=0.01)
 
 
 def test_the_mean_of_the_last_epochs_weights_is_their_mean():

@@ -279,9 +279,15 @@ class NoAveraging(Section):
 
 
 class TrainerSettings(Section):
-    """What the training loop itself reads, whatever it trains."""
+    """What the training loop itself reads, whatever it trains.
+
+    ``minutes`` ends the run by the clock in place of ``epochs``, however many or few those would be. ``dev_every`` is
+    in epochs; the last one is scored on the dev set in any case.
+    """
 
     epochs: Positive = 50
+    minutes: PositiveFloat | None = None
+    dev_every: Positive = 1
     learning_rate: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup_steps: Count = 300

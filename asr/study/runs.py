@@ -175,7 +175,7 @@ def _look_inside(plan: Plan, recogniser: Recogniser, systems: Sequence[System], 
 def _history(plan: Plan, kind: str, figure: str) -> tuple[tuple[int, float], ...]:
     """A figure of the run's metrics.jsonl at its steps, or of its epochs: (number, value), where it is a number."""
     lines = [line for line in json_lines(plan.directory / "metrics.jsonl") if line["kind"] == kind]
-    return tuple((line[kind], line[figure]) for line in lines if line[figure] is not None)
+    return tuple((line[kind], line[figure]) for line in lines if line.get(figure) is not None)
 
 
 def longest_utterances(plan: Plan, sources: Sequence[recipe.Corpus], root: Path) -> list[Batch]:

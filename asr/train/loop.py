@@ -17,8 +17,8 @@ import asr
 from asr import checkpoint, recipe, runtime
 from asr.errors import TrainingError
 from asr.train.monitor import Monitor
-from asr.train.optimiser import learning_rate
-from asr.train.state import DevFigures, Progress, load_state, save_state, stop_on_signals
+from asr.train.optimiser import learning_rate, share_left
+from asr.train.state import DevFigures, Progress, is_time_up, load_state, save_state, stop_on_signals
 from asr.train.step import B, Loss, M, Trainer
 
 
@@ -60,8 +60,7 @@ def train(task: Task[M, B], settings: recipe.TrainerSettings, directory: Path, *
         saved = time.monotonic()
         while not progress.finished:
             model.train()
-            batches = task.epoch(progress.epoch, skip=progress.batch)
-            while group := list(itertools.islice(batches, settings.accumulate)):
+            for group in _groups(task.epoch(progress.epoch, skip=progress.batch), settings.accumulate):
                 # Dropout and SpecAugment depend on the place in the run alone, so a resumed run draws the same.
                 runtime.seed_step(seed, progress.epoch, progress.batch)
                 progress.batch += len(group)
@@ -69,7 +68,8 @@ def train(task: Task[M, B], settings: recipe.TrainerSettings, directory: Path, *
                 usable = [batch for batch in group if len(batch)]
                 if not usable:
                     continue
-                figures = trainer.step(usable, learning_rate(progress.step, total_steps, settings))
+                left = share_left(progress.step, total_steps, monitor.seconds, settings)
+                figures = trainer.step(usable, learning_rate(progress.step, left, settings))
                 progress.step += 1
                 monitor.step(figures)
                 if stop.is_set() or time.monotonic() - saved > settings.save_minutes * 60:
@@ -81,15 +81,22 @@ def train(task: Task[M, B], settings: recipe.TrainerSettings, directory: Path, *
                         f"stopped in epoch {progress.epoch + 1} after {progress.step} steps; nothing is lost: "
                         "the same command goes on from here (asr train and asr lm train: with --resume)"
                     )
+                if is_time_up(monitor.seconds, settings):
+                    break
             monitor.read()
             if progress.step == 0:
                 raise TrainingError(f"nothing could be trained on; {directory}/training/rejected.jsonl says why")
 
             trainer.average.after_epoch(model)
+            progress.close_epoch(monitor.seconds, settings)
+            if not progress.finished and progress.epoch % settings.dev_every:
+                monitor.epoch()
+                continue
             averaged.load_state_dict(trainer.average.weights(model))
             dev = task.score_dev(averaged, monitor)
-            best = progress.close_epoch(dev, settings)
-            monitor.epoch(dev, best)
+            best = progress.judge(dev, settings)
+            monitor.epoch(dev, best=best)
+            progress.finished |= is_time_up(progress.seconds, settings)  # scoring takes time too
             # Weights after meta.json, so that a directory that has them is whole.
             checkpoint.save_meta(directory, describe_run(task, progress))
             checkpoint.save_weights(directory / checkpoint.LAST_WEIGHTS, averaged.state_dict())
@@ -98,6 +105,12 @@ def train(task: Task[M, B], settings: recipe.TrainerSettings, directory: Path, *
             save_state(directory, progress, trainer)
             saved = time.monotonic()
     return describe_run(task, progress)
+
+
+def _groups(batches: Iterator[B], size: int) -> Iterator[list[B]]:
+    """``size`` batches at a time, and at the end those that are left."""
+    while group := list(itertools.islice(batches, size)):
+        yield group
 
 
 def describe_run(task: Task[M, B], progress: Progress) -> dict[str, Any]:

@@ -52,8 +52,7 @@ class Monitor:
     def __init__(self, directory: Path, progress: Progress, settings: recipe.TrainerSettings, *, batches: int) -> None:
         self.directory = directory
         self.progress = progress
-        self.epochs = settings.epochs
-        self.warmup = settings.warmup_steps
+        self.settings = settings
         self.console = Console(stderr=True)
         self._pending: list[StepFigures] = []
         self._since = time.monotonic()
@@ -63,7 +62,7 @@ class Monitor:
         self._bar = bars.Progress(
             bars.TextColumn("epoch {task.fields[epoch]}"),
             bars.BarColumn(bar_width=20),
-            bars.MofNCompleteColumn(),
+            bars.TextColumn("{task.fields[done]}"),
             bars.TextColumn("{task.fields[figures]}"),
             bars.TimeRemainingColumn(),
             console=self.console,
@@ -72,7 +71,8 @@ class Monitor:
             redirect_stderr=False,
         )
         self._batches = batches
-        self._task = self._bar.add_task("", total=self.epochs * batches, epoch=progress.epoch + 1, figures="")
+        self._total = settings.epochs * batches if settings.minutes is None else 60 * settings.minutes
+        self._task = self._bar.add_task("", total=self._total, epoch=progress.epoch + 1, done="", figures="")
 
     def __enter__(self) -> Monitor:
         from torch.utils.tensorboard import SummaryWriter
@@ -97,6 +97,11 @@ class Monitor:
             self._board.close()
             if self.history:
                 self._draw()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the run so far, dev scoring and earlier parts included."""
+        return self.progress.seconds + time.monotonic() - self._since
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -156,15 +161,21 @@ class Monitor:
         self._pending.clear()
         self._write(line)
         decisive = {f"dev_{name}": value for name, value in list(self.progress.last_dev.items())[:1]}
+        timed = self.settings.minutes is not None
+        completed = self.progress.seconds if timed else self.progress.epoch * self._batches + self.progress.batch
         self._bar.update(
             self._task,
-            completed=self.progress.epoch * self._batches + self.progress.batch,
-            epoch=f"{self.progress.epoch + 1}/{self.epochs}",
+            completed=completed,
+            epoch=self._numbered(self.progress.epoch + 1),
+            done=f"{completed / 60:.1f}/{self.settings.minutes:g} min" if timed else f"{completed}/{self._total}",
             figures=_shown({**line, **decisive}),
         )
 
-    def epoch(self, dev: DevFigures, best: bool) -> None:
-        """Writes the line of the epoch that ``progress.close_epoch`` has just closed."""
+    def _numbered(self, epoch: int) -> str:
+        return str(epoch) if self.settings.minutes is not None else f"{epoch:>3}/{self.settings.epochs}"
+
+    def epoch(self, dev: DevFigures | None = None, *, best: bool = False) -> None:
+        """Writes the line of the epoch that ``progress.close_epoch`` has just closed; ``dev`` where it was scored."""
         progress = self.progress
         now = time.monotonic()
         progress.seconds += now - self._since
@@ -174,15 +185,16 @@ class Monitor:
             "step": progress.step,
             "epoch": progress.epoch,
             "train_loss": progress.epoch_loss / max(progress.epoch_labels, 1),
-            **{f"dev_{name}": value for name, value in dev.items()},
+            **{f"dev_{name}": value for name, value in (dev or {}).items()},
             "rejected": len(self._rejected),
             "minutes": progress.seconds / 60,
         }
         if progress.epoch_blank:
             line["blank_rate"] = progress.epoch_blank / max(progress.epoch_steps, 1)
         self._write(line)
-        self.say(f"epoch {line['epoch']:>3}/{self.epochs}  {_shown(line)}{'  best' if best else ''}")
-        self._warn_if_silent(line)
+        self.say(f"epoch {self._numbered(progress.epoch)}  {_shown(line)}{'  best' if best else ''}")
+        if dev:
+            self._warn_if_silent(line)
         progress.epoch_loss = progress.epoch_blank = 0.0
         progress.epoch_labels = progress.epoch_steps = 0
         if now - self._pictured > PICTURE_SECONDS:
@@ -192,7 +204,8 @@ class Monitor:
     def _warn_if_silent(self, line: dict[str, Any]) -> None:
         """Every CTC model begins by emitting blanks alone; one that still does long after the warm-up has collapsed."""
         rates = [line[f"dev_{name}"] for name in ("wer", "per") if f"dev_{name}" in line]
-        collapsed = self.progress.step > self.warmup and line.get("blank_rate", 0) > 0.99 and min(rates, default=0) >= 1
+        warm = self.progress.step > self.settings.warmup_steps
+        collapsed = warm and line.get("blank_rate", 0) > 0.99 and min(rates, default=0) >= 1
         self.progress.silent_epochs = self.progress.silent_epochs + 1 if collapsed else 0
         if self.progress.silent_epochs == SILENT_EPOCHS:
             self.say(

@@ -25,18 +25,30 @@ def build_optimiser(model: nn.Module, settings: recipe.TrainerSettings) -> torch
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
 
 
-def learning_rate(step: int, total: int, settings: recipe.TrainerSettings) -> float:
-    """The rate of step ``step`` of ``total``, counted from 0: a linear warm-up, then the decay to FLOOR of the peak."""
-    if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
-    left = 1 - (step - settings.warmup_steps) / max(total - settings.warmup_steps, 1)
-    left = min(max(left, 0.0), 1.0)
+def learning_rate(step: int, left: float, settings: recipe.TrainerSettings) -> float:
+    """The rate of step ``step``, counted from 0, when the share ``left`` of the decay is still to come, in [0, 1]: a
+    linear warm-up, then the decay to FLOOR of the peak."""
+    warm = (step + 1) / settings.warmup_steps if step < settings.warmup_steps else 1.0
+    return settings.learning_rate * min(warm, _decayed(left, settings))
+
+
+def _decayed(left: float, settings: recipe.TrainerSettings) -> float:
     match settings.decay:
         case "cosine":
-            return settings.learning_rate * max(0.5 * (1 + math.cos(math.pi * (1 - left))), FLOOR)
+            return max(0.5 * (1 + math.cos(math.pi * (1 - left))), FLOOR)
         case "linear":
-            return settings.learning_rate * max(left, FLOOR)
-    return settings.learning_rate
+            return max(left, FLOOR)
+    return 1.0
+
+
+def share_left(step: int, total: int, seconds: float, settings: recipe.TrainerSettings) -> float:
+    """How much of the decay is still to come, in [0, 1], before step ``step`` of ``total``, after ``seconds`` of
+    training: by the clock where the recipe gives the run ``minutes``, else by the steps after the warm-up."""
+    if settings.minutes is not None:
+        left = 1 - seconds / (60 * settings.minutes)
+    else:
+        left = 1 - (step - settings.warmup_steps) / max(total - settings.warmup_steps, 1)
+    return min(max(left, 0.0), 1.0)
 
 
 class Average(Protocol):

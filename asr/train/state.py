@@ -44,16 +44,26 @@ class Progress:
     epoch_blank: float = 0.0
     epoch_steps: int = 0
 
-    def close_epoch(self, dev: DevFigures, settings: recipe.TrainerSettings) -> bool:
-        """Moves on to the next epoch, or to the end; true where this one is the best so far."""
+    def close_epoch(self, seconds: float, settings: recipe.TrainerSettings) -> None:
+        """Moves on to the next epoch, or to the end, after ``seconds`` of training."""
         self.epoch, self.batch = self.epoch + 1, 0
+        ran_through = settings.minutes is None and self.epoch >= settings.epochs
+        self.finished = ran_through or is_time_up(seconds, settings)
+
+    def judge(self, dev: DevFigures, settings: recipe.TrainerSettings) -> bool:
+        """Takes in what the dev set says of the epoch just closed; true where it is the best so far."""
         best = self.best_epoch == 0 or tuple(dev.values()) < tuple(self.best_dev.values())
         if best:
             self.best_epoch, self.best_dev = self.epoch, dev
         self.last_dev = dev
         weary = settings.patience is not None and self.epoch - self.best_epoch >= settings.patience
-        self.finished = weary or self.epoch >= settings.epochs
+        self.finished = self.finished or weary
         return best
+
+
+def is_time_up(seconds: float, settings: recipe.TrainerSettings) -> bool:
+    """Whether a run that ends by the clock has had its minutes."""
+    return settings.minutes is not None and seconds >= 60 * settings.minutes
 
 
 def save_state(directory: Path, progress: Progress, trainer: Trainer[Any, Any]) -> None:
