@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from asr import checkpoint, recipe
 from asr.data.augment import Augmenter
 from asr.data.batches import load_batches, plan_batches, text_of
 from asr.data.corpora import Mixture, open_corpora
+from asr.data.decoded import DecodedAudio, keep_decoded
 from asr.decode.ngram import NgramModel
 from asr.errors import CorpusError, RecipeError, TextError
 from asr.model.acoustic import AcousticModel
@@ -23,7 +25,7 @@ from asr.text.tokenise import PhoneTokeniser, Tokeniser, build_tokeniser
 from asr.train.ngram import estimate, read_text
 from asr.transcribe.loading import plain_batches, utterances, workers
 
-FREE_TO_CHANGE = {"data", "decoder", "training.workers", "training.save_minutes"}
+FREE_TO_CHANGE = {"data", "decoder", "training.workers", "training.save_minutes", "training.keep_audio"}
 """Recipe keys that may differ when a run is resumed: they move no weight."""
 STATISTICS_BATCHES = 100
 UNIGRAMS = "unigrams.ngrams"
@@ -32,13 +34,15 @@ UNIGRAMS = "unigrams.ngrams"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingCorpora:
-    """The recipe's train and dev corpora with its tokeniser; ``batches`` and ``seconds`` are one epoch's."""
+    """The recipe's train and dev corpora with its tokeniser; ``batches`` and ``seconds`` are one epoch's. ``decoded``
+    keeps the recordings of both from epoch to epoch."""
 
     recipe: recipe.Recipe
     tokeniser: Tokeniser
     augmenter: Augmenter
     mixture: Mixture
     dev_mixture: Mixture
+    decoded: DecodedAudio | None
     batches: int
     seconds: float
 
@@ -53,6 +57,7 @@ class TrainingCorpora:
                 augmenter=self.augmenter,
                 epoch=epoch,
                 seconds=settings.training.utterance_seconds,
+                decoded=self.decoded,
             ),
             max_batch_seconds=settings.training.max_batch_seconds,
             buckets=settings.training.buckets,
@@ -70,7 +75,7 @@ class TrainingCorpora:
 
     def dev(self) -> Iterator[Batch]:
         """The dev set as it is: nothing augmented, nothing refused but what cannot be read."""
-        return plain_batches(self.recipe, self.dev_mixture.whole())
+        return plain_batches(self.recipe, self.dev_mixture.whole(), decoded=self.decoded)
 
 
 def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: bool) -> TrainingCorpora:
@@ -102,6 +107,7 @@ def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: boo
         augmenter=augmenter,
         mixture=mixture,
         dev_mixture=dev_mixture,
+        decoded=keep_decoded(itertools.chain(mixture.whole(), dev_mixture.whole()), training.keep_audio),
         batches=batches,
         seconds=seconds,
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any
 
 from asr import recipe, runtime
 from asr.data.batches import Utterances, load_batches
+from asr.data.decoded import DecodedAudio
 from asr.model.encoder import emission_frames
 from asr.model.features import loader_features
 from asr.records import Batch
@@ -24,11 +26,11 @@ def utterances(settings: recipe.Recipe) -> Utterances:
     )
 
 
-def plain_batches(settings: recipe.Recipe, cuts: Any) -> Iterator[Batch]:
+def plain_batches(settings: recipe.Recipe, cuts: Any, *, decoded: DecodedAudio | None = None) -> Iterator[Batch]:
     """A corpus as it is: nothing augmented, nothing refused but what cannot be read."""
     return load_batches(
         cuts,
-        utterances(settings),
+        dataclasses.replace(utterances(settings), decoded=decoded),
         max_batch_seconds=settings.training.max_batch_seconds,
         workers=workers(settings),
     )
