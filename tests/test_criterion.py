@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from asr import recipe
-from asr.model.criterion import CtcCrf, build_criterion, ctc_loss, denominator, estimate_ngram, label_log_prob
+from asr.model.criterion import CtcCrf, Denominator, build_criterion, ctc_loss, estimate_ngram, label_log_prob
 from asr.records import BLANK, Emissions
 
 VOCABULARY = 4
@@ -45,7 +45,7 @@ def all_paths(frames):
 
 def test_the_denominator_and_its_gradient_are_those_of_the_sum_over_all_paths(log_probs, ngram):
     weights = torch.tensor([1.0, 2.0, -1.0])
-    found = denominator(log_probs, LENGTHS, ngram)
+    found = Denominator(ngram)(log_probs, LENGTHS)
     exact = log_probs.detach().double().requires_grad_()
     expected = torch.stack(
         [
@@ -89,9 +89,9 @@ def test_padding_changes_nothing(log_probs, ngram):
     padding = torch.full((3, 4, VOCABULARY), float("nan"))
     padding[:, :, 0] = 0.0
     padded = torch.cat([log_probs, padding], 1)
-    together = denominator(padded, LENGTHS, ngram)
+    together = Denominator(ngram)(padded, LENGTHS)
     for i, frames in enumerate(LENGTHS.tolist()):
-        alone = denominator(log_probs[i : i + 1, :frames], LENGTHS[i : i + 1], ngram)
+        alone = Denominator(ngram)(log_probs[i : i + 1, :frames], LENGTHS[i : i + 1])
         torch.testing.assert_close(alone[0], together[i], rtol=0, atol=1e-6)
     [gradient] = torch.autograd.grad(together.sum(), padded)
     assert (gradient[1, 3:] == 0).all()
@@ -100,7 +100,7 @@ def test_padding_changes_nothing(log_probs, ngram):
 def test_a_long_utterance_of_sure_emissions_stays_in_range(ngram):
     logits = 80 * torch.randn(1, 3000, VOCABULARY, generator=torch.Generator().manual_seed(3))
     log_probs = logits.log_softmax(-1).requires_grad_()
-    loss = denominator(log_probs, torch.tensor([3000]), ngram).sum()
+    loss = Denominator(ngram)(log_probs, torch.tensor([3000])).sum()
     loss.backward()
     assert math.isfinite(loss.item())
     torch.testing.assert_close(log_probs.grad.sum(2), torch.ones(1, 3000), rtol=0, atol=1e-3)
@@ -141,3 +141,19 @@ def test_a_recipe_names_its_criterion():
     criterion = build_criterion(settings, TRANSCRIPTS, VOCABULARY)
     assert isinstance(criterion, CtcCrf)
     assert criterion.ngram.shape == (VOCABULARY,) * 3
+
+
+@pytest.mark.cuda
+def test_a_gpu_computes_what_the_cpu_does(ngram):
+    """In stretches of many frames and rows that are filled up; the second batch replays the first one's graphs."""
+    for seed, (rows, frames) in enumerate([(3, 70), (5, 33)]):
+        logits = torch.randn(rows, frames, VOCABULARY, generator=torch.Generator().manual_seed(seed))
+        lengths = torch.linspace(frames // 2, frames, rows).long()
+        sums, gradients = [], []
+        for device in ("cpu", "cuda"):
+            log_probs = logits.log_softmax(-1).to(device).requires_grad_()
+            found = Denominator(ngram.to(device))(log_probs, lengths.to(device))
+            sums.append(found.cpu())
+            gradients.append(torch.autograd.grad(found.sum(), log_probs)[0].cpu())
+        torch.testing.assert_close(*sums, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(*gradients, rtol=0, atol=1e-4)

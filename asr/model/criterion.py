@@ -14,7 +14,7 @@ a state is no more than the last labels and whether a blank follows them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -63,16 +63,16 @@ class CtcCrf:
         """``ngram`` as ``estimate_ngram`` gives it."""
         self.ngram = ngram
         self.ctc = ctc
+        self._denominators: dict[torch.device, Denominator] = {}
 
     def __call__(self, emissions: Emissions, tokens: Tensor, token_lengths: Tensor) -> Tensor:
         device = emissions.log_probs.device
-        self.ngram = self.ngram.to(device)
-        tokens, token_lengths = tokens.to(device), token_lengths.to(device)
+        if device not in self._denominators:
+            self._denominators[device] = Denominator(self.ngram.to(device))
+        everything = self._denominators[device]
         paths = ctc_loss(emissions, tokens, token_lengths)
-        labels = label_log_prob(self.ngram, tokens, token_lengths).sum()
-        with torch.autocast(device.type, enabled=False):
-            everything = denominator(emissions.log_probs.float(), emissions.lengths, self.ngram).sum()
-        return (1 + self.ctc) * paths - labels + everything
+        labels = label_log_prob(everything.ngram, tokens.to(device), token_lengths.to(device))
+        return (1 + self.ctc) * paths - labels.sum() + everything(emissions.log_probs, emissions.lengths).sum()
 
 
 def estimate_ngram(transcripts: Iterable[Sequence[int]], vocabulary: int, order: int) -> Tensor:
@@ -111,51 +111,131 @@ def label_log_prob(ngram: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tens
     return ngram.log()[places].masked_fill(past_end, 0.0).sum(1)
 
 
-def denominator(log_probs: Tensor, lengths: Tensor, ngram: Tensor) -> Tensor:
-    """(B,) log sum over all paths of q(path), for log probabilities (B, T', V) of which ``lengths`` (B,) are real."""
-    return _Denominator.apply(log_probs, lengths, ngram)  # type: ignore[no-any-return]
+class Denominator:
+    """log sum over all paths of q(path), and its gradient, for one n-gram on one device.
 
-
-class _Denominator(torch.autograd.Function):
-    """The forward-backward algorithm in probabilities, divided by their sum at each frame.
-
-    A state is a history, the last ``order - 1`` labels, with a blank after it or without. Past its end an utterance is
-    given sure blanks, which leave the sum over its states as it is; so no row needs a mask in the recursion.
+    The forward-backward algorithm in probabilities, divided by their sum at each frame. A state is a history, the last
+    ``order - 1`` labels, with a blank after it or without. Past its end an utterance is given sure blanks, which leave
+    the sum over its states as it is; so no row needs a mask in the recursion, and any number of frames may be added.
     """
 
+    def __init__(self, ngram: Tensor) -> None:
+        self.ngram = ngram
+        self.steps = _Steps(ngram)
+        self._graphs: dict[tuple[str, int], _Graph] = {}
+
+    def __call__(self, log_probs: Tensor, lengths: Tensor) -> Tensor:
+        """(B,) for log probabilities (B, T', V), ``lengths`` (B,) of them real; in float32, whatever the autocast."""
+        with torch.autocast(log_probs.device.type, enabled=False):
+            sums: Tensor = _Recursion.apply(log_probs.float(), lengths, self)
+        return sums
+
+    def forward(self, posteriors: Tensor, blanks: Tensor, labels: Tensor, scales: Tensor) -> None:
+        """Fills the states' masses (T' + 1, B, ...) after each frame of ``posteriors`` (T', B, V), the first being
+        given, and what they summed to (T', B)."""
+        if not posteriors.is_cuda:
+            self.steps.forwards(posteriors, blanks, labels, scales)
+            return
+        graph = self._graph("forwards", self.steps.forwards, posteriors, blanks, labels, scales)
+        at_hand = graph.buffers
+        for part in _stretches(len(posteriors)):
+            at_hand[0].copy_(posteriors[part])
+            at_hand[1][0].copy_(blanks[part.start])
+            at_hand[2][0].copy_(labels[part.start])
+            graph.replay()
+            blanks[part.start + 1 : part.stop + 1].copy_(at_hand[1][1:])
+            labels[part.start + 1 : part.stop + 1].copy_(at_hand[2][1:])
+            scales[part].copy_(at_hand[3])
+
+    def backward(
+        self, posteriors: Tensor, blanks: Tensor, labels: Tensor, scales: Tensor, worth: Tensor, occupancy: Tensor
+    ) -> None:
+        """Fills ``occupancy`` (T', B, V), each token's share of all paths at each frame, from what the states after the
+        last frame are ``worth`` (2, B, ...), with a blank and without."""
+        if not posteriors.is_cuda:
+            self.steps.backwards(posteriors, blanks[1:], labels[1:], scales, worth, occupancy)
+            return
+        given = (posteriors, blanks[1:], labels[1:], scales)
+        graph = self._graph("backwards", self.steps.backwards, *given, worth, occupancy)
+        at_hand = graph.buffers
+        at_hand[4].copy_(worth)
+        for part in reversed(list(_stretches(len(posteriors)))):
+            for buffer, tensor in zip(at_hand, given, strict=False):
+                buffer.copy_(tensor[part])
+            graph.replay()
+            occupancy[part].copy_(at_hand[5])
+
+    def _graph(self, name: str, work: Callable[..., None], *tensors: Tensor) -> _Graph:
+        """The one for a batch of this size; ``tensors`` but those of two states have a row a frame."""
+        key = (name, tensors[0].shape[1])
+        if key not in self._graphs:
+            frames = len(tensors[0])
+            rows = [STRETCH + len(tensor) - frames if len(tensor) >= frames else len(tensor) for tensor in tensors]
+            self._graphs[key] = _Graph(work, [tensor[:n].clone() for tensor, n in zip(tensors, rows, strict=True)])
+        return self._graphs[key]
+
+
+STRETCH = 32
+"""Frames of the recursion that a GPU works off in one launch."""
+TOGETHER = 8
+"""A GPU's batches are filled up to a multiple of this, so that few sizes need a graph of their own."""
+
+
+def _stretches(frames: int) -> Iterator[slice]:
+    return (slice(start, start + STRETCH) for start in range(0, frames, STRETCH))
+
+
+class _Graph:
+    """``work`` on ``buffers`` as a CUDA graph: hundreds of small kernels in one launch, which else would take several
+    times as long as the kernels."""
+
+    def __init__(self, work: Callable[..., None], buffers: list[Tensor]) -> None:
+        self.buffers = buffers
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            work(*buffers)  # libraries take up their memory at the first call, which no graph may hold
+        torch.cuda.current_stream().wait_stream(aside)
+        self._graph = torch.cuda.CUDAGraph()
+        # The loader's thread pins memory meanwhile, which is no business of the capture's.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            work(*buffers)
+
+    def replay(self) -> None:
+        self._graph.replay()
+
+
+class _Recursion(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, log_probs, lengths, ngram):  # type: ignore[no-untyped-def]
+    def forward(ctx, log_probs, lengths, denominator):  # type: ignore[no-untyped-def]
         batch, frames, vocabulary = log_probs.shape
+        rows, steps = (-(-batch // TOGETHER) * TOGETHER, -(-frames // STRETCH) * STRETCH)
+        if not log_probs.is_cuda:
+            rows, steps = batch, frames
         real = torch.arange(frames, device=log_probs.device)[None, :] < lengths[:, None]
-        silence = torch.zeros(vocabulary, device=log_probs.device)
-        silence[BLANK] = 1.0
-        posteriors = torch.where(real[:, :, None], log_probs.exp(), silence).transpose(0, 1).contiguous()
-        steps = _Steps(ngram)
-        blanks = log_probs.new_zeros((frames + 1, batch, *steps.states))
+        posteriors = log_probs.new_zeros(steps, rows, vocabulary)
+        posteriors[:, :, BLANK] = 1.0
+        sure = posteriors[:frames, :batch].transpose(0, 1)
+        posteriors[:frames, :batch] = torch.where(real[:, :, None], log_probs.exp(), sure).transpose(0, 1)
+        blanks = log_probs.new_zeros((steps + 1, rows, *denominator.steps.states))
         labels = torch.zeros_like(blanks)  # the last label itself was heard last
-        blanks[0].view(batch, -1)[:, 0] = 1.0  # the history at the beginning is BLANK, BLANK
-        scales = log_probs.new_empty(frames, batch)
-        for t in range(frames):
-            steps.forward(posteriors[t], blanks[t], labels[t], blanks[t + 1], labels[t + 1], scales[t])
-        ends = (blanks[-1] + labels[-1]).flatten(1) @ steps.ends.flatten()
-        ctx.save_for_backward(posteriors, real, blanks, labels, scales, ends, ngram)
-        return scales.log().sum(0) + ends.log()
+        blanks[0].view(rows, -1)[:, 0] = 1.0  # the history at the beginning is BLANK, BLANK
+        scales = log_probs.new_empty(steps, rows)
+        denominator.forward(posteriors, blanks, labels, scales)
+        ends = (blanks[-1] + labels[-1]).flatten(1) @ denominator.steps.ends.flatten()
+        ctx.save_for_backward(posteriors, real, blanks, labels, scales, ends)
+        ctx.denominator = denominator
+        return (scales.log().sum(0) + ends.log())[:batch]
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        posteriors, real, blanks, labels, scales, ends, ngram = ctx.saved_tensors
-        frames, batch, vocabulary = posteriors.shape
-        steps = _Steps(ngram)
+        posteriors, real, blanks, labels, scales, ends = ctx.saved_tensors
+        batch, frames = real.shape
         occupancy = torch.empty_like(posteriors)
-        after_blank = (steps.ends / ends.view(batch, *[1] * steps.ends.ndim)).contiguous()
-        after_label = after_blank
-        for t in reversed(range(frames)):
-            occupancy[t, :, BLANK] = (blanks[t + 1] * after_blank).flatten(1).sum(1)
-            heard = (labels[t + 1] * after_label).view(batch, -1, vocabulary).sum(1)
-            occupancy[t, :, BLANK + 1 :] = heard[:, BLANK + 1 :]
-            scaled = posteriors[t] / scales[t][:, None]
-            after_blank, after_label = steps.backward(scaled, after_blank, after_label)
-        return (occupancy * real.T[:, :, None]).transpose(0, 1) * gradient[:, None, None], None, None
+        worth = ctx.denominator.steps.ends / ends.view(-1, *[1] * (blanks.ndim - 2))
+        ctx.denominator.backward(posteriors, blanks, labels, scales, torch.stack([worth, worth]), occupancy)
+        own = occupancy[:frames, :batch].transpose(0, 1) * real[:, :, None]
+        return own * gradient[:, None, None], None, None
 
 
 class _Steps:
@@ -179,7 +259,25 @@ class _Steps:
             self.to_old = grows.T.contiguous()
         self.repeats = torch.diagonal(grows, dim1=-2, dim2=-1).contiguous()  # (..., v): v once more
 
-    def forward(
+    def forwards(self, posteriors: Tensor, blanks: Tensor, labels: Tensor, scales: Tensor) -> None:
+        for t in range(len(posteriors)):
+            self._forward(posteriors[t], blanks[t], labels[t], blanks[t + 1], labels[t + 1], scales[t])
+
+    def backwards(
+        self, posteriors: Tensor, blanks: Tensor, labels: Tensor, scales: Tensor, worth: Tensor, occupancy: Tensor
+    ) -> None:
+        """``blanks`` and ``labels`` are the masses after each frame. ``worth`` becomes that of the states before the
+        first."""
+        with_blank, without = worth
+        for t in reversed(range(len(posteriors))):
+            occupancy[t, :, BLANK] = (blanks[t] * with_blank).flatten(1).sum(1)
+            heard = (labels[t] * without).view(len(scales[t]), -1, posteriors.shape[2]).sum(1)
+            occupancy[t, :, BLANK + 1 :] = heard[:, BLANK + 1 :]
+            with_blank, without = self._backward(posteriors[t] / scales[t][:, None], with_blank, without)
+        worth[0].copy_(with_blank)
+        worth[1].copy_(without)
+
+    def _forward(
         self, posteriors: Tensor, blank: Tensor, label: Tensor, next_blank: Tensor, next_label: Tensor, scale: Tensor
     ) -> None:
         """Fills ``next_*`` with the states' masses after a frame of ``posteriors`` (B, V), from those before it.
@@ -203,7 +301,7 @@ class _Steps:
         next_blank *= inverse
         next_label *= inverse
 
-    def backward(self, scaled: Tensor, after_blank: Tensor, after_label: Tensor) -> tuple[Tensor, Tensor]:
+    def _backward(self, scaled: Tensor, after_blank: Tensor, after_label: Tensor) -> tuple[Tensor, Tensor]:
         """What this frame and those after it are worth, from each state before it: with a blank, without one.
 
         ``scaled`` (B, V) are the frame's posteriors, divided as in ``forward``.
