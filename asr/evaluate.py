@@ -15,7 +15,7 @@ from asr import recipe, runtime
 from asr.data.corpora import name_of, open_corpora
 from asr.data.transcripts import Line
 from asr.decode.calibration import Reliability, reliability
-from asr.decode.greedy import words_of
+from asr.decode.words import words_of
 from asr.errors import CorpusError
 from asr.records import Rejection
 from asr.scores import System, aligned

@@ -12,9 +12,10 @@ from asr.data.corpora import open_corpora
 from asr.decode.beam import BeamDecoder
 from asr.decode.calibration import fit_calibration
 from asr.decode.decoder import Decoder, read_lexicon
-from asr.decode.greedy import GreedyDecoder, spellings
+from asr.decode.greedy import GreedyDecoder
 from asr.decode.ngram import NgramModel
-from asr.decode.rescore import reorder
+from asr.decode.rescore import reorder, sentence_scores
+from asr.decode.words import spellings
 from asr.errors import LanguageModelError
 from asr.records import Emissions, ErrorCounts
 from asr.text.score import align_words, character_errors, word_errors, word_hits
@@ -144,7 +145,7 @@ def _rescored(decoder: BeamDecoder, dev: DevSet, settings: recipe.Beam, part: re
     assert lstm is not None  # since settings name a part for it
     search = decoder.reset(settings, nbest=part.nbest)
     lists = [readings for emissions in dev.emissions for readings in search(emissions)]
-    heard = [lstm.score([reading.tokens for reading in readings]) for readings in lists]
+    heard = [sentence_scores(readings, lstm) for readings in lists]
     for tried in _lstm_parts(part):
         texts = [
             reorder(readings, scores, weight=tried.weight, length_bonus=tried.beta)[0].text

@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from asr.decode.greedy import GreedySearch, blank_rate, decode_greedy, words_of
+from asr.decode.greedy import GreedySearch, blank_rate, decode_greedy
+from asr.decode.words import words_of
 from asr.records import Emissions
 from asr.text.tokenise import CharacterTokeniser
 

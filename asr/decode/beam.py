@@ -15,36 +15,48 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from types import ModuleType
 
-import numba
 import numpy as np
 import torch
 
 from asr import recipe, runtime
-from asr.decode.fusion import NO_MODEL, Fusion, FusionTables, extend, finish
-from asr.decode.rescore import rescore
+from asr.decode import lexical_search, prefix_search
+from asr.decode.fusion import NO_MODEL, Fusion, FusionTables
+from asr.decode.lexical import LexicalFusion, LexicalTables
+from asr.decode.prefix_search import NONE, READING
+from asr.decode.rescore import TextModel, rescore
 from asr.errors import EmissionsError
 from asr.model.language import LanguageModel, PrefixRows
-from asr.records import BLANK, Emissions, Hypothesis
-from asr.text.tokenise import Tokeniser
+from asr.records import Emissions, Hypothesis
+from asr.text.tokenise import PhoneTokeniser, Tokeniser
 
 WORK_A_THREAD = 400_000
 """Frames times width, without a language model: with less, some 2 ms, sharing costs more than it gains."""
 FUSED_WORK = 20
 """How much dearer a frame is with one, or more."""
-NONE = -1
-LEAST = 1e-300  # a mass below is none; the best is kept above 1e-50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knowledge:
-    """What a search knows besides the emissions. An LSTM that takes part in it needs a fusion, if an empty one."""
+    """What a search knows besides the emissions. An LSTM that takes part in it needs a fusion, if an empty one; a
+    search for the words of phones needs a lexical one."""
 
-    fusion: Fusion | None = None
-    lstm: LanguageModel | None = None
+    fusion: Fusion | LexicalFusion | None = None
+    lstm: LanguageModel | TextModel | None = None
+
+    @property
+    def words(self) -> tuple[str, ...] | None:
+        """The words that readings are made of, where the tokens do not spell them."""
+        return self.fusion.words if isinstance(self.fusion, LexicalFusion) else None
+
+    @property
+    def core(self) -> ModuleType:
+        """The compiled search for it."""
+        return prefix_search if self.words is None else lexical_search
 
     def weighed(self, settings: recipe.Beam) -> Knowledge:
         """The same as ``settings`` weigh it. ``beta`` goes with an n-gram; an LSTM that takes part has its own."""
@@ -54,389 +66,6 @@ class Knowledge:
         if settings.lstm is not None and settings.lstm.mode == "fuse":
             beta += settings.lstm.beta
         return replace(self, fusion=self.fusion.reweighted(alpha=settings.alpha, beta=beta, unknown=settings.unknown))
-
-
-_FUSION = [
-    ("word", np.int32),
-    ("context", np.int32),
-    ("hotword", np.int32),
-    ("language", np.float64),
-    ("total", np.float64),
-]
-_PREFIX = np.dtype(
-    [
-        ("parent", np.int32),
-        ("token", np.int32),
-        ("child", np.int32),  # the newest of its extensions, each of which names the one before it as its sibling
-        ("sibling", np.int32),
-        ("slot", np.int32),  # its place among the candidates when it was a beam last
-        ("frame", np.int32),  # where its token is likeliest among the frames that most of its mass has it in,
-        ("probability", np.float64),  # and its posterior there
-        ("factor", np.float64),  # exp(total - its parent's total)
-        *_FUSION,
-    ],
-    align=True,
-)
-_CANDIDATE = np.dtype(
-    [
-        ("prefix", np.int32),  # NONE where it is not in the tree yet
-        ("parent", np.int32),
-        ("token", np.int32),
-        ("blank", np.float64),
-        ("nonblank", np.float64),
-        *_FUSION,
-    ],
-    align=True,
-)
-_BEAM = np.dtype([("prefix", np.int32), ("blank", np.float64), ("nonblank", np.float64)], align=True)
-_PROGRESS = np.dtype(
-    [
-        ("prefixes", np.int64),  # how many there are
-        ("beams", np.int64),
-        ("frames", np.int64),  # read so far
-        ("scale", np.float64),  # the log of what the masses were divided by
-    ]
-)
-_SPELT = np.dtype([("token", np.int32), ("frame", np.int32), ("probability", np.float64)])
-_READING = np.dtype([("end", np.int64), ("acoustic", np.float64), ("language", np.float64)])
-
-
-class _State(NamedTuple):
-    """A search between two frames, and the room that it works in.
-
-    ``prefixes`` (N,) are the tree, ``rows`` (N, V) what an LSTM adds for their next tokens, (0, V) without one. The
-    rest is a frame's: ``beams`` (W,), ``candidates`` and ``masses`` (R,) for what they may become, ``tokens`` and
-    ``probabilities`` (V,) for the likely ones, and ``dense`` (V,) for these by token, zeros between frames.
-    """
-
-    progress: np.ndarray
-    prefixes: np.ndarray
-    rows: np.ndarray
-    beams: np.ndarray
-    candidates: np.ndarray
-    masses: np.ndarray
-    tokens: np.ndarray
-    probabilities: np.ndarray
-    dense: np.ndarray
-
-
-@numba.njit(cache=True, nogil=True)
-def _restart(state, context):  # type: ignore[no-untyped-def]
-    """Makes it a search that has read nothing."""
-    root, beam, now = state.prefixes[0], state.beams[0], state.progress[0]
-    root.parent = root.child = root.sibling = root.frame = NONE
-    root.slot = 0
-    root.token = BLANK
-    root.probability = 0.0
-    root.factor = 1.0
-    root.word = root.hotword = 0
-    root.context = context
-    root.language = root.total = 0.0
-    beam.prefix = 0
-    beam.blank = 1.0
-    beam.nonblank = 0.0
-    now.prefixes = now.beams = 1
-    now.frames = 0
-    now.scale = 0.0
-
-
-@numba.njit(cache=True, nogil=True)
-def _begin(limits, vocabulary, context, lstm):  # type: ignore[no-untyped-def]
-    """A search that has one beam, the empty prefix, with all of the mass."""
-    width, token_limit, _, _ = limits
-    room = 1024 + 4 * width
-    state = _State(
-        np.zeros(1, _PROGRESS),
-        np.empty(room, _PREFIX),
-        np.zeros((room if lstm else 0, vocabulary), np.float32),
-        np.empty(width, _BEAM),
-        np.empty(width * (1 + token_limit), _CANDIDATE),
-        np.empty(width * (1 + token_limit)),
-        np.empty(vocabulary, np.int32),
-        np.empty(vocabulary),
-        np.zeros(vocabulary),
-    )
-    _restart(state, context)
-    return state
-
-
-@numba.njit(cache=True, nogil=True)
-def _with_room(state):  # type: ignore[no-untyped-def]
-    """The same search, its tree large enough for the next frame."""
-    progress, prefixes, rows, beams, candidates, masses, tokens, probabilities, dense = state
-    if progress[0].prefixes + len(beams) <= len(prefixes):
-        return state
-    more_prefixes, more_rows = np.empty(2 * len(prefixes), _PREFIX), np.zeros((2 * len(rows), len(dense)), np.float32)
-    more_prefixes[: len(prefixes)], more_rows[: len(rows)] = prefixes, rows
-    return _State(progress, more_prefixes, more_rows, beams, candidates, masses, tokens, probabilities, dense)
-
-
-@numba.njit(cache=True, nogil=True)
-def _likely_tokens(log_probs, frame, threshold, limit, tokens, probabilities):  # type: ignore[no-untyped-def]
-    """The frame's tokens but the blank of at least ``threshold``, likeliest first, at most ``limit``; their number.
-
-    NONE where one has no probability, for it is NaN or past all measure.
-    """
-    count = 0
-    for token in range(BLANK + 1, log_probs.shape[1]):
-        if log_probs[frame, token] < threshold:
-            continue
-        probability = math.exp(log_probs[frame, token])
-        if not probability < np.inf:
-            return NONE
-        if count == limit and probability <= probabilities[count - 1]:
-            continue
-        place = count if count < limit else count - 1
-        while place > 0 and probabilities[place - 1] < probability:
-            tokens[place], probabilities[place] = tokens[place - 1], probabilities[place - 1]
-            place -= 1
-        tokens[place], probabilities[place] = token, probability
-        count = min(count + 1, limit)
-    return count
-
-
-@numba.njit(cache=True, nogil=True)
-def _nth_largest(values, count, n):  # type: ignore[no-untyped-def]
-    """The ``n``-th largest (from 1) of the first ``count`` values, and how many of its equals the ``n`` largest hold.
-
-    The values are used up. Quickselect (Hoare 1961), without a branch for each value: those are foreseen badly.
-    """
-    while True:
-        pivot = values[count // 2]
-        greater = equal = 0
-        for i in range(count):
-            greater += values[i] > pivot
-            equal += values[i] == pivot
-        if greater < n <= greater + equal:
-            return pivot, n - greater
-        kept = 0
-        for i in range(count):
-            value = values[i]
-            values[kept] = value
-            kept += value > pivot if n <= greater else value < pivot
-        if n > greater:
-            n -= greater + equal
-        count = kept
-
-
-@numba.njit(cache=True, nogil=True)
-def _advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped-def]
-    """Searches on from ``frame``; returns the first frame not read.
-
-    That is the end, or where the tree lacks room for one frame's prefixes, or where new ones want an LSTM's ``rows``.
-    Where it meets what is no log probability, it passes over that frame, and ``scale`` is NaN or infinite ever after.
-    """
-    width, token_limit, token_threshold, score_threshold = limits
-    progress, prefixes, rows, beams, candidates, masses, tokens, probabilities, dense = state
-    now = progress[0]
-    least_log_prob = np.float32(token_threshold)
-    # Where the blank has nearly all of a frame, nothing is left for a token to pass the threshold with.
-    sure_blank = math.log1p(-math.exp(token_threshold)) if token_threshold < 0.0 else 0.0
-    floor = math.exp(-score_threshold)
-    early_floor = floor if tables is None else 0.0  # a language model may lift what is behind
-    before, scale, rested = now.frames - frame, now.scale, False
-    while frame < len(log_probs):
-        count = 0
-        blank_log_prob = log_probs[frame, BLANK]
-        if blank_log_prob <= sure_blank:
-            count = _likely_tokens(log_probs, frame, least_log_prob, token_limit, tokens, probabilities)
-        if count > 0 and now.prefixes + width > len(prefixes):
-            break
-        frame += 1
-
-        if count == NONE:
-            scale = np.inf
-            continue
-        if count == 0:
-            if blank_log_prob == -np.inf:
-                continue  # nothing is possible here but what is impossible everywhere
-            # The first such frame ends what the beams end in, the next are one factor for all.
-            if not rested:
-                for i in range(now.beams):
-                    beams[i].blank += beams[i].nonblank
-                    beams[i].nonblank = 0.0
-                rested = True
-            scale += blank_log_prob
-            continue
-
-        rested = False
-        blank = math.exp(blank_log_prob)
-        for j in range(count):
-            dense[tokens[j]] = probabilities[j]
-        # A beam stays what it is with a blank, or with its last token once more.
-        beam_count, best = now.beams, 0.0
-        for i in range(beam_count):
-            prefix = beams[i].prefix
-            candidate = candidates[i]
-            candidate.prefix = prefix
-            candidate.blank = (beams[i].blank + beams[i].nonblank) * blank
-            candidate.nonblank = beams[i].nonblank * dense[prefixes[prefix].token]
-            prefixes[prefix].slot = i
-            best = max(best, candidate.blank + candidate.nonblank)
-        # Or it grows by a token: after itself only where a blank lies between.
-        candidate_count = beam_count
-        for i in range(beam_count):
-            prefix = beams[i].prefix
-            last = prefixes[prefix].token
-            both = beams[i].blank + beams[i].nonblank
-            for j in range(count):
-                token = tokens[j]
-                mass = (beams[i].blank if token == last else both) * probabilities[j]
-                if mass <= best * early_floor:
-                    continue
-                child = prefixes[prefix].child
-                while child != NONE and prefixes[child].token != token:
-                    child = prefixes[child].sibling
-                candidate = candidates[candidate_count]
-                if child != NONE:
-                    mass *= prefixes[child].factor
-                    slot = prefixes[child].slot
-                    if slot < beam_count and candidates[slot].prefix == child:
-                        candidates[slot].nonblank += mass
-                        best = max(best, candidates[slot].blank + candidates[slot].nonblank)
-                        continue
-                elif tables is not None:
-                    if not extend(tables, rows, prefixes, prefix, token, candidate):
-                        continue
-                    mass *= math.exp(candidate.total - prefixes[prefix].total)
-                if mass < best * floor:
-                    continue
-                candidate.prefix = child
-                candidate.parent = prefix
-                candidate.token = token
-                candidate.blank = 0.0
-                candidate.nonblank = mass
-                candidate_count += 1
-                best = max(best, mass)
-        if best == 0.0 or best == np.inf:
-            for j in range(count):
-                dense[tokens[j]] = 0.0
-            scale += best
-            continue  # as above
-
-        least, ties = max(best * floor, LEAST), candidate_count
-        if candidate_count > width:
-            for i in range(candidate_count):
-                masses[i] = candidates[i].blank + candidates[i].nonblank
-            nth, equals = _nth_largest(masses, candidate_count, width)
-            if nth > least:
-                least, ties = nth, equals
-        rescale = 1.0
-        if not 1e-50 < best < 1e50:
-            rescale = 1.0 / best
-            scale += math.log(best)
-        prefix_count, beam_count = now.prefixes, 0
-        for i in range(candidate_count):
-            candidate = candidates[i]
-            mass = candidate.blank + candidate.nonblank
-            if mass < least:
-                continue
-            if mass == least:
-                if ties == 0:
-                    continue
-                ties -= 1
-            prefix = candidate.prefix
-            if prefix == NONE:
-                prefix = prefix_count
-                prefix_count += 1
-                parent = candidate.parent
-                new = prefixes[prefix]
-                new.parent = parent
-                new.token = candidate.token
-                new.child = NONE
-                new.sibling = prefixes[parent].child
-                prefixes[parent].child = prefix
-                new.slot = 0
-                new.probability = 0.0
-                new.factor = 1.0
-                if tables is not None:
-                    new.word = candidate.word
-                    new.context = candidate.context
-                    new.hotword = candidate.hotword
-                    new.language = candidate.language
-                    new.total = candidate.total
-                    new.factor = math.exp(candidate.total - prefixes[parent].total)
-            if candidate.nonblank > candidate.blank:
-                probability = dense[prefixes[prefix].token]
-                if probability > prefixes[prefix].probability:
-                    prefixes[prefix].frame = before + frame - 1
-                    prefixes[prefix].probability = probability
-            beam = beams[beam_count]
-            beam.prefix = prefix
-            beam.blank = candidate.blank * rescale
-            beam.nonblank = candidate.nonblank * rescale
-            beam_count += 1
-        for j in range(count):
-            dense[tokens[j]] = 0.0
-        grown = prefix_count > now.prefixes
-        now.prefixes, now.beams = prefix_count, beam_count
-        if grown and len(rows):
-            break
-    now.frames, now.scale = before + frame, scale
-    return frame
-
-
-@numba.njit(cache=True, nogil=True)
-def _read_out(tables, state, readings, spelt, end):  # type: ignore[no-untyped-def]
-    """Fills ``readings`` with the best beams as if the sentence ended here, and ``spelt`` from ``end`` on with their
-    tokens; returns where these end. What a closed lexicon leaves unfinished is cut off.
-
-    An ended beam lies in its place among the candidates, its acoustic score in ``total``.
-    """
-    prefixes, rows, beams, scores, now = state.prefixes, state.rows, state.beams, state.masses, state.progress[0]
-    for i in range(now.beams):
-        ended = state.candidates[i]
-        ended.prefix = beams[i].prefix
-        ended.language, ended.total = 0.0, math.log(beams[i].blank + beams[i].nonblank) + now.scale
-        if tables is not None:
-            ended.total -= prefixes[ended.prefix].total
-            ended.language = finish(tables, rows, prefixes, ended.prefix)
-            while ended.language == -np.inf:
-                ended.prefix = prefixes[ended.prefix].parent
-                ended.language = finish(tables, rows, prefixes, ended.prefix)
-        scores[i] = ended.total + ended.language
-    count = min(now.beams, len(readings))
-    for n in range(count):
-        best = np.argmax(scores[: now.beams])
-        scores[best] = -np.inf
-        ended = state.candidates[best]
-        prefix = ended.prefix
-        while prefixes[prefix].parent != NONE:
-            prefix = prefixes[prefix].parent
-            end += 1
-        place, prefix, frame = end, ended.prefix, now.frames
-        while prefixes[prefix].parent != NONE:
-            place -= 1
-            spelt[place].token = prefixes[prefix].token
-            frame = min(frame, prefixes[prefix].frame)  # each token chose its own, for all that may follow it
-            spelt[place].frame = frame
-            spelt[place].probability = prefixes[prefix].probability
-            prefix = prefixes[prefix].parent
-        readings[n].end = end
-        readings[n].acoustic = ended.total
-        readings[n].language = ended.language
-    for n in range(count, len(readings)):
-        readings[n].end = NONE
-    return end
-
-
-@numba.njit(cache=True, nogil=True)
-def _search(log_probs, lengths, tables, context, limits, nbest):  # type: ignore[no-untyped-def]
-    """Searches utterances (B, T', V) one after another in the same arrays: a search may be shorter than its call.
-
-    Returns the readings (B, nbest), and the tokens of all, one after another.
-    """
-    state = _begin(limits, log_probs.shape[2], context, False)
-    readings = np.empty((len(log_probs), nbest), _READING)
-    spelt, end = np.empty(lengths.sum() * nbest, _SPELT), 0
-    for i in range(len(log_probs)):
-        utterance, frame = log_probs[i, : lengths[i]], 0
-        _restart(state, context)
-        while frame < len(utterance):
-            state = _with_room(state)
-            frame = _advance(utterance, frame, tables, limits, state)
-        end = _read_out(tables, state, readings[i], spelt, end)
-    return readings, spelt[:end]
 
 
 class BeamDecoder:
@@ -455,6 +84,8 @@ class BeamDecoder:
         self.settings = settings
         self.calibration = settings.calibration
         self.knowledge = knowledge or Knowledge()
+        if isinstance(tokeniser, PhoneTokeniser) and self.knowledge.fusion is None:
+            self.knowledge = replace(self.knowledge, fusion=LexicalFusion(tokeniser)).weighed(settings)
         self.nbest = min(nbest, settings.width)
         self.threads = threads or runtime.cores()
 
@@ -507,8 +138,8 @@ class BeamDecoder:
 
     def _search(self, log_probs: np.ndarray, lengths: np.ndarray, nbest: int) -> list[tuple[Hypothesis, ...]]:
         (tables, context), limits = _tables_of(self.knowledge), _limits(self.settings, log_probs.shape[2])
-        readings, spelt = _search(log_probs, lengths, tables, context, limits, nbest)
-        return _hypotheses(readings, spelt, self.tokeniser)
+        readings, spelt = self.knowledge.core.search(log_probs, lengths, tables, context, limits, nbest)
+        return _hypotheses(readings, spelt, self.tokeniser, self.knowledge.words)
 
 
 class BeamSearch:
@@ -523,9 +154,11 @@ class BeamSearch:
         self._lstm, self._rescoring = None, None
         if knowledge.lstm is not None and settings.lstm is not None and settings.lstm.mode == "rescore":
             self._rescoring = (knowledge.lstm, settings.lstm, min(settings.lstm.nbest, settings.width))
-        elif knowledge.lstm is not None and settings.lstm is not None:
+        elif isinstance(knowledge.lstm, LanguageModel) and settings.lstm is not None:
             self._lstm, self._weight = PrefixRows(knowledge.lstm), settings.lstm.weight
-        self._state = _begin(self._limits, len(tokeniser.tokens), context, self._lstm is not None)
+        self._words, self._core = knowledge.words, knowledge.core
+        fused = self._lstm is not None
+        self._state = self._core.begin(self._limits, len(tokeniser.tokens), self._tables, context, fused)
         if self._lstm is not None:
             self._state.rows[0] = self._weight * self._lstm.rows[0].cpu().numpy()
 
@@ -534,9 +167,9 @@ class BeamSearch:
         _check_shape(log_probs, 2, self._tokeniser)
         frame = 0
         while frame < len(log_probs):
-            self._state = _with_room(self._state)
+            self._state = self._core.with_room(self._state, self._tables)
             known = self._prefixes
-            frame = _advance(log_probs, frame, self._tables, self._limits, self._state)
+            frame = self._core.advance(log_probs, frame, self._tables, self._limits, self._state)
             if self._lstm is not None and self._prefixes > known:
                 new = self._state.prefixes[known : self._prefixes]
                 rows = self._lstm.grow(torch.from_numpy(new["parent"].copy()), torch.from_numpy(new["token"].copy()))
@@ -549,32 +182,36 @@ class BeamSearch:
         return int(self._state.progress["prefixes"][0])
 
     def best(self) -> Hypothesis:
-        """The best reading of the frames so far, as if the sentence ended here."""
-        return self.nbest(1)[0]
+        """The best reading of the frames so far, as if the sentence ended here, but for a word that has not."""
+        return self._read(1, partial=True)[0]
 
     def conclude(self) -> Hypothesis:
         """The best reading of a sentence that has ended, rescored where the settings say so."""
         if self._rescoring is None:
-            return self.best()
+            return self.nbest(1)[0]
         network, part, count = self._rescoring
         return _rescored(self.nbest(count), network, part)[0]
 
     def nbest(self, count: int) -> tuple[Hypothesis, ...]:
         """The ``count`` best readings of the frames so far, as if the sentence ended here."""
+        return self._read(count, partial=False)
+
+    def _read(self, count: int, *, partial: bool) -> tuple[Hypothesis, ...]:
         frames = int(self._state.progress["frames"][0])
-        readings, spelt = np.zeros((1, count), _READING), np.zeros(frames * count, _SPELT)
-        end = _read_out(self._tables, self._state, readings[0], spelt, 0)
-        [hypotheses] = _hypotheses(readings, spelt[:end], self._tokeniser)
+        readings, spelt = np.zeros((1, count), READING), np.zeros(frames * count, self._core.SPELT)
+        self._state = self._core.with_room(self._state, self._tables)
+        end = self._core.read_out(self._tables, self._state, readings[0], spelt, 0, partial)
+        [hypotheses] = _hypotheses(readings, spelt[:end], self._tokeniser, self._words)
         return hypotheses
 
 
 def _rescored(
-    readings: tuple[Hypothesis, ...], network: LanguageModel, part: recipe.LstmFusion
+    readings: tuple[Hypothesis, ...], network: LanguageModel | TextModel, part: recipe.LstmFusion
 ) -> tuple[Hypothesis, ...]:
     return rescore(readings, network, weight=part.weight, length_bonus=part.beta)
 
 
-def _tables_of(knowledge: Knowledge) -> tuple[FusionTables | None, int]:
+def _tables_of(knowledge: Knowledge) -> tuple[FusionTables | LexicalTables | None, int]:
     """What the compiled code reads, and the language model's state at a sentence's start."""
     return (None, 0) if knowledge.fusion is None else (knowledge.fusion.tables, knowledge.fusion.start)
 
@@ -601,9 +238,13 @@ def _limits(settings: recipe.Beam, vocabulary: int) -> tuple[int, int, float, fl
     return settings.width, min(settings.tokens, vocabulary - 1), settings.token_threshold, settings.score_threshold
 
 
-def _hypotheses(readings: np.ndarray, spelt: np.ndarray, tokeniser: Tokeniser) -> list[tuple[Hypothesis, ...]]:
-    """``readings`` (B, N), whose tokens lie in ``spelt`` one after another; NONE ends a list that is shorter."""
+def _hypotheses(
+    readings: np.ndarray, spelt: np.ndarray, tokeniser: Tokeniser, words: Sequence[str] | None
+) -> list[tuple[Hypothesis, ...]]:
+    """``readings`` (B, N), whose tokens lie in ``spelt`` one after another; NONE ends a list that is shorter. Of
+    readings made of ``words``, each word is told with its last token."""
     tokens, frames, probabilities = (tuple(spelt[name].tolist()) for name in ("token", "frame", "probability"))
+    ended = None if words is None else spelt["word"].tolist()
     _check_score(float(readings["acoustic"][:, 0].max(initial=-math.inf)))
     start, lists = 0, []
     for row in readings.tolist():
@@ -612,16 +253,34 @@ def _hypotheses(readings: np.ndarray, spelt: np.ndarray, tokeniser: Tokeniser) -
             if end == NONE:
                 break
             own = tokens[start:end]
+            if words is None or ended is None:
+                text, spans = tokeniser.decode(own), None
+            else:
+                text = " ".join(words[word] for word in ended[start:end] if word != NONE)
+                spans = _spans(own, ended[start:end], tokeniser)
             hypotheses.append(
                 Hypothesis(
                     tokens=own,
                     frames=frames[start:end],
                     probabilities=probabilities[start:end],
-                    text=tokeniser.decode(own),
+                    text=text,
                     acoustic_score=acoustic,
                     lm_score=language,
+                    spans=spans,
                 )
             )
             start = end
         lists.append(tuple(hypotheses))
     return lists
+
+
+def _spans(tokens: Sequence[int], ended: Sequence[int], tokeniser: Tokeniser) -> tuple[tuple[int, int], ...]:
+    """From which token to which each word goes, without the separators around it."""
+    spans, start = [], 0
+    for place, word in enumerate(ended):
+        if tokeniser.tokens[tokens[place]] == tokeniser.space:
+            start = place + 1
+        elif word != NONE:
+            spans.append((start, place + 1))
+            start = place + 1
+    return tuple(spans)

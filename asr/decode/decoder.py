@@ -10,13 +10,17 @@ from asr.decode.greedy import GreedyDecoder
 from asr.errors import LanguageModelError
 from asr.records import Emissions, Hypothesis
 from asr.text.normalise import normalise
-from asr.text.tokenise import Tokeniser
+from asr.text.tokenise import PhoneTokeniser, Tokeniser
 
 if TYPE_CHECKING:
     import numpy as np
 
     from asr.decode.beam import Knowledge
+    from asr.decode.rescore import TextModel
     from asr.model.language import LanguageModel
+
+SENTENCE_MARKS = ("<s>", "</s>", "<unk>")
+"""What a language model lists besides words."""
 
 
 class Search(Protocol):
@@ -59,7 +63,7 @@ def build_decoder(
     *,
     root: Path,
     form: str = "none",
-    lstm: LanguageModel | None = None,
+    lstm: LanguageModel | TextModel | None = None,
     nbest: int = 1,
 ) -> Decoder:
     """``root`` is where the settings' relative paths start, ``form`` the model's text normalisation, which hotwords and
@@ -73,16 +77,25 @@ def build_decoder(
 
 
 def gather_knowledge(
-    settings: recipe.Beam, tokeniser: Tokeniser, *, root: Path, form: str, lstm: LanguageModel | None = None
+    settings: recipe.Beam, tokeniser: Tokeniser, *, root: Path, form: str, lstm: LanguageModel | TextModel | None = None
 ) -> Knowledge:
-    """As ``build_decoder``: what the settings let the search know."""
+    """As ``build_decoder``: what the settings let the search know.
+
+    The lexicon of phones learns to pronounce the words of the language model, unless the settings name those to find.
+    """
     from asr.decode.beam import Knowledge
     from asr.decode.fusion import Fusion
+    from asr.decode.lexical import LexicalFusion
     from asr.decode.ngram import NgramModel
 
     model = NgramModel.load(root / settings.language_model) if settings.language_model else None
     lexicon = read_lexicon(root / settings.lexicon, form) if settings.lexicon else None
     hotwords = {normalise(phrase, form): weight for phrase, weight in settings.hotwords.items()}
+    if isinstance(tokeniser, PhoneTokeniser):
+        if model is not None and lexicon is None:
+            tokeniser.lexicon = tokeniser.lexicon.extended(word for word in model.words if word not in SENTENCE_MARKS)
+        lexical = LexicalFusion(tokeniser, model=model, lexicon=lexicon, hotwords=hotwords)
+        return Knowledge(fusion=lexical, lstm=lstm).weighed(settings)
     if model is None and lexicon is None and not hotwords and lstm is None:
         return Knowledge()
     fusion = Fusion(tokeniser, model=model, lexicon=lexicon, hotwords=hotwords)

@@ -20,23 +20,23 @@ import numba
 import numpy as np
 
 from asr.decode.ngram import NgramArrays, NgramModel, advance
+from asr.decode.tree import LONGEST, OFF, START, best_below, build_tree, descend
 from asr.errors import LanguageModelError, TextError
 from asr.records import BLANK
 from asr.text.tokenise import Tokeniser, lm_symbols
 
 NO_MODEL, OVER_WORDS, OVER_TOKENS = 0, 1, 2
-START, OFF, NONE = 0, -1, -1
-"""Places in the lexicon: no letter spelled yet; off it, in a word that it lacks."""
+NONE = -1
 BOUNDARY = 0
 MARK = "▁"
 """Begins a sub-word model's symbols, see ``lm_symbols``."""
 
 
 class Lexicon(NamedTuple):
-    """Words as a tree of their letters, breadth first, so that a place's children are neighbours.
+    """Words as a tree of their letters, see ``Tree``; off it, a prefix is in a word that the lexicon lacks.
 
-    ``first_child`` (N + 1,), ``symbol`` (N,), ``word`` (N,), the id of the word that ends there or NONE, and ``best``
-    (N,), the log probability of the likeliest word at or below the place.
+    ``word`` (N,) is the id of the word that ends at a place, or NONE, and ``best`` (N,) the log probability of the
+    likeliest word at or below it.
     """
 
     first_child: np.ndarray
@@ -85,21 +85,6 @@ class FusionTables(NamedTuple):
 
 
 @numba.njit(cache=True, nogil=True)
-def _descend(lexicon, place, symbol):  # type: ignore[no-untyped-def]
-    """The child of ``place`` under ``symbol``, or OFF."""
-    low, high = lexicon.first_child[place], lexicon.first_child[place + 1]
-    while low < high:
-        middle = (low + high) // 2
-        if lexicon.symbol[middle] < symbol:
-            low = middle + 1
-        else:
-            high = middle
-    if low < lexicon.first_child[place + 1] and lexicon.symbol[low] == symbol:
-        return low
-    return OFF
-
-
-@numba.njit(cache=True, nogil=True)
 def _end_word(tables, word, context, hotword, language):  # type: ignore[no-untyped-def]
     """What a word boundary makes of (word, context, hotword, language); ``language`` is -inf where none may stand."""
     if tables.has_words and word != START:
@@ -128,7 +113,7 @@ def extend(tables, rows, prefixes, prefix, token, candidate):  # type: ignore[no
     for i in range(tables.spelling_start[token], tables.spelling_start[token + 1]):
         symbol = tables.spelling[i]
         if tables.has_words and word != OFF:
-            word = _descend(tables.lexicon, word, symbol)
+            word = descend(tables.lexicon, word, symbol)
         hotword = tables.hotwords.follow[hotword, symbol]
     if language == -math.inf or (tables.closed and word == OFF):
         return False
@@ -196,7 +181,7 @@ class Fusion:
                     f"{len(words) - self.spelled} of the language model's {len(words)} words cannot be spelled with "
                     f'the model\'s characters, "{strange}" for one: was it trained on text that is written otherwise?'
                 )
-        self._unknown_log_prob = 0.0 if model is None else float(_unigrams(model)[model.unknown])
+        self._unknown_log_prob = 0.0 if model is None else float(unigrams_of(model)[model.unknown])
         self._knows_words = model is not None or lexicon is not None
         self.start = 0 if model is None else model.start
         tables = FusionTables(
@@ -214,7 +199,7 @@ class Fusion:
             spelling=spelling.symbols,
             unit=_units(model, tokeniser) if model is not None and over == OVER_TOKENS else np.zeros(0, np.int32),
             lexicon=tree,
-            ngrams=_NO_NGRAMS if model is None else model.arrays,
+            ngrams=NO_NGRAMS if model is None else model.arrays,
             hotwords=automaton,
         )
         self.tables = self._weigh(tables, alpha, beta, unknown)
@@ -275,7 +260,7 @@ def _units(model: NgramModel, tokeniser: Tokeniser) -> np.ndarray:
     return np.array([model.index(symbol) for symbol in lm_symbols(tokeniser)], np.int32)
 
 
-def _unigrams(model: NgramModel) -> np.ndarray:
+def unigrams_of(model: NgramModel) -> np.ndarray:
     """(V,) log probabilities of the model's words with no history."""
     return model.arrays.log_probs[1 : 1 + len(model.words)]
 
@@ -286,7 +271,7 @@ def _weigh_words(
     """Word to (id in the model, unigram log probability). A hotword that the model lacks goes as its unknown word."""
     if model is None:
         return dict.fromkeys([*(lexicon or ()), *named], (0, 0.0))
-    unigrams = _unigrams(model).tolist()
+    unigrams = unigrams_of(model).tolist()
     unknown = (model.unknown, unigrams[model.unknown])
     known = {
         word: (i, log_prob)
@@ -298,7 +283,7 @@ def _weigh_words(
     return {**{word: unknown for word in named}, **known}
 
 
-_NO_NGRAMS = NgramArrays(
+NO_NGRAMS = NgramArrays(
     words=np.zeros(1, np.int32),
     log_probs=np.zeros(1, np.float32),
     suffixes=np.zeros(1, np.int32),
@@ -317,44 +302,18 @@ def _build_lexicon(words: Mapping[str, tuple[int, float]], spelling: _Spelling) 
     """The tree of all words that can be spelled, and their number."""
     alphabet = set(spelling.characters)
     table = str.maketrans({character: chr(i + 1) for i, character in enumerate(spelling.characters)})
-    # Longest words bound the table's width: what is longer than any real word is left to the unknown one.
+    # What is longer than any real word is left to the unknown one.
     rows = sorted(
-        (w.translate(table), i, p) for w, (i, p) in words.items() if 0 < len(w) <= 60 and alphabet.issuperset(w)
+        (w.translate(table), i, p) for w, (i, p) in words.items() if 0 < len(w) <= LONGEST and alphabet.issuperset(w)
     )
     if not rows:
         return _NO_LEXICON, 0
-    letters = np.array([row[0] for row in rows])
-    letters = letters.view(np.uint32).reshape(len(rows), -1).astype(np.int32)
-    lengths = np.array([len(row[0]) for row in rows])
-    shared = np.zeros(len(rows), np.int64)  # letters in common with the row before
-    shared[1:] = np.cumprod(letters[1:] == letters[:-1], axis=1).sum(axis=1)
-
-    parents, symbols, ids, scores = [], [np.zeros(1, np.int32)], [np.full(1, NONE)], [np.full(1, -np.inf)]
-    place = np.zeros(len(rows), np.int64)  # of each row's prefix at this depth
-    total = 1
-    for depth in range(letters.shape[1]):
-        new = (shared <= depth) & (lengths > depth)
-        here = total + np.cumsum(new) - 1
-        parents.append(place[new])
-        symbols.append(letters[new, depth])
-        ends = lengths[new] == depth + 1
-        ids.append(np.where(ends, np.array([row[1] for row in rows])[new], NONE))
-        scores.append(np.where(ends, np.array([row[2] for row in rows])[new], -np.inf))
-        place = np.where(lengths > depth, here, place)
-        total += int(new.sum())
-    parent = np.concatenate(parents)
-    best = np.concatenate(scores)
-    last = total
-    for level in reversed(parents):
-        np.maximum.at(best, level, best[last - len(level) : last])
-        last -= len(level)
-    children = np.bincount(parent, minlength=total)
-    first_child = np.concatenate([[1], 1 + np.cumsum(children)])
+    spelled, ids, log_probs = zip(*rows, strict=True)
+    tree = build_tree(spelled)
+    word = np.full(len(tree.symbol), NONE, np.int32)
+    word[tree.ends] = ids
     lexicon = Lexicon(
-        first_child=first_child.astype(np.int32),
-        symbol=np.concatenate(symbols).astype(np.int32),
-        word=np.concatenate(ids).astype(np.int32),
-        best=best,
+        first_child=tree.first_child, symbol=tree.symbol, word=word, best=best_below(tree, np.array(log_probs))
     )
     return lexicon, len(rows)
 

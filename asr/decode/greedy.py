@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from asr import recipe
-from asr.decode.calibration import confidence
-from asr.records import BLANK, Emissions, Hypothesis, Word
-from asr.text.tokenise import Tokeniser
+from asr.records import BLANK, Emissions, Hypothesis
+from asr.text.tokenise import PhoneTokeniser, Tokeniser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,54 +80,19 @@ class GreedySearch:
             probabilities=tuple(map(math.exp, self._peaks)),
             text=self._tokeniser.decode(self._tokens),
             acoustic_score=self._score,
+            spans=self._spans(),
         )
+
+    def _spans(self) -> tuple[tuple[int, int], ...] | None:
+        """Each phone is what a word is elsewhere: which words sound so is not known."""
+        if not isinstance(self._tokeniser, PhoneTokeniser):
+            return None
+        spelled = [self._tokeniser.tokens[token] for token in self._tokens]
+        return tuple((i, i + 1) for i, phone in enumerate(spelled) if phone != self._tokeniser.space)
 
     def conclude(self) -> Hypothesis:
         """The reading of the whole utterance: there is no better one."""
         return self.best()
-
-
-def words_of(
-    hypothesis: Hypothesis,
-    tokeniser: Tokeniser,
-    frame_shift: float,
-    offset: float = 0.0,
-    calibration: recipe.Calibration | None = None,
-) -> tuple[Word, ...]:
-    """The hypothesis's words. A word spans its first to its last token's frame; its confidence is the product of its
-    tokens' probabilities: that all are right, as far as the network can tell; or what ``calibration`` makes of that.
-    Frame shift and offset are seconds."""
-    return tuple(
-        Word(
-            text="".join(text for text, _, _ in spelling),
-            start=round(offset + spelling[0][1] * frame_shift, 3),
-            end=round(offset + (spelling[-1][1] + 1) * frame_shift, 3),
-            confidence=round(confidence([probability for _, _, probability in spelling], calibration), 4),
-        )
-        for spelling in spellings(hypothesis, tokeniser)
-    )
-
-
-def spellings(hypothesis: Hypothesis, tokeniser: Tokeniser) -> list[list[tuple[str, int, float]]]:
-    """Each word's tokens: text, frame, probability."""
-    words: list[list[tuple[str, int, float]]] = []
-    spelling: list[tuple[str, int, float]] = []
-
-    def close() -> None:
-        if spelling:
-            words.append(spelling.copy())
-        spelling.clear()
-
-    for token, frame, probability in zip(hypothesis.tokens, hypothesis.frames, hypothesis.probabilities, strict=True):
-        before, boundary, after = tokeniser.tokens[token].rpartition(tokeniser.space)
-        if boundary:
-            if before:
-                spelling.append((before, frame, probability))
-            close()
-        if after:
-            spelling.append((after, frame, probability))
-    close()
-    return words
 
 
 def blank_rate(emissions: Emissions) -> Tensor:

@@ -4,22 +4,48 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from asr.model.language import LanguageModel
 from asr.records import Hypothesis
+from asr.text.tokenise import Tokeniser
+
+
+@dataclass(frozen=True, slots=True)
+class TextModel:
+    """A language model that spells a reading's text with a tokeniser of its own, for readings whose tokens do not.
+
+    Characters that it cannot spell are passed over.
+    """
+
+    model: LanguageModel
+    tokeniser: Tokeniser
+
+    def score(self, texts: Sequence[str]) -> list[float]:
+        """Natural-log probability of each text, its end included."""
+        known = {character for token in self.tokeniser.tokens[1:] for character in token} | {" "}
+        return self.model.score(
+            [self.tokeniser.encode("".join(character for character in text if character in known)) for text in texts]
+        )
+
+
+def sentence_scores(nbest: Sequence[Hypothesis], model: LanguageModel | TextModel) -> list[float]:
+    """Natural-log probability of each whole sentence."""
+    if isinstance(model, TextModel):
+        return model.score([hypothesis.text for hypothesis in nbest])
+    return model.score([hypothesis.tokens for hypothesis in nbest])
 
 
 def rescore(
-    nbest: Sequence[Hypothesis], model: LanguageModel, *, weight: float, length_bonus: float = 0.0
+    nbest: Sequence[Hypothesis], model: LanguageModel | TextModel, *, weight: float, length_bonus: float = 0.0
 ) -> tuple[Hypothesis, ...]:
     """``nbest`` with ``model`` heard, best first; of equal ones the earlier stays before the later.
 
     ``weight`` times the natural log of a whole sentence's probability, and ``length_bonus`` for each of its words, are
     added to ``lm_score``: what the search's own language model said still counts, so that two models interpolate
-    log-linearly. The model must be in evaluation mode and spell in the hypotheses' tokens.
+    log-linearly. The model must be in evaluation mode and, unless it reads text, spell in the hypotheses' tokens.
     """
-    scores = model.score([hypothesis.tokens for hypothesis in nbest])
-    return reorder(nbest, scores, weight=weight, length_bonus=length_bonus)
+    return reorder(nbest, sentence_scores(nbest, model), weight=weight, length_bonus=length_bonus)
 
 
 def reorder(

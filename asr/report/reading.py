@@ -6,7 +6,7 @@ from pathlib import Path
 
 from asr import recipe
 from asr.data.corpora import open_corpora
-from asr.decode.greedy import words_of
+from asr.decode.words import words_of
 from asr.records import Waveform
 from asr.report.clips import SOUND_SECONDS, Clip, as_sound, worth_hearing
 from asr.report.figures import HIT, INSERTION, SUBSTITUTION, as_svg

@@ -8,7 +8,7 @@ from pathlib import Path
 from asr import audio, recipe, runtime
 from asr.audio import Recording
 from asr.data.collation import Utterance, collate
-from asr.decode.greedy import words_of
+from asr.decode.words import words_of
 from asr.errors import AsrError, AudioError
 from asr.model.encoder import RecurrentStack
 from asr.model.features import loader_features

@@ -13,7 +13,7 @@ import torch
 
 from asr.audio import Resampling, as_floats
 from asr.decode.decoder import Decoder
-from asr.decode.greedy import words_of
+from asr.decode.words import words_of
 from asr.errors import AudioError
 from asr.model.acoustic import AcousticModel
 from asr.model.streaming import EmissionStream

@@ -14,12 +14,13 @@ from asr import audio, checkpoint, recipe
 from asr.audio import Recording
 from asr.decode.decoder import Decoder, build_decoder
 from asr.decode.greedy import GreedyDecoder
-from asr.errors import AudioError
+from asr.decode.rescore import TextModel
+from asr.errors import AudioError, LanguageModelError
 from asr.model.acoustic import AcousticModel
 from asr.model.language import LanguageModel
 from asr.recipe.reading import validate_recipe
 from asr.records import AlignedText, Batch, Emissions, Hypothesis, Transcript, Waveform
-from asr.text.tokenise import Tokeniser
+from asr.text.tokenise import PhoneTokeniser, Tokeniser
 from asr.transcribe.live import CHUNK_SECONDS, CONTEXT_SECONDS, ENDPOINT_SECONDS, LiveRecogniser
 from asr.transcribe.recordings import Channels, Source, Transcription
 from asr.transcribe.windows import emissions_of
@@ -44,13 +45,24 @@ def recognise(
             yield batch, Emissions(log_probs=torch.zeros(0, 0, 1), lengths=torch.zeros(0), frame_shift=0.0), []
 
 
-def load_lstm(settings: recipe.Decoder, tokeniser: Tokeniser, root: Path) -> LanguageModel | None:
-    """The LSTM language model that decoder settings name, on the CPU, where the search is. Raises CheckpointError."""
+def load_lstm(settings: recipe.Decoder, tokeniser: Tokeniser, root: Path) -> LanguageModel | TextModel | None:
+    """The LSTM language model that decoder settings name, on the CPU, where the search is.
+
+    Raises CheckpointError where it spells otherwise than the recogniser, unless that one's tokens are phones: then the
+    LSTM reads text, and LanguageModelError says that it can take no part in the search.
+    """
     if isinstance(settings, recipe.Greedy) or settings.lstm is None:
         return None
     loaded = checkpoint.load_language_model(root / settings.lstm.path, device="cpu")
-    loaded.check_spells_as(tokeniser)
-    return loaded.model
+    if not isinstance(tokeniser, PhoneTokeniser):
+        loaded.check_spells_as(tokeniser)
+        return loaded.model
+    if settings.lstm.mode == "fuse":
+        raise LanguageModelError(
+            f"the language model {loaded.directory} cannot take part in a search over phones, whose tokens it does not "
+            "spell: let it rescore the readings (lstm.mode: rescore)"
+        )
+    return TextModel(loaded.model, loaded.tokeniser)
 
 
 class Recogniser:

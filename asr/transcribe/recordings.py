@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr.decode.greedy import words_of
+from asr.decode.words import words_of
 from asr.errors import AudioError
 from asr.model.features import loader_features
 from asr.records import Emissions, Segment, Transcript

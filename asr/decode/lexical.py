@@ -1,0 +1,356 @@
+"""What a search over pronunciations knows besides the emissions: the lexicon, a language model over words, hotwords.
+
+Words exist through the lexicon alone. It is a tree of phones; where a pronunciation ends lie all of the words that
+sound so, and a word lies wherever one of its pronunciations ends. No token says that a word has ended, unless there is
+a separator: a prefix at a place that bears words may end any of them and go on with the first phone of the next.
+
+As in ``decode.fusion``, a prefix has what its ended words have earned, and a potential for the begun one, which is
+taken back where that one ends and so moves no final score.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from asr.decode.fusion import MARK, NO_MODEL, NO_NGRAMS, NONE, OVER_WORDS, unigrams_of
+from asr.decode.ngram import NgramArrays, NgramModel, advance
+from asr.decode.tree import LONGEST, START, best_below, build_tree
+from asr.errors import LanguageModelError, TextError
+from asr.text.tokenise import PhoneTokeniser
+
+
+class PhoneTree(NamedTuple):
+    """Pronunciations as a tree of token ids, see ``Tree``, with E of them that end somewhere.
+
+    ``first_end`` (N + 1,): those that end at place i are ``first_end[i]`` to ``first_end[i + 1] - 1``. Of each, its
+    ``word`` (E,), the ``log_prob`` (E,) that the word is pronounced so, and whether it is the ``only`` one (E,) of the
+    word. ``best`` (N,) is the unigram log probability of the likeliest word at or below a place, -inf where the
+    language model knows none of them.
+    """
+
+    first_child: np.ndarray
+    symbol: np.ndarray
+    first_end: np.ndarray
+    word: np.ndarray
+    log_prob: np.ndarray
+    only: np.ndarray
+    best: np.ndarray
+
+
+class Phrases(NamedTuple):
+    """Hotwords as an automaton over words (Aho & Corasick 1975), whose S states are beginnings of phrases.
+
+    The edges of state s are ``first_edge[s]`` to ``first_edge[s + 1] - 1``, sorted by ``word``, and lead to ``target``;
+    without one the next word is looked up from ``fallback`` (S,). ``gain`` (S,) is what the phrases that end in a state
+    are worth, ``hope`` (S,) what those begun may still be. ``share`` (N,), empty without hotwords, is what one that
+    begins with a word of this place is worth so far; -inf where no hotword's word is pronounced so.
+    """
+
+    first_edge: np.ndarray
+    word: np.ndarray
+    target: np.ndarray
+    fallback: np.ndarray
+    gain: np.ndarray
+    hope: np.ndarray
+    share: np.ndarray
+
+
+class LexicalTables(NamedTuple):
+    """All that the search's compiled code reads, see the records above.
+
+    ``unit`` (W,) are the words' ids in the language model, and ``foreign`` (W,) says which of them cost ``unknown``.
+    Without a model each word's log probability is ``uniform``. After a word's end, token t leads to the place
+    ``opens[t]``, or nowhere (NONE), and ``opening[t]`` is the factor of that place's potential. ``most`` words end at
+    one place.
+    """
+
+    model: int
+    alpha: float
+    beta: float
+    unknown: float
+    uniform: float
+    end_id: int
+    off: float
+    most: int
+    separator: int
+    opens: np.ndarray
+    opening: np.ndarray
+    unit: np.ndarray
+    foreign: np.ndarray
+    tree: PhoneTree
+    ngrams: NgramArrays
+    phrases: Phrases
+
+
+@numba.njit(cache=True, nogil=True)
+def _next_state(phrases, state, word):  # type: ignore[no-untyped-def]
+    """The automaton's state after ``word``."""
+    while True:
+        low, end = phrases.first_edge[state], phrases.first_edge[state + 1]
+        low += np.searchsorted(phrases.word[low:end], word)
+        if low < end and phrases.word[low] == word:
+            return phrases.target[low]
+        if state == 0:
+            return 0
+        state = phrases.fallback[state]
+
+
+@numba.njit(cache=True, nogil=True)
+def earn(tables, word, context, hotword, language):  # type: ignore[no-untyped-def]
+    """What ``word`` makes of (context, hotword, language) when it ends."""
+    if tables.model == OVER_WORDS:
+        log_prob, context = advance(tables.ngrams, context, tables.unit[word])
+    else:
+        log_prob = tables.uniform
+    language += tables.alpha * log_prob + tables.beta
+    if tables.foreign[word]:
+        language += tables.unknown
+    if len(tables.phrases.share):
+        hotword = _next_state(tables.phrases, hotword, word)
+        language += tables.phrases.gain[hotword]
+    return context, hotword, language
+
+
+@numba.njit(cache=True, nogil=True)
+def hope(tables, place, hotword):  # type: ignore[no-untyped-def]
+    """The potential at ``place`` that hotwords give."""
+    phrases = tables.phrases
+    if len(phrases.share) == 0 or phrases.share[place] == -math.inf:
+        return 0.0
+    return max(phrases.hope[hotword], phrases.share[place])
+
+
+@numba.njit(cache=True, nogil=True)
+def outlook(tables, place):  # type: ignore[no-untyped-def]
+    """The potential at ``place`` that the language model gives."""
+    if place == START:
+        return 0.0
+    best = tables.tree.best[place]
+    return tables.off if best == -math.inf else tables.alpha * best + tables.beta
+
+
+@numba.njit(cache=True, nogil=True)
+def conclude(tables, context, language):  # type: ignore[no-untyped-def]
+    """``language`` with the sentence ended after its last word."""
+    if tables.model == OVER_WORDS:
+        log_prob, _ = advance(tables.ngrams, context, tables.end_id)
+        language += tables.alpha * log_prob
+    return language
+
+
+class LexicalFusion:
+    """What the search is to know of the words that ``tokeniser`` pronounces.
+
+    ``words``, where given, are all that it may find, besides those of the ``hotwords``: phrases and their weights in
+    nats. Otherwise it finds those of the tokeniser's lexicon. Raises LanguageModelError for a model over tokens, or
+    none of whose words is pronounced, and TextError for a hotword or one of ``words`` without a pronunciation.
+    """
+
+    def __init__(
+        self,
+        tokeniser: PhoneTokeniser,
+        *,
+        model: NgramModel | None = None,
+        alpha: float = 0.0,
+        beta: float = 0.0,
+        unknown: float = 0.0,
+        lexicon: Iterable[str] | None = None,
+        hotwords: Mapping[str, float] | None = None,
+    ) -> None:
+        if model is not None and any(word.startswith(MARK) for word in model.words):
+            raise LanguageModelError(
+                "the language model is over sub-words, and a model of phones takes one over words (asr lm train TEXT)"
+            )
+        named = [word for phrase in hotwords or () for word in phrase.split()] + list(lexicon or ())
+        entries = _pronounce(tokeniser, None if lexicon is None else named, named)
+        self.words = tuple(dict.fromkeys(word for _, word, _ in entries))
+        index = {word: i for i, word in enumerate(self.words)}
+        unit, foreign, unigrams = _know(self.words, model, {*named})
+        tree, most = _build_tree(entries, index, unigrams)
+        self.start = 0 if model is None else model.start
+        opens = np.full(len(tokeniser.tokens), NONE, np.int32)
+        separator = tokeniser.tokens.index(tokeniser.space) if tokeniser.settings.separator else NONE
+        if separator == NONE:
+            roots = np.arange(tree.first_child[0], tree.first_child[1])
+            opens[tree.symbol[roots]] = roots
+        else:
+            opens[separator] = START
+        self._unknown_log_prob = _uniform(self.words) if model is None else float(unigrams_of(model)[model.unknown])
+        tables = LexicalTables(
+            model=NO_MODEL if model is None else OVER_WORDS,
+            alpha=0.0,
+            beta=0.0,
+            unknown=0.0,
+            uniform=_uniform(self.words),
+            end_id=0 if model is None else model.end,
+            off=0.0,
+            most=most,
+            separator=separator,
+            opens=opens,
+            opening=np.zeros(len(opens)),
+            unit=unit,
+            foreign=foreign,
+            tree=tree,
+            ngrams=NO_NGRAMS if model is None else model.arrays,
+            phrases=_build_phrases(hotwords or {}, index, entries, tree),
+        )
+        self.tables = self._weigh(tables, alpha, beta, unknown)
+
+    def reweighted(self, *, alpha: float, beta: float, unknown: float) -> LexicalFusion:
+        """The same knowledge, otherwise weighed."""
+        other = copy.copy(self)
+        other.tables = self._weigh(self.tables, alpha, beta, unknown)
+        return other
+
+    def _weigh(self, tables: LexicalTables, alpha: float, beta: float, unknown: float) -> LexicalTables:
+        off = alpha * self._unknown_log_prob + unknown + beta
+        tables = tables._replace(alpha=float(alpha), beta=float(beta), unknown=float(unknown), off=float(off))
+        potentials = [outlook(tables, place) if place != NONE else -math.inf for place in tables.opens.tolist()]
+        return tables._replace(opening=np.exp(potentials))
+
+
+Entry = tuple[str, str, float]
+"""A pronunciation: a character for each token, whose id is its code point; the word; log probability."""
+
+
+def _pronounce(tokeniser: PhoneTokeniser, closed: Sequence[str] | None, named: Sequence[str]) -> list[Entry]:
+    """The pronunciations of the lexicon's words, or of ``closed`` alone, sorted; of ``named`` words there must be one.
+
+    Raises TextError.
+    """
+    for word in named:
+        tokeniser.pronounce(word)
+    lexicon = tokeniser.lexicon
+    letter = {phone: chr(i) for i, phone in enumerate(tokeniser.tokens) if i}
+    entries: list[Entry] = []
+    for word in dict.fromkeys(lexicon if closed is None else closed):
+        ways: dict[str, float] = {}
+        for way in lexicon[word]:
+            try:
+                spelled = "".join([letter[phone] for phone in way.phones])
+            except KeyError:
+                continue  # in phones that the model has never heard
+            if 0 < len(spelled) <= LONGEST:
+                ways[spelled] = ways.get(spelled, 0.0) + way.probability
+        entries += [(spelled, word, math.log(probability)) for spelled, probability in ways.items()]
+    if not entries:
+        raise TextError("the lexicon pronounces no word in the model's phones")
+    return sorted(entries)
+
+
+def _uniform(words: Sequence[str]) -> float:
+    return -math.log(len(words))
+
+
+def _know(words: Sequence[str], model: NgramModel | None, named: Set[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each word (W,): its id in the model, whether it costs ``unknown``, which ``named`` ones never do, and its
+    unigram log probability, -inf where it does. Raises LanguageModelError where the model knows none."""
+    if model is None:
+        return np.zeros(len(words), np.int32), np.zeros(len(words), bool), np.full(len(words), _uniform(words))
+    unit = np.array([model.index(word) for word in words], np.int32)
+    lacking = unit == model.unknown
+    if lacking.all():
+        raise LanguageModelError(
+            f"the language model knows none of the {len(words)} words of the lexicon, "
+            f'"{words[0]}" for one: is it written otherwise?'
+        )
+    foreign = lacking & np.array([word not in named for word in words])
+    return unit, foreign, np.where(foreign, -np.inf, unigrams_of(model)[unit])
+
+
+def _build_tree(entries: Sequence[Entry], index: Mapping[str, int], unigrams: np.ndarray) -> tuple[PhoneTree, int]:
+    """The tree of sorted ``entries``, whose words have these ids and ``unigrams`` (W,), and how many words end at one
+    place at most."""
+    spelled, names, log_probs = zip(*entries, strict=True)
+    tree = build_tree(spelled)
+    words = np.array([index[name] for name in names])
+    order = np.argsort(tree.ends, kind="stable")
+    counts = np.bincount(tree.ends, minlength=len(tree.symbol))
+    phones = PhoneTree(
+        first_child=tree.first_child,
+        symbol=tree.symbol,
+        first_end=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+        word=words[order].astype(np.int32),
+        log_prob=np.array(log_probs)[order],
+        only=(np.bincount(words)[words] == 1)[order],
+        best=best_below(tree, unigrams[words]).astype(np.float32),
+    )
+    return phones, int(counts.max())
+
+
+def _build_phrases(
+    weights: Mapping[str, float], index: Mapping[str, int], entries: Sequence[Entry], tree: PhoneTree
+) -> Phrases:
+    """The automaton of phrases with these ``weights`` in nats. Raises TextError for an empty one."""
+    children: list[dict[int, int]] = [{}]
+    own, begun = [0.0], [0.0]
+    first: dict[int, float] = {}
+    for phrase, weight in weights.items():
+        words = [index[word] for word in phrase.split()]
+        if not words:
+            raise TextError("a hotword is empty")
+        first[words[0]] = max(first.get(words[0], 0.0), weight / len(words))
+        state = 0
+        for done, word in enumerate(words, start=1):
+            if word not in children[state]:
+                children[state][word] = len(children)
+                children.append({})
+                own.append(0.0)
+                begun.append(0.0)
+            state = children[state][word]
+            if done < len(words):
+                begun[state] = max(begun[state], weight * done / len(words))
+        own[state] += weight
+    fallback = _link_phrases(children, own, begun)
+    edges = [sorted(each.items()) for each in children]
+    flat = np.array([edge for each in edges for edge in each], np.int32).reshape(-1, 2)
+    return Phrases(
+        first_edge=np.cumsum([0, *map(len, edges)]).astype(np.int32),
+        word=flat[:, 0].copy(),
+        target=flat[:, 1].copy(),
+        fallback=fallback,
+        gain=np.array(own),
+        hope=np.array(begun),
+        share=_shares(first, {index[word] for phrase in weights for word in phrase.split()}, index, entries, tree),
+    )
+
+
+def _link_phrases(children: Sequence[Mapping[int, int]], gain: list[float], begun: list[float]) -> np.ndarray:
+    """(S,) where each state's longest proper suffix stands, whose phrases' ``gain`` and hope it takes in."""
+    fallback = np.zeros(len(children), np.int32)
+    queue = [0]
+    for state in queue:
+        for word, child in children[state].items():
+            suffix = int(fallback[state])
+            while suffix and word not in children[suffix]:
+                suffix = int(fallback[suffix])
+            fallback[child] = children[suffix].get(word, 0) if state else 0
+            gain[child] += gain[fallback[child]]
+            begun[child] = max(begun[child], begun[fallback[child]])
+            queue.append(child)
+    return fallback
+
+
+def _shares(
+    first: Mapping[int, float], hot: set[int], index: Mapping[str, int], entries: Sequence[Entry], tree: PhoneTree
+) -> np.ndarray:
+    """See ``Phrases.share``, of phrases that begin with the words ``first`` and hold the words ``hot``."""
+    if not hot:
+        return np.zeros(0)
+    share = np.full(len(tree.symbol), -np.inf)
+    share[START] = 0.0
+    for spelled, name, _ in entries:
+        word = index[name]
+        if word in hot:
+            place = START
+            for depth, phone in enumerate(map(ord, spelled), start=1):
+                low, high = tree.first_child[place], tree.first_child[place + 1]
+                place = int(low + np.searchsorted(tree.symbol[low:high], phone))
+                share[place] = max(share[place], first.get(word, 0.0) * depth / len(spelled))
+    return share

@@ -1,0 +1,397 @@
+"""The prefix beam search over a tokeniser's letters or sub-words, compiled: ``decode.beam`` is its face."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from asr.decode.fusion import extend, finish
+from asr.records import BLANK
+
+NONE = -1
+LEAST = 1e-300  # a mass below is none; the best is kept above 1e-50
+
+_FUSION = [
+    ("word", np.int32),
+    ("context", np.int32),
+    ("hotword", np.int32),
+    ("language", np.float64),
+    ("total", np.float64),
+]
+PREFIX = np.dtype(
+    [
+        ("parent", np.int32),
+        ("token", np.int32),
+        ("child", np.int32),  # the newest of its extensions, each of which names the one before it as its sibling
+        ("sibling", np.int32),
+        ("slot", np.int32),  # its place among the candidates when it was a beam last
+        ("frame", np.int32),  # where its token is likeliest among the frames that most of its mass has it in,
+        ("probability", np.float64),  # and its posterior there
+        ("factor", np.float64),  # exp(total - its parent's total)
+        *_FUSION,
+    ],
+    align=True,
+)
+CANDIDATE = np.dtype(
+    [
+        ("prefix", np.int32),  # NONE where it is not in the tree yet
+        ("parent", np.int32),
+        ("token", np.int32),
+        ("blank", np.float64),
+        ("nonblank", np.float64),
+        *_FUSION,
+    ],
+    align=True,
+)
+BEAM = np.dtype([("prefix", np.int32), ("blank", np.float64), ("nonblank", np.float64)], align=True)
+PROGRESS = np.dtype(
+    [
+        ("prefixes", np.int64),  # how many there are
+        ("beams", np.int64),
+        ("frames", np.int64),  # read so far
+        ("scale", np.float64),  # the log of what the masses were divided by
+    ]
+)
+SPELT = np.dtype([("token", np.int32), ("frame", np.int32), ("probability", np.float64)])
+READING = np.dtype([("end", np.int64), ("acoustic", np.float64), ("language", np.float64)])
+
+
+class State(NamedTuple):
+    """A search between two frames, and the room that it works in.
+
+    ``prefixes`` (N,) are the tree, ``rows`` (N, V) what an LSTM adds for their next tokens, (0, V) without one. The
+    rest is a frame's: ``beams`` (W,), ``candidates`` and ``masses`` (R,) for what they may become, ``tokens`` and
+    ``probabilities`` (V,) for the likely ones, and ``dense`` (V,) for these by token, zeros between frames.
+    """
+
+    progress: np.ndarray
+    prefixes: np.ndarray
+    rows: np.ndarray
+    beams: np.ndarray
+    candidates: np.ndarray
+    masses: np.ndarray
+    tokens: np.ndarray
+    probabilities: np.ndarray
+    dense: np.ndarray
+
+
+@numba.njit(cache=True, nogil=True)
+def _restart(state, context):  # type: ignore[no-untyped-def]
+    """Makes it a search that has read nothing."""
+    root, beam, now = state.prefixes[0], state.beams[0], state.progress[0]
+    root.parent = root.child = root.sibling = root.frame = NONE
+    root.slot = 0
+    root.token = BLANK
+    root.probability = 0.0
+    root.factor = 1.0
+    root.word = root.hotword = 0
+    root.context = context
+    root.language = root.total = 0.0
+    beam.prefix = 0
+    beam.blank = 1.0
+    beam.nonblank = 0.0
+    now.prefixes = now.beams = 1
+    now.frames = 0
+    now.scale = 0.0
+
+
+@numba.njit(cache=True, nogil=True)
+def begin(limits, vocabulary, _tables, context, lstm):  # type: ignore[no-untyped-def]
+    """A search that has one beam, the empty prefix, with all of the mass."""
+    width, token_limit, _, _ = limits
+    room = 1024 + 4 * width
+    state = State(
+        np.zeros(1, PROGRESS),
+        np.empty(room, PREFIX),
+        np.zeros((room if lstm else 0, vocabulary), np.float32),
+        np.empty(width, BEAM),
+        np.empty(width * (1 + token_limit), CANDIDATE),
+        np.empty(width * (1 + token_limit)),
+        np.empty(vocabulary, np.int32),
+        np.empty(vocabulary),
+        np.zeros(vocabulary),
+    )
+    _restart(state, context)
+    return state
+
+
+@numba.njit(cache=True, nogil=True)
+def with_room(state, _tables):  # type: ignore[no-untyped-def]
+    """The same search, its tree large enough for the next frame."""
+    progress, prefixes, rows, beams, candidates, masses, tokens, probabilities, dense = state
+    if progress[0].prefixes + len(beams) <= len(prefixes):
+        return state
+    more_prefixes, more_rows = np.empty(2 * len(prefixes), PREFIX), np.zeros((2 * len(rows), len(dense)), np.float32)
+    more_prefixes[: len(prefixes)], more_rows[: len(rows)] = prefixes, rows
+    return State(progress, more_prefixes, more_rows, beams, candidates, masses, tokens, probabilities, dense)
+
+
+@numba.njit(cache=True, nogil=True)
+def likely_tokens(log_probs, frame, threshold, limit, tokens, probabilities):  # type: ignore[no-untyped-def]
+    """The frame's tokens but the blank of at least ``threshold``, likeliest first, at most ``limit``; their number.
+
+    NONE where one has no probability, for it is NaN or past all measure.
+    """
+    count = 0
+    for token in range(BLANK + 1, log_probs.shape[1]):
+        if log_probs[frame, token] < threshold:
+            continue
+        probability = math.exp(log_probs[frame, token])
+        if not probability < np.inf:
+            return NONE
+        if count == limit and probability <= probabilities[count - 1]:
+            continue
+        place = count if count < limit else count - 1
+        while place > 0 and probabilities[place - 1] < probability:
+            tokens[place], probabilities[place] = tokens[place - 1], probabilities[place - 1]
+            place -= 1
+        tokens[place], probabilities[place] = token, probability
+        count = min(count + 1, limit)
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def nth_largest(values, count, n):  # type: ignore[no-untyped-def]
+    """The ``n``-th largest (from 1) of the first ``count`` values, and how many of its equals the ``n`` largest hold.
+
+    The values are used up. Quickselect (Hoare 1961), without a branch for each value: those are foreseen badly.
+    """
+    while True:
+        pivot = values[count // 2]
+        greater = equal = 0
+        for i in range(count):
+            greater += values[i] > pivot
+            equal += values[i] == pivot
+        if greater < n <= greater + equal:
+            return pivot, n - greater
+        kept = 0
+        for i in range(count):
+            value = values[i]
+            values[kept] = value
+            kept += value > pivot if n <= greater else value < pivot
+        if n > greater:
+            n -= greater + equal
+        count = kept
+
+
+@numba.njit(cache=True, nogil=True)
+def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped-def]
+    """Searches on from ``frame``; returns the first frame not read.
+
+    That is the end, or where the tree lacks room for one frame's prefixes, or where new ones want an LSTM's ``rows``.
+    Where it meets what is no log probability, it passes over that frame, and ``scale`` is NaN or infinite ever after.
+    """
+    width, token_limit, token_threshold, score_threshold = limits
+    progress, prefixes, rows, beams, candidates, masses, tokens, probabilities, dense = state
+    now = progress[0]
+    least_log_prob = np.float32(token_threshold)
+    # Where the blank has nearly all of a frame, nothing is left for a token to pass the threshold with.
+    sure_blank = math.log1p(-math.exp(token_threshold)) if token_threshold < 0.0 else 0.0
+    floor = math.exp(-score_threshold)
+    early_floor = floor if tables is None else 0.0  # a language model may lift what is behind
+    before, scale, rested = now.frames - frame, now.scale, False
+    while frame < len(log_probs):
+        count = 0
+        blank_log_prob = log_probs[frame, BLANK]
+        if blank_log_prob <= sure_blank:
+            count = likely_tokens(log_probs, frame, least_log_prob, token_limit, tokens, probabilities)
+        if count > 0 and now.prefixes + width > len(prefixes):
+            break
+        frame += 1
+
+        if count == NONE:
+            scale = np.inf
+            continue
+        if count == 0:
+            if blank_log_prob == -np.inf:
+                continue  # nothing is possible here but what is impossible everywhere
+            # The first such frame ends what the beams end in, the next are one factor for all.
+            if not rested:
+                for i in range(now.beams):
+                    beams[i].blank += beams[i].nonblank
+                    beams[i].nonblank = 0.0
+                rested = True
+            scale += blank_log_prob
+            continue
+
+        rested = False
+        blank = math.exp(blank_log_prob)
+        for j in range(count):
+            dense[tokens[j]] = probabilities[j]
+        # A beam stays what it is with a blank, or with its last token once more.
+        beam_count, best = now.beams, 0.0
+        for i in range(beam_count):
+            prefix = beams[i].prefix
+            candidate = candidates[i]
+            candidate.prefix = prefix
+            candidate.blank = (beams[i].blank + beams[i].nonblank) * blank
+            candidate.nonblank = beams[i].nonblank * dense[prefixes[prefix].token]
+            prefixes[prefix].slot = i
+            best = max(best, candidate.blank + candidate.nonblank)
+        # Or it grows by a token: after itself only where a blank lies between.
+        candidate_count = beam_count
+        for i in range(beam_count):
+            prefix = beams[i].prefix
+            last = prefixes[prefix].token
+            both = beams[i].blank + beams[i].nonblank
+            for j in range(count):
+                token = tokens[j]
+                mass = (beams[i].blank if token == last else both) * probabilities[j]
+                if mass <= best * early_floor:
+                    continue
+                child = prefixes[prefix].child
+                while child != NONE and prefixes[child].token != token:
+                    child = prefixes[child].sibling
+                candidate = candidates[candidate_count]
+                if child != NONE:
+                    mass *= prefixes[child].factor
+                    slot = prefixes[child].slot
+                    if slot < beam_count and candidates[slot].prefix == child:
+                        candidates[slot].nonblank += mass
+                        best = max(best, candidates[slot].blank + candidates[slot].nonblank)
+                        continue
+                elif tables is not None:
+                    if not extend(tables, rows, prefixes, prefix, token, candidate):
+                        continue
+                    mass *= math.exp(candidate.total - prefixes[prefix].total)
+                if mass < best * floor:
+                    continue
+                candidate.prefix = child
+                candidate.parent = prefix
+                candidate.token = token
+                candidate.blank = 0.0
+                candidate.nonblank = mass
+                candidate_count += 1
+                best = max(best, mass)
+        if best == 0.0 or best == np.inf:
+            for j in range(count):
+                dense[tokens[j]] = 0.0
+            scale += best
+            continue  # as above
+
+        least, ties = max(best * floor, LEAST), candidate_count
+        if candidate_count > width:
+            for i in range(candidate_count):
+                masses[i] = candidates[i].blank + candidates[i].nonblank
+            nth, equals = nth_largest(masses, candidate_count, width)
+            if nth > least:
+                least, ties = nth, equals
+        rescale = 1.0
+        if not 1e-50 < best < 1e50:
+            rescale = 1.0 / best
+            scale += math.log(best)
+        prefix_count, beam_count = now.prefixes, 0
+        for i in range(candidate_count):
+            candidate = candidates[i]
+            mass = candidate.blank + candidate.nonblank
+            if mass < least:
+                continue
+            if mass == least:
+                if ties == 0:
+                    continue
+                ties -= 1
+            prefix = candidate.prefix
+            if prefix == NONE:
+                prefix = prefix_count
+                prefix_count += 1
+                parent = candidate.parent
+                new = prefixes[prefix]
+                new.parent = parent
+                new.token = candidate.token
+                new.child = NONE
+                new.sibling = prefixes[parent].child
+                prefixes[parent].child = prefix
+                new.slot = 0
+                new.probability = 0.0
+                new.factor = 1.0
+                if tables is not None:
+                    new.word = candidate.word
+                    new.context = candidate.context
+                    new.hotword = candidate.hotword
+                    new.language = candidate.language
+                    new.total = candidate.total
+                    new.factor = math.exp(candidate.total - prefixes[parent].total)
+            if candidate.nonblank > candidate.blank:
+                probability = dense[prefixes[prefix].token]
+                if probability > prefixes[prefix].probability:
+                    prefixes[prefix].frame = before + frame - 1
+                    prefixes[prefix].probability = probability
+            beam = beams[beam_count]
+            beam.prefix = prefix
+            beam.blank = candidate.blank * rescale
+            beam.nonblank = candidate.nonblank * rescale
+            beam_count += 1
+        for j in range(count):
+            dense[tokens[j]] = 0.0
+        grown = prefix_count > now.prefixes
+        now.prefixes, now.beams = prefix_count, beam_count
+        if grown and len(rows):
+            break
+    now.frames, now.scale = before + frame, scale
+    return frame
+
+
+@numba.njit(cache=True, nogil=True)
+def read_out(tables, state, readings, spelt, end, _partial):  # type: ignore[no-untyped-def]
+    """Fills ``readings`` with the best beams as if the sentence ended here, and ``spelt`` from ``end`` on with their
+    tokens; returns where these end. What a closed lexicon leaves unfinished is cut off.
+
+    An ended beam lies in its place among the candidates, its acoustic score in ``total``.
+    """
+    prefixes, rows, beams, scores, now = state.prefixes, state.rows, state.beams, state.masses, state.progress[0]
+    for i in range(now.beams):
+        ended = state.candidates[i]
+        ended.prefix = beams[i].prefix
+        ended.language, ended.total = 0.0, math.log(beams[i].blank + beams[i].nonblank) + now.scale
+        if tables is not None:
+            ended.total -= prefixes[ended.prefix].total
+            ended.language = finish(tables, rows, prefixes, ended.prefix)
+            while ended.language == -np.inf:
+                ended.prefix = prefixes[ended.prefix].parent
+                ended.language = finish(tables, rows, prefixes, ended.prefix)
+        scores[i] = ended.total + ended.language
+    count = min(now.beams, len(readings))
+    for n in range(count):
+        best = np.argmax(scores[: now.beams])
+        scores[best] = -np.inf
+        ended = state.candidates[best]
+        prefix = ended.prefix
+        while prefixes[prefix].parent != NONE:
+            prefix = prefixes[prefix].parent
+            end += 1
+        place, prefix, frame = end, ended.prefix, now.frames
+        while prefixes[prefix].parent != NONE:
+            place -= 1
+            spelt[place].token = prefixes[prefix].token
+            frame = min(frame, prefixes[prefix].frame)  # each token chose its own, for all that may follow it
+            spelt[place].frame = frame
+            spelt[place].probability = prefixes[prefix].probability
+            prefix = prefixes[prefix].parent
+        readings[n].end = end
+        readings[n].acoustic = ended.total
+        readings[n].language = ended.language
+    for n in range(count, len(readings)):
+        readings[n].end = NONE
+    return end
+
+
+@numba.njit(cache=True, nogil=True)
+def search(log_probs, lengths, tables, context, limits, nbest):  # type: ignore[no-untyped-def]
+    """Searches utterances (B, T', V) one after another in the same arrays: a search may be shorter than its call.
+
+    Returns the readings (B, nbest), and the tokens of all, one after another.
+    """
+    state = begin(limits, log_probs.shape[2], tables, context, False)
+    readings = np.empty((len(log_probs), nbest), READING)
+    spelt, end = np.empty(lengths.sum() * nbest, SPELT), 0
+    for i in range(len(log_probs)):
+        utterance, frame = log_probs[i, : lengths[i]], 0
+        _restart(state, context)
+        while frame < len(utterance):
+            state = with_room(state, tables)
+            frame = advance(utterance, frame, tables, limits, state)
+        end = read_out(tables, state, readings[i], spelt, end, False)
+    return readings, spelt[:end]

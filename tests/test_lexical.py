@@ -1,0 +1,240 @@
+"""The search over pronunciations against every path and every reading of it there is, and what it knows of words."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import itertools
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr import recipe
+from asr.decode.arpa import read_arpa
+from asr.decode.beam import BeamDecoder, Knowledge
+from asr.decode.lexical import LexicalFusion
+from asr.decode.ngram import NgramModel
+from asr.decode.words import words_of
+from asr.records import Emissions, Hypothesis
+from asr.text.pronounce import Pronunciation, PronunciationLexicon
+from asr.text.tokenise import PhoneTokeniser
+
+EXACT = recipe.Beam(width=5000, tokens=100, token_threshold=-1e9, score_threshold=1e9)
+
+ENTRIES = {
+    "a": {"A": 1.0},
+    "eh": {"A": 1.0},  # sounds as "a"
+    "ab": {"A B": 0.7, "B": 0.3},  # also sounds as "b"
+    "b": {"B": 1.0},
+    "abba": {"A B B A": 1.0},  # begins as "ab" and "a b"
+    "ba": {"B A": 0.5, "B C": 0.5},
+    "cc": {"C C": 1.0},
+}
+
+
+def lexicon(entries: Mapping[str, Mapping[str, float]] = ENTRIES) -> PronunciationLexicon:
+    return PronunciationLexicon(
+        {
+            word: tuple(Pronunciation(tuple(phones.split()), probability) for phones, probability in ways.items())
+            for word, ways in entries.items()
+        }
+    )
+
+
+@functools.cache
+def phones(*, separator: bool = False) -> PhoneTokeniser:
+    """Ids: blank 0, with a separator 1, and the phones A, B, C."""
+    return PhoneTokeniser("ABC", lexicon(), recipe.Phones(kind="phones", separator=separator))
+
+
+def random_emissions(seed: int, frames: int, tokens: int, *, peaky: float = 1.0) -> Emissions:
+    draws = np.random.default_rng(seed).normal(size=(frames, tokens)) * peaky
+    return emissions(draws - np.log(np.exp(draws).sum(1, keepdims=True)))
+
+
+def emissions(log_probs: np.ndarray) -> Emissions:
+    values = torch.from_numpy(np.asarray(log_probs, np.float32))[None]
+    return Emissions(log_probs=values, lengths=torch.tensor([values.shape[1]]), frame_shift=0.04)
+
+
+def spoken(tokeniser: PhoneTokeniser, tokens: str, *, sure: float = 0.97) -> Emissions:
+    """Emissions of ``tokens``, each in a frame with a blank after it; ``/`` is the separator, ``.`` a blank."""
+    names = {"/": tokeniser.space, ".": "<blank>"}
+    ids = [tokeniser.tokens.index(names.get(token, token)) for token in tokens.split()]
+    rows = np.full((2 * len(ids), len(tokeniser.tokens)), (1 - sure) / (len(tokeniser.tokens) - 1))
+    for i, token in enumerate(ids):
+        rows[2 * i, token] = rows[2 * i + 1, 0] = sure
+    return emissions(np.log(rows))
+
+
+def decode(
+    tokeniser: PhoneTokeniser, case: Emissions, chosen: recipe.Beam = EXACT, nbest: int = 1000, **known: object
+) -> tuple[Hypothesis, ...]:
+    decoder = BeamDecoder(tokeniser, chosen, Knowledge(fusion=LexicalFusion(tokeniser, **known)), nbest=nbest)
+    [found] = decoder(case)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ all that there is
+
+
+def brute_force(log_probs: np.ndarray, tokeniser: PhoneTokeniser) -> dict[str, float]:
+    """Log probability of each word sequence, over all paths and all ways to read each as pronunciations."""
+    sums: dict[str, float] = collections.defaultdict(float)
+    rows = log_probs.tolist()
+    for path in itertools.product(range(log_probs.shape[1]), repeat=len(rows)):
+        mass = math.exp(sum(row[token] for row, token in zip(rows, path, strict=True)))
+        spelled = tuple(tokeniser.tokens[token] for token, _ in itertools.groupby(path) if token)
+        for words, probability in readings(spelled, separator=tokeniser.settings.separator):
+            sums[words] += mass * probability
+    return {words: math.log(mass) for words, mass in sums.items()}
+
+
+@functools.cache
+def readings(spelled: tuple[str, ...], *, separator: bool) -> list[tuple[str, float]]:
+    """The word sequences that are pronounced so, each time with how likely it is that they are."""
+    if separator:
+        runs = [tuple(run) for parts, run in itertools.groupby(spelled, lambda phone: phone == " ") if not parts]
+        return list(products([said_so(run) for run in runs]))
+    found = [("", 1.0)] if not spelled else []
+    for end in range(1, len(spelled) + 1):
+        found += products([said_so(spelled[:end]), readings(spelled[end:], separator=False)])
+    return found
+
+
+def said_so(run: tuple[str, ...]) -> list[tuple[str, float]]:
+    """The single words that are pronounced ``run``."""
+    return [(word, ways[" ".join(run)]) for word, ways in ENTRIES.items() if " ".join(run) in ways]
+
+
+def products(parts: list[list[tuple[str, float]]]) -> Iterator[tuple[str, float]]:
+    for chosen in itertools.product(*parts):
+        yield " ".join(words for words, _ in chosen if words), math.prod(probability for _, probability in chosen)
+
+
+ARPA = """\\data\\
+ngram 1=7
+ngram 2=4
+
+\\1-grams:
+-2 <unk>
+-9 <s> -0.1
+-1 </s>
+-0.5 a -0.3
+-0.8 ab -0.2
+-1.0 b -0.2
+-1.5 ba 0
+
+\\2-grams:
+-0.1 <s> ab
+-0.2 ab b
+-0.3 a a
+-0.4 ba </s>
+
+\\end\\
+"""
+
+
+@functools.cache
+def words_model(text: str = ARPA) -> NgramModel:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "words.arpa"
+        path.write_text(text)
+        return NgramModel.from_arpa(read_arpa(path))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), frames=st.integers(1, 5), peaky=st.sampled_from([0.3, 1, 5]), separator=st.booleans()
+)
+def test_unpruned_search_equals_the_sum_over_all_paths_and_pronunciations(seed, frames, peaky, separator):
+    tokeniser = phones(separator=separator)
+    case = random_emissions(seed, frames, len(tokeniser.tokens), peaky=peaky)
+    truth = brute_force(case.log_probs[0].double().numpy(), tokeniser)
+    found = decode(tokeniser, case)
+    assert {h.text: pytest.approx(h.acoustic_score, abs=1e-5) for h in found} == truth
+    assert len(found) == len(truth)
+    assert found[0].acoustic_score == pytest.approx(max(truth.values()), abs=1e-5)
+
+
+HOTWORDS = {"eh": 1.5, "b b": 1.0, "ab b a": 2.0, "cc": -1.0, "b": 0.25}
+
+
+def expected_score(text: str, *, alpha: float, beta: float, unknown: float) -> float:
+    """What language model and hotwords say of a whole sentence."""
+    words, model = text.split(), words_model()
+    lacking = sum(word not in model.words and word not in " ".join(HOTWORDS).split() for word in words)
+    said = f" {text} "
+    gain = sum(
+        weight * sum(said.startswith(f" {phrase} ", i) for i in range(len(said))) for phrase, weight in HOTWORDS.items()
+    )
+    return alpha * sum(model.score(words)) + beta * len(words) + unknown * lacking + gain
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), frames=st.integers(1, 5), separator=st.booleans())
+def test_language_model_and_hotwords_add_their_score_to_every_word_sequence(seed, frames, separator):
+    weights = {"alpha": 0.7, "beta": 0.4, "unknown": -1.5}
+    tokeniser = phones(separator=separator)
+    case = random_emissions(seed, frames, len(tokeniser.tokens))
+    found = {h.text: h for h in decode(tokeniser, case, model=words_model(), hotwords=HOTWORDS, **weights)}
+    truth = brute_force(case.log_probs[0].double().numpy(), tokeniser)
+    assert found.keys() == truth.keys()
+    assert {text: found[text].acoustic_score for text in truth} == pytest.approx(truth, abs=1e-4)
+    expected = {text: expected_score(text, **weights) for text in truth}
+    assert {text: found[text].lm_score for text in truth} == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("separator", [False, True])
+def test_a_search_fed_in_chunks_is_the_search_fed_at_once(separator):
+    tokeniser = phones(separator=separator)
+    fusion = LexicalFusion(tokeniser, model=words_model(), alpha=0.5, hotwords=HOTWORDS)
+    for seed in range(5):
+        case = random_emissions(seed, 40, len(tokeniser.tokens), peaky=3.0)
+        decoder = BeamDecoder(tokeniser, recipe.Beam(width=8), Knowledge(fusion=fusion), nbest=3)
+        search = decoder.begin()
+        for start, end in itertools.pairwise([0, 7, 8, 21, 40]):
+            search.feed(case.log_probs[0, start:end].numpy())
+            search.best()
+        assert search.nbest(3) == decoder(case)[0]
+
+
+def test_pruning_at_the_defaults_finds_what_the_unpruned_search_finds():
+    for seed in range(20):
+        case = random_emissions(seed, 9, 4, peaky=4.0)
+        known = {"model": words_model(), "alpha": 0.5}
+        assert decode(phones(), case, recipe.Beam(), **known)[0].text == decode(phones(), case, **known)[0].text
+
+
+# ------------------------------------------------------------------------------------------------------------ words
+
+
+@pytest.mark.parametrize(("separator", "said"), [(False, "A B B A . B A"), (True, "/ A B B A / / B A /")])
+def test_each_word_has_the_phones_frames_and_time_in_which_it_is_said(separator, said):
+    tokeniser = phones(separator=separator)
+    best, *_ = decode(tokeniser, spoken(tokeniser, said), recipe.Beam(), model=words_model(), beta=-3.0)
+    assert best.text == "abba ba"
+    spelled = [[tokeniser.tokens[token] for token in best.tokens[start:end]] for start, end in best.spans]
+    assert spelled == [["A", "B", "B", "A"], ["B", "A"]]
+    first, second = words_of(best, tokeniser, 0.04, offset=1.0)
+    places = said.split()
+    begun = 2 * places.index("A"), 2 * (len(places) - places[::-1].index("B") - 1)
+    assert (first.text, first.start) == ("abba", pytest.approx(1.0 + 0.04 * begun[0]))
+    assert (second.text, second.start) == ("ba", pytest.approx(1.0 + 0.04 * begun[1]))
+    assert first.confidence == pytest.approx(0.97**4, abs=1e-3)
+
+
+def test_a_word_that_is_not_finished_is_left_out():
+    search = BeamDecoder(phones(), recipe.Beam(), Knowledge(fusion=LexicalFusion(phones()))).begin()
+    search.feed(spoken(phones(), "A . C", sure=1 - 1e-9).log_probs[0].numpy())
+    best = search.best()
+    assert best.text in ("a", "eh")
+    assert (best.tokens, best.spans) == ((1,), ((0, 1),))
+    assert search.conclude().text in ("a", "eh")
