@@ -24,6 +24,8 @@ from asr.transcribe.recogniser import Recogniser, recognise
 
 ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.3)
 BETAS = (-1.0, 0.0, 1.0, 2.0, 3.0)
+HIGHER_ALPHAS, HIGHER_BETAS = (1.6, 2.0, 2.5, 3.0), (4.5, 6.0, 8.0)
+"""Tried one after another, as long as the best so far is the highest that was tried."""
 UNKNOWNS = (-20.0, -10.0, -5.0, -2.0, 0.0)
 LSTM_WEIGHTS = (0.1, 0.2, 0.3, 0.5, 0.8)
 LSTM_BETAS = (0.0, 1.0, 2.0, 3.0)
@@ -86,7 +88,7 @@ def weighing(decoder: Decoder) -> BeamDecoder:
 
 
 def trials(settings: recipe.Beam) -> int:
-    """How many ``tune`` yields for a decoder of these ``settings``."""
+    """How many ``tune`` yields for a decoder of these ``settings``; more where the best lies on the grid's edge."""
     parts = _lstm_parts(settings.lstm) if settings.lstm else ()
     return 2 + sum(1 for stage in _stages(settings) for _ in stage(settings)) + sum(1 for _ in parts)
 
@@ -95,9 +97,9 @@ def tune(decoder: BeamDecoder, dev: DevSet) -> Iterator[Trial]:
     """Tries settings around the decoder's own and yields each trial; the last one is the choice, with confidences that
     fit it.
 
-    First ``alpha`` and ``beta`` on a grid, then what an unknown word costs, then finer steps around the best, then the
-    narrowest beam that makes no more errors, and last the LSTM's weight. Raises LanguageModelError as ``weighing``
-    does.
+    First ``alpha`` and ``beta`` on a grid, which grows where the best lies on its edge, then what an unknown word
+    costs, then finer steps around the best, then the narrowest beam that makes no more errors, and last the LSTM's
+    weight. Raises LanguageModelError as ``weighing`` does.
     """
     settings, part = weighing(decoder).settings.model_copy(update={"lstm": None}), decoder.settings.lstm
     best = _attempt(decoder, dev, settings)
@@ -156,12 +158,29 @@ def _rescored(decoder: BeamDecoder, dev: DevSet, settings: recipe.Beam, part: re
 
 def _stages(settings: recipe.Beam) -> tuple[Callable[[recipe.Beam], Iterator[recipe.Beam]], ...]:
     """The n-gram's, each of which goes on from the best so far."""
-    return (_grid, _unknowns, _finer, _widths) if settings.language_model else ()
+    if not settings.language_model:
+        return ()
+    alphas = [_raised("alpha", *step) for step in itertools.pairwise((ALPHAS[-1], *HIGHER_ALPHAS))]
+    betas = [_raised("beta", *step) for step in itertools.pairwise((BETAS[-1], *HIGHER_BETAS))]
+    return (_grid, *alphas, *betas, _unknowns, _finer, _widths)
 
 
 def _grid(around: recipe.Beam) -> Iterator[recipe.Beam]:
     for alpha, beta in itertools.product(ALPHAS, BETAS):
         yield around.model_copy(update={"alpha": alpha, "beta": beta})
+
+
+def _raised(weight: str, edge: float, higher: float) -> Callable[[recipe.Beam], Iterator[recipe.Beam]]:
+    """A stage that, where the best so far has ``weight`` at the ``edge``, tries a higher one: ``alpha`` with every
+    ``beta``, since a model that counts for more makes words dearer."""
+
+    def stage(around: recipe.Beam) -> Iterator[recipe.Beam]:
+        if getattr(around, weight) == edge:
+            for beta in BETAS if weight == "alpha" else (higher,):
+                changed = {"alpha": higher, "beta": beta} if weight == "alpha" else {"beta": higher}
+                yield around.model_copy(update=changed)
+
+    return stage
 
 
 def _unknowns(around: recipe.Beam) -> Iterator[recipe.Beam]:

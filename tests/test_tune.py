@@ -19,7 +19,7 @@ from asr.model.language import LanguageModel
 from asr.recipe.reading import validate_recipe
 from asr.records import Emissions, ErrorCounts
 from asr.text.tokenise import CharacterTokeniser
-from asr.tune import DevSet, keep, trials, tune, weighing
+from asr.tune import DevSet, Trial, keep, trials, tune, weighing
 
 WORDS = CharacterTokeniser(" abc")
 ARPA = "\\data\\\nngram 1=5\n\n\\1-grams:\n-1 <s>\n-1 </s>\n-2 <unk>\n-0.5 a\n-0.7 cab\n\n\\end\\\n"
@@ -44,7 +44,26 @@ def decoder(tmp_path, *, ngram: bool, lstm: str | None) -> BeamDecoder:
 @pytest.mark.parametrize(("ngram", "lstm"), [(True, None), (False, "rescore"), (False, "fuse"), (True, "rescore")])
 def test_as_many_trials_are_made_as_are_announced(ngram, lstm, dev, tmp_path):
     weighed = decoder(tmp_path, ngram=ngram, lstm=lstm)
-    assert len(list(tune(weighed, dev))) == trials(weighed.settings)
+    made = list(tune(weighed, dev))
+    assert all(trial.settings.alpha < 1.4 and trial.settings.beta < 4 for trial in made)
+    assert len(made) == trials(weighed.settings)
+
+
+def test_the_grid_grows_while_its_edge_is_best(dev, tmp_path, monkeypatch):
+    """As if an error vanished with each step of alpha up to 2, and each of beta."""
+    tried = []
+
+    def attempt(_decoder: BeamDecoder, _dev: DevSet, settings: recipe.Beam) -> Trial:
+        tried.append((settings.alpha, settings.beta))
+        wrong = round(10 * abs(settings.alpha - 2.0)) + max(0, round(8 - settings.beta))
+        errors = ErrorCounts(substitutions=wrong, hits=100)
+        return Trial(settings=settings, words=errors, characters=errors)
+
+    monkeypatch.setattr("asr.tune._attempt", attempt)
+    *_, chosen = tune(decoder(tmp_path, ngram=True, lstm=None), dev)
+    assert (chosen.settings.alpha, chosen.settings.beta) == (2.0, 8.0)
+    assert {alpha for alpha, _ in tried} >= {1.6, 2.0, 2.5}
+    assert not any(alpha >= 3.0 for alpha, _ in tried)
 
 
 @pytest.mark.parametrize("unweighed", [GreedyDecoder(WORDS), BeamDecoder(WORDS, recipe.Beam())])
