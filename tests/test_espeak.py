@@ -55,6 +55,14 @@ def test_a_corpus_is_made_once_and_depends_on_its_seed():
     assert texts[0] != texts[1]
 
 
+def test_speech_and_pronunciations_take_turns():
+    first = synthesise_corpus(corpus())
+    assert espeak.Speller("cy").phones("dau") == ("d", "aɨ")
+    again = synthesise_corpus(corpus(seed=2))
+    durations = [u.duration for manifest in (first, again) for u in read_manifest(manifest)]
+    assert min(durations) > 0.2
+
+
 def test_an_interrupted_synthesis_leaves_no_half_a_corpus(monkeypatch, tmp_path):
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -76,7 +84,7 @@ def test_what_cannot_be_spoken_is_a_sentence(keys, sentence):
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    espeak.engine.cache_clear()
+    espeak._engine.cache_clear()
     with pytest.raises(MissingExtraError, match=r'a corpus of kind: espeak needs .* pip install "asr\[phones\]"'):
         synthesise_corpus(corpus())
 

@@ -270,7 +270,7 @@ def test_cmudict_in_another_language_is_refused(tmp_path):
 def test_without_the_packages_the_extra_is_named(package, lexicon, word, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     cmudict.cache_clear()
-    espeak.engine.cache_clear()
+    espeak._engine.cache_clear()
     with pytest.raises(MissingExtraError, match=r'pip install "asr\[phones\]"'):
         build_lexicon(SETTINGS.model_copy(update={"lexicon": lexicon}), [word], tmp_path)
 

@@ -33,11 +33,9 @@ _FEW_PHONES = 5
 class Engine:
     """The library, loaded and started. It keeps global state: one a process, which ``engine`` gives."""
 
-    def __init__(self, purpose: str) -> None:
-        try:
-            import espeakng_loader
-        except ImportError as error:
-            raise MissingExtraError("espeakng-loader", "phones", purpose) from error
+    def __init__(self) -> None:
+        import espeakng_loader
+
         self._data = Path(espeakng_loader.get_data_path())
         self._library = ctypes.CDLL(espeakng_loader.get_library_path())
         self._rate = self._library.espeak_Initialize(_SYNCHRONOUS, 200, os.fsencode(self._data.parent), 0)
@@ -96,10 +94,17 @@ class Engine:
         return 0
 
 
-@functools.cache
 def engine(purpose: str = "a pronunciation by eSpeak NG") -> Engine:
     """The process's engine. Raises MissingExtraError, which says that ``purpose`` needs the package."""
-    return Engine(purpose)
+    try:
+        return _engine()
+    except ImportError as error:
+        raise MissingExtraError("espeakng-loader", "phones", purpose) from error
+
+
+@functools.cache
+def _engine() -> Engine:
+    return Engine()
 
 
 @dataclass(frozen=True, slots=True)
