@@ -177,6 +177,16 @@ def test_what_is_added_comes_before_what_was_there(tmp_path):
     assert (folder / PRONUNCIATIONS).read_text() == "read R IY D\nread R EH D\n"
 
 
+def test_a_whole_lexicon_is_added_to_a_model(tmp_path, text):
+    folder = model(tmp_path / "model", "read tea")
+    done = lexicon("add", folder, "--from", text("EAT IY T\nTEA T EH\n"))
+    assert done.output == f"{folder}: 2 words of {tmp_path / 'text.txt'} added, 3 in all\n"
+    assert (folder / PRONUNCIATIONS).read_text() == "read R EH D\nread R IY D\ntea T EH\ntea T IY\neat IY T\n"
+    refused = lexicon("add", folder, "--from", text("шум ʃ u m\n"))
+    assert 'pronounces "шум" with m u ʃ, and the model has only' in refused.stderr
+    assert "say which words to add" in lexicon("add", folder).stderr
+
+
 @pytest.mark.parametrize(
     ("entry", "sentence"),
     [

@@ -95,8 +95,9 @@ def make(files: tuple[str, ...], out: Path, language: str, origin: str | None, f
 
 @lexicon.command()
 @click.argument("model", type=FOLDER)
-@click.argument("entries", nargs=-1, required=True, metavar="WORD|ENTRY...")
-def add(model: Path, entries: tuple[str, ...]) -> None:
+@click.argument("entries", nargs=-1, metavar="WORD|ENTRY...")
+@click.option("--from", "file", type=FOLDER, metavar="FILE", help="A lexicon file, all of whose words are added too.")
+def add(model: Path, entries: tuple[str, ...], file: Path | None) -> None:
     """Add words to the lexicon of MODEL, a model directory: "Kettering  K EH T ER IH NG", or the word alone, which is
     then pronounced as MODEL's other words were. Nothing is trained.
 
@@ -104,15 +105,22 @@ def add(model: Path, entries: tuple[str, ...]) -> None:
     """
     from asr.checkpoint import PRONUNCIATIONS, load_description
     from asr.errors import CheckpointError
-    from asr.text.pronounce import write_entries, write_lexicon
+    from asr.text.pronounce import read_lexicon, write_entries, write_lexicon
     from asr.text.tokenise import PhoneTokeniser
 
     settings, tokeniser = load_description(model)
     if not isinstance(tokeniser, PhoneTokeniser):
         raise CheckpointError(f"{model} spells words in letters and has no lexicon to add to: it knows every spelling")
+    if not entries and file is None:
+        raise click.UsageError("say which words to add, or --from which file")
     added = [tokeniser.read_entry(entry, settings.text.normalise) for entry in entries]
-    write_lexicon(tokeniser.lexicon.preferring(added), model / PRONUNCIATIONS)
+    read = read_lexicon(file).in_case_of(tokeniser.lexicon) if file is not None else {}
+    extended = tokeniser.lexicon.preferring([*read.items(), *added])
+    extended.check_phones(tokeniser.tokens)
+    write_lexicon(extended, model / PRONUNCIATIONS)
     write_entries(added, sys.stdout)
+    if read:
+        click.echo(f"{model}: {len(read)} words of {file} added, {len(extended)} in all")
 
 
 @lexicon.command()

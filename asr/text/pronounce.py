@@ -91,7 +91,7 @@ class PronunciationLexicon(Mapping[str, Pronunciations]):
                     strange = " ".join(sorted({*way.phones} - known))
                     raise TextError(
                         f'the lexicon pronounces "{word}" with {strange}, and the model has only '
-                        f"{' '.join(sorted(known))}: correct or delete that line"
+                        f"{' '.join(sorted(known - {_BLANK, ' '}))}: correct or delete that line"
                     )
 
     def within(self, phones: Iterable[str]) -> PronunciationLexicon:
