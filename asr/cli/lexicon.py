@@ -84,8 +84,9 @@ def make(files: tuple[str, ...], out: Path, language: str, origin: str | None, f
             phones |= {phone for ways in pronounced.values() for way in ways for phone in way.phones}
             advance(len(chunk))
         if not written:
+            where = f"{source} ({language})" if source_lexicon.generate else source
             raise TextError(
-                f"{source} ({language}) has no pronunciation of any of the {len(words)} words{_named(words)}: "
+                f"{where} has no pronunciation of any of the {len(words)} words{_named(words)}: "
                 "are they in another language or alphabet?"
             )
     if lacking:

@@ -14,7 +14,15 @@ from asr import recipe
 from asr.errors import TextError
 from asr.records import BLANK
 from asr.text.normalise import normalise
-from asr.text.pronounce import Entry, Pronunciation, PronunciationLexicon, build_lexicon, generator, parse_entry
+from asr.text.pronounce import (
+    Entry,
+    Pronunciation,
+    PronunciationLexicon,
+    Pronunciations,
+    build_lexicon,
+    generator,
+    parse_entry,
+)
 
 
 class Tokeniser(Protocol):
@@ -126,14 +134,15 @@ class PhoneTokeniser:
     def read_entry(self, entry: str, form: str) -> Entry:
         """A word, normalised to ``form``, and its pronunciation: that which follows it in ``entry``, as in a lexicon's
         line, or else the generated ones. Raises TextError where there is none in these phones."""
-        alone = len(entry.split()) < 2
-        given, way = (entry.strip(), None) if alone else parse_entry(entry)
+        given, *phones = entry.split(maxsplit=1) or [""]
         word = normalise(given, form)
         if len(word.split()) != 1:
             raise TextError(f'"{given}" is not one word: a phrase is added word by word')
-        ways = self.lexicon.generate([word]).get(word, ()) if alone and self.lexicon.generate else ()
-        if way is not None:
-            ways = (Pronunciation(tuple(map(self._phone, way.phones)), way.probability),)
+        if phones:
+            _, way = parse_entry(entry)
+            ways: Pronunciations = (Pronunciation(tuple(map(self._phone, way.phones)), way.probability),)
+        else:
+            ways = self.lexicon.generate([word]).get(word, ()) if self.lexicon.generate else ()
         if not ways:
             raise TextError(
                 f'"{word}" cannot be pronounced: give its phones after it, as in "kettering K EH T ER IH NG"'
