@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import random
 import sys
@@ -85,6 +86,14 @@ def test_a_lexicon_that_is_missing_or_not_text_is_a_sentence(tmp_path):
     (tmp_path / "latin1.txt").write_bytes(b"tea T IY\ncaf\xe9 K AE F\n")
     with pytest.raises(TextError, match="this is not UTF-8 text"):
         read_lexicon(tmp_path / "latin1.txt")
+
+
+@given(st.lists(st.text(st.sampled_from("a1.e-#(<>); \t\x00é"), max_size=8), min_size=1, max_size=5).map("\n".join))
+def test_any_text_is_a_lexicon_or_a_sentence(tmp_path_factory, text):
+    path = tmp_path_factory.getbasetemp() / "any.txt"
+    path.write_text(text, encoding="utf-8")
+    with contextlib.suppress(TextError):
+        read_lexicon(path)
 
 
 words = st.text(st.sampled_from("abcö'"), min_size=1, max_size=5)

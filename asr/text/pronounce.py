@@ -17,7 +17,8 @@ from asr.text.espeak import Speller
 
 _BLANK = "<blank>"
 _COMMENT = re.compile(r"\s#\s.*")  # cmudict.dict's, as in: aalborg AA1 L B AO0 R G # place, danish
-_NUMBER = re.compile(r"[0-9.]+(?:[eE][-+]?[0-9]+)?")
+_NOISE = re.compile(r"<.*>|!SIL.*")
+_NUMBER = re.compile(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _VARIANT = re.compile(r"\([0-9]+\)$")  # read(2), the second pronunciation of read
 
 
@@ -168,7 +169,7 @@ def read_lexicon(path: Path) -> PronunciationLexicon:
     is kept. Kaldi's words for silence and noise (``<SPOKEN_NOISE>``, ``!SIL``) are skipped, since no text has them.
     Raises TextError naming the file and the line.
     """
-    entries: dict[str, dict[tuple[str, ...], float]] = {}
+    entries: dict[str, Pronunciations] = {}
     number = 0
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -177,8 +178,9 @@ def read_lexicon(path: Path) -> PronunciationLexicon:
                 if line.startswith((";;;", "##")):  # CMUdict's comments
                     continue
                 word, way = parse_entry(line)
-                if not (word.startswith("<") and word.endswith(">")) and not word.startswith("!SIL"):
-                    entries.setdefault(word, {}).setdefault(way.phones, way.probability)
+                ways = entries.get(word, ())
+                if not _NOISE.fullmatch(word) and all(way.phones != known.phones for known in ways):
+                    entries[word] = (*ways, way)
     except TextError as error:
         raise TextError(f"{path}, line {number}: {error}") from None
     except UnicodeDecodeError as error:
@@ -187,14 +189,13 @@ def read_lexicon(path: Path) -> PronunciationLexicon:
         raise TextError(f"the lexicon {path} cannot be read: {error.strerror or error}") from error
     if not entries:
         raise TextError(f"the lexicon {path} holds no words: expected a word and its phones on each line")
-    return PronunciationLexicon(
-        {word: tuple(Pronunciation(phones, p) for phones, p in ways.items()) for word, ways in entries.items()}
-    )
+    return PronunciationLexicon(entries)
 
 
 def parse_entry(line: str) -> tuple[str, Pronunciation]:
     """The word of a lexicon's line and one way to say it. Raises TextError."""
-    word, *fields = _COMMENT.sub("", line).split() or [""]
+    plain = "#" not in line and _BLANK not in line  # as nearly all are
+    word, *fields = (line if plain else _COMMENT.sub("", line)).split() or [""]
     if not word:
         raise TextError("the line is empty: expected a word and its phones (delete the line)")
     probability = 1.0
@@ -204,8 +205,9 @@ def parse_entry(line: str) -> tuple[str, Pronunciation]:
             raise TextError(f'the probability of "{word}" is {probability:g}: expected one above 0 and at most 1')
     if not fields:
         raise TextError(f'"{word}" has no phones: expected them after the word, as in: kettering K EH T ER IH NG')
-    if strange := [phone for phone in fields if phone == _BLANK or phone.startswith("#")]:
-        raise TextError(f'"{strange[0]}" cannot be a phone: <blank> and #1, #2, ... have a meaning of their own')
+    reserved = [] if plain else [phone for phone in fields if phone == _BLANK or phone.startswith("#")]
+    if reserved:
+        raise TextError(f'"{reserved[0]}" cannot be a phone: <blank> and #1, #2, ... have a meaning of their own')
     return _VARIANT.sub("", word), Pronunciation(tuple(map(sys.intern, fields)), probability)
 
 
