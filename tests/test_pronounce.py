@@ -217,7 +217,7 @@ def test_a_word_is_said_in_the_phones_of_its_language(language, word, phones):
     assert " ".join(Speller(language).phones(word)) == phones
 
 
-@pytest.mark.parametrize("language", ["xx", "cymru", "", "en\0us"])
+@pytest.mark.parametrize("language", ["xx", "cymru", "", "en\0us", "fo"])
 def test_an_unknown_language_is_a_sentence(language):
     with pytest.raises(TextError, match=r"eSpeak NG has no language .* expected a code such as"):
         Speller(language)
@@ -226,6 +226,13 @@ def test_an_unknown_language_is_a_sentence(language):
 def test_a_near_miss_names_what_was_meant():
     with pytest.raises(TextError, match="en-us"):
         Speller("en-usa")
+
+
+def test_every_language_that_is_listed_is_spoken():
+    codes = espeak.engine().languages
+    assert len(codes) > 130
+    assert {"en-gb", "fr-fr", "no", "zh", "cy"} <= codes.keys()
+    assert [code for code in codes if not espeak.engine().speaks(code)] == []
 
 
 def test_two_languages_take_turns():

@@ -55,17 +55,26 @@ class Engine:
         """The voice variants, each of which speaks every language."""
         return sorted(path.name for path in (self._data / "voices" / "!v").iterdir() if path.is_file())
 
-    @property
-    def languages(self) -> list[str]:
-        """The codes of its languages that come with a dictionary, sorted."""
-        dictionaries = {path.name.removesuffix("_dict") for path in self._data.glob("*_dict")}
-        codes = {code for file in (self._data / "lang").rglob("*") if file.is_file() for code in _codes(file)}
-        return sorted(code for code in codes if code.split("-")[0] in dictionaries)
+    @functools.cached_property
+    def languages(self) -> dict[str, str]:
+        """The codes of the languages that come with a dictionary, sorted, and the library's name of each one's voice.
+        A voice may have many codes, and goes by the name of its file: no is nb's."""
+        found = {}
+        for path in sorted(path for path in (self._data / "lang").rglob("*") if path.is_file()):
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            fields = [line.split() for line in lines if line.startswith(("language ", "dictionary "))]
+            codes = [value for key, value, *_ in fields if key == "language"]
+            own = [value for key, value, *_ in fields if key == "dictionary"] or [codes[0].split("-")[0]]
+            if (self._data / f"{own[0]}_dict").is_file():
+                found.update({code: path.name for code in codes if code not in found})
+        return dict(sorted(found.items()))
 
     def speaks(self, voice: str) -> bool:
         """Takes up ``voice``, a language that a variant may follow (cy, de+f2), if there is one of that name."""
         if voice != self._voice:
-            known = voice.isprintable() and self._library.espeak_SetVoiceByName(voice.encode()) == 0
+            language, plus, variant = voice.partition("+")
+            name = f"{self.languages.get(language, '')}{plus}{variant}"
+            known = language in self.languages and self._library.espeak_SetVoiceByName(name.encode()) == 0
             self._voice = voice if known else ""
         return bool(voice) and voice == self._voice
 
@@ -131,7 +140,7 @@ class Speller:
 
 def _take_up(language: str) -> None:
     if not engine().speaks(language):
-        codes = engine().languages
+        codes = list(engine().languages)
         near = difflib.get_close_matches(language, codes, n=3, cutoff=0.5) or codes[:: len(codes) // 6]
         raise TextError(
             f'eSpeak NG has no language "{language}": expected a code such as {", ".join(near)} '
@@ -175,8 +184,3 @@ def _scripts(language: str) -> frozenset[str]:
 def _script(letter: str) -> str:
     """The script of a letter, the first word of its Unicode name: LATIN, CYRILLIC, CJK."""
     return unicodedata.name(letter, "").split(" ")[0]
-
-
-def _codes(file: Path) -> list[str]:
-    lines = (line.split() for line in file.read_text(encoding="utf-8", errors="replace").splitlines())
-    return [fields[1] for fields in lines if len(fields) > 1 and fields[0] == "language"]
