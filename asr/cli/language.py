@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from asr.cli.options import FOLDER, device_option, progress_bar, set_option
+from asr.cli.options import FOLDER, device_option, progress_bar, set_option, threads_option
 
 files_argument = click.argument("files", nargs=-1, required=True, metavar="TEXT...")
 normalise_option = click.option(
@@ -68,6 +68,7 @@ def lm() -> None:
 @click.option("--resume", is_flag=True, help="LSTM: go on with the run in PATH, or start it where there is none.")
 @set_option
 @device_option
+@threads_option
 @normalise_option
 @tokeniser_option
 @click.pass_context

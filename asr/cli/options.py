@@ -61,6 +61,20 @@ def chosen_channels(_context: click.Context, _parameter: click.Parameter, given:
     return int(given)
 
 
+def _use_threads(_context: click.Context, _parameter: click.Parameter, number: int | None) -> None:
+    from asr import runtime
+
+    runtime.use_threads(number)
+
+
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    expose_value=False,
+    callback=_use_threads,
+    help="Threads that compute on the CPU; default one a core. 1 where others need the cores too.",
+)
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 set_option = click.option(
     "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a recipe key: encoder.hidden=256."

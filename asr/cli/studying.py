@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asr.cli.options import FOLDER, data_option, device_option, progress_bar, set_option
+from asr.cli.options import FOLDER, data_option, device_option, progress_bar, set_option, threads_option
 from asr.errors import AsrError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @data_option
 @set_option
 @device_option
+@threads_option
 def study(
     recipe: Path,
     cells: str,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from asr.cli.options import FOLDER, data_option, device_option, progress_bar, set_option
+from asr.cli.options import FOLDER, data_option, device_option, progress_bar, set_option, threads_option
 from asr.errors import AsrError
 
 
@@ -17,6 +17,7 @@ from asr.errors import AsrError
 @data_option
 @set_option
 @device_option
+@threads_option
 def train(
     recipe: Path, out: Path | None, resume: bool, data: str | None, overrides: tuple[str, ...], device: str
 ) -> None:
@@ -46,6 +47,7 @@ def train(
 @data_option
 @set_option
 @device_option
+@threads_option
 def check(recipe: Path, data: str | None, overrides: tuple[str, ...], device: str) -> None:
     """Read every corpus of RECIPE once and report what training on it would meet and cost."""
     from rich.console import Console
