@@ -56,7 +56,8 @@ def train(task: Task[M, B], settings: recipe.TrainerSettings, directory: Path, *
     progress = load_state(directory, trainer) or Progress()
     total_steps = settings.epochs * math.ceil(task.batches / settings.accumulate)
 
-    with Monitor(directory, progress, settings, batches=task.batches) as monitor, stop_on_signals() as stop:
+    watched = Monitor(directory, progress, settings, batches=task.batches, may_skip=trainer.scaler.is_enabled())
+    with watched as monitor, stop_on_signals() as stop:
         saved = time.monotonic()
         while not progress.finished:
             model.train()

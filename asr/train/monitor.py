@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +24,8 @@ EVERY = 10
 """Steps between two readings of the device's numbers, each of which waits for the device."""
 PICTURE_SECONDS = 30
 SILENT_EPOCHS = 5
+MOST_SKIPPED = 32
+"""Steps on end: a loss scaler begins at 2^16 and halves it in each."""
 
 
 SHOWN = {
@@ -49,14 +52,24 @@ def _shown(figures: dict[str, Any]) -> str:
 class Monitor:
     """Reports steps and epochs. Use as a context: it owns the progress line and the open files."""
 
-    def __init__(self, directory: Path, progress: Progress, settings: recipe.TrainerSettings, *, batches: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        progress: Progress,
+        settings: recipe.TrainerSettings,
+        *,
+        batches: int,
+        may_skip: bool = False,
+    ) -> None:
+        """``batches`` are an epoch's. ``may_skip``: a loss scaler skips steps whose gradient overflows."""
         self.directory = directory
         self.progress = progress
         self.settings = settings
         self.console = Console(stderr=True)
         self._pending: list[StepFigures] = []
         self._since = time.monotonic()
-        self._may_skip = settings.precision == "float16"  # its loss scaler skips steps whose gradient overflows
+        self._may_skip = may_skip
+        self._skipped = 0
         self._rejected: dict[str, str] = {}
         self._pictured = 0.0
         self._bar = bars.Progress(
@@ -147,7 +160,7 @@ class Monitor:
             self.progress.epoch_blank += line["blank_rate"] * len(self._pending)
         else:
             line["labels_per_second"] = labels / max(elapsed, 1e-9)
-        if not math.isfinite(line["loss"]) or not (self._may_skip or all(map(math.isfinite, norms))):
+        if not math.isfinite(line["loss"]) or self._too_many_skipped(norms):
             raise DivergenceError(
                 f"the loss or its gradient is no number at step {self.progress.step}: most likely the learning rate "
                 f"({line['learning_rate']:.2g}) is too high for this corpus; lower training.learning_rate or "
@@ -170,6 +183,15 @@ class Monitor:
             done=f"{completed / 60:.1f}/{self.settings.minutes:g} min" if timed else f"{completed}/{self._total}",
             figures=_shown({**line, **decisive}),
         )
+
+    def _too_many_skipped(self, norms: Sequence[float]) -> bool:
+        """Whether a gradient is NaN or infinite where it must not be: at all without a loss scaler, and with one in so
+        many steps on end that its scale, halved in each, cannot be the reason."""
+        for norm in norms:
+            self._skipped = 0 if math.isfinite(norm) else self._skipped + 1
+            if self._skipped > (MOST_SKIPPED if self._may_skip else 0):
+                return True
+        return False
 
     def _numbered(self, epoch: int) -> str:
         return str(epoch) if self.settings.minutes is not None else f"{epoch:>3}/{self.settings.epochs}"

@@ -60,16 +60,18 @@ class Trainer(Generic[M, B]):
         self.loss = loss
         self.settings = settings
         self.device = next(model.parameters()).device
+        self.precision = runtime.resolve_precision(self.device, settings.precision)
         self.optimiser = build_optimiser(model, settings)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "float16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
         self.average = build_average(settings.averaging, model)
 
     def step(self, batches: Sequence[B], learning_rate: float) -> StepFigures:
-        """Accumulates the gradient of the loss per label over ``batches``, then updates the weights once."""
+        """Accumulates the gradient of the loss per label over ``batches``, then updates the weights once: not at all
+        where a gradient in float16 overflows, after which the scaler lowers its scale."""
         labels = sum(batch.labels for batch in batches)
         losses = []
         for batch in batches:
-            with runtime.autocast(self.device, self.settings.precision):
+            with runtime.autocast(self.device, self.precision):
                 loss = self.loss(self.model, batch)
             self.scaler.scale(loss.nats / labels).backward()  # type: ignore[no-untyped-call]
             losses.append(dataclasses.replace(loss, nats=loss.nats.detach()))
@@ -97,5 +99,6 @@ class Trainer(Generic[M, B]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # none where the run was begun in another precision, on another device
+            self.scaler.load_state_dict(state["scaler"])
         self.average.load_state_dict(state["average"])
