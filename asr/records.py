@@ -6,7 +6,7 @@ V tokens (blank is 0), F feature bins, H hidden units. Lengths are integers in t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -79,6 +79,11 @@ class Batch:
     def labels(self) -> int:
         """The tokens to be spelled, padding not counted."""
         return int(self.token_lengths.sum())
+
+    def pin_memory(self) -> Batch:
+        """As PyTorch's DataLoader asks for: in memory from which a GPU copies while the CPU goes on."""
+        names = ("waveforms", "waveform_lengths", "tokens", "token_lengths")
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in names})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

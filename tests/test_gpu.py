@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import toy
 from torch import nn
 
 from asr import recipe, runtime
+from asr.data.collation import Utterance, collate
 from asr.errors import DivergenceError
+from asr.model.encoder import RecurrentStack
+from asr.model.features import frame_mask
 from asr.model.recurrent import RecurrentLayer
 from asr.recipe.reading import validate_recipe
 from asr.train.acoustic import train_acoustic_model
@@ -74,6 +78,28 @@ def test_skipped_steps_are_no_divergence(tmp_path, norms):
     assert {line["gradient_norm"] for line in lines} == {1.0, None}
 
 
+def test_each_ten_steps_are_a_line_of_their_own_numbers(tmp_path):
+    (tmp_path / "training").mkdir()
+    progress = Progress()
+    with Monitor(tmp_path, progress, SETTINGS, batches=1000) as monitor:
+        for step in range(1, 24):
+            progress.step = step
+            losses = tuple(
+                Loss(nats=torch.tensor(nats), blank_rate=torch.tensor(0.5), audio_seconds=1.0)
+                for nats in (float(step), 1.0)
+            )
+            norm = torch.tensor(float(step))
+            monitor.step(StepFigures(losses=losses, labels=2, gradient_norm=norm, learning_rate=step / 100))
+        monitor.read()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 20, 23]
+    assert [line["loss"] for line in lines] == [(5.5 + 1) / 2, (15.5 + 1) / 2, (22 + 1) / 2]
+    assert [line["gradient_norm"] for line in lines] == [10.0, 20.0, 23.0]
+    assert [line["learning_rate"] for line in lines] == [0.1, 0.2, 0.23]
+    assert [line["blank_rate"] for line in lines] == [0.5, 0.5, 0.5]
+    assert progress.epoch_labels == 2 * 23
+
+
 @pytest.mark.parametrize(("count", "may_skip"), [(1, False), (MOST_SKIPPED + 1, True)])
 def test_a_gradient_that_stays_no_number_stops_the_run(tmp_path, count, may_skip):
     with pytest.raises(DivergenceError, match=r"lower training\.learning_rate"):
@@ -91,6 +117,29 @@ def test_cudnns_recurrent_layers_compute_in_float16_under_any_autocast(precision
     with runtime.autocast(torch.device("cuda"), precision):
         outputs, _ = layer(values, lengths)
     assert outputs.dtype == dtype
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("rows", [1, 5, 8])
+def test_a_batch_filled_up_for_cudnn_has_the_rows_and_the_gradients_of_its_own(rows):
+    torch.manual_seed(3)
+    stack = RecurrentStack(recipe.Lstm(hidden=128, layers=2, dropout=0.0), 128).cuda().train()
+    values, lengths = torch.randn(rows, 40, 128, device="cuda"), torch.full((rows,), 40, device="cuda")
+    lengths[0] = 25
+    real = frame_mask(lengths, 40)[:, :, None]
+
+    def read() -> tuple[torch.Tensor, torch.Tensor]:
+        stack.zero_grad()
+        outputs, _ = stack(values, lengths)
+        (outputs.float() * real).square().mean().backward()
+        return outputs, stack.layers[0].forwards.weight_hh_l0.grad.clone()
+
+    expected, expected_gradient = read()
+    with runtime.autocast(torch.device("cuda"), "float16"):
+        found, gradient = read()
+    assert found.shape == expected.shape
+    torch.testing.assert_close((found * real).float(), expected * real, atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(gradient, expected_gradient, atol=2e-4, rtol=5e-2)
 
 
 @pytest.mark.cuda
@@ -127,6 +176,16 @@ def test_a_toy_language_is_learnt_on_a_gpu_in_float16(tmp_path):
     state = torch.load(tmp_path / "model" / "training" / "state.pt", weights_only=True)
     assert state["scaler"]["scale"] > 1
     assert train_acoustic_model(settings, tmp_path / "model", root=tmp_path, device="cuda", resume=True) == meta
+
+
+@pytest.mark.cuda
+def test_the_loader_hands_over_batches_that_a_gpu_copies_by_itself():
+    batch = collate([Utterance(samples=np.ones(16, np.float32), id="a", text="a", tokens=(1, 2))])
+    pinned = batch.pin_memory()
+    tensors = (pinned.waveforms, pinned.waveform_lengths, pinned.tokens, pinned.token_lengths)
+    assert all(tensor.is_pinned() for tensor in tensors)
+    assert torch.equal(pinned.waveforms, batch.waveforms)
+    assert (pinned.ids, pinned.labels) == (("a",), 2)
 
 
 @pytest.mark.cuda

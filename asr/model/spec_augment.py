@@ -46,11 +46,10 @@ def _band(widest: Tensor, lengths: Tensor, size: int) -> Tensor:
 def warp_frequencies(values: Tensor, factors: Tensor, sample_rate: int) -> Tensor:
     """(B, T, F) mel values read at ``factors`` (B,) times each bin's frequency in Hz, between bins linearly."""
     bins = values.shape[2]
-    top = _mel(torch.tensor(sample_rate / 2))
+    top = float(_mel(torch.tensor(sample_rate / 2)))
     # The filterbank's centres: evenly spaced on the mel scale, without the two ends.
-    centres = top * torch.arange(1, bins + 1) / (bins + 1)
-    hertz = _hertz(centres).to(values.device)
-    position = _mel(hertz[None, :] * factors[:, None]) / top.item() * (bins + 1) - 1
+    centres = top * torch.arange(1, bins + 1, device=values.device) / (bins + 1)
+    position = _mel(_hertz(centres)[None, :] * factors[:, None]) / top * (bins + 1) - 1
     position = position.clamp(0, bins - 1)
     below = position.floor().clamp(max=max(bins - 2, 0)).long()
     fraction = (position - below)[:, None, :]

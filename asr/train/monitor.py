@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from rich import progress as bars
 from rich.console import Console
+from torch import Tensor
 
 from asr import recipe, runtime
 from asr.errors import AsrError, DivergenceError, TrainingError
@@ -21,8 +23,10 @@ from asr.train.state import DevFigures, Progress
 from asr.train.step import Labelled, StepFigures
 
 EVERY = 10
-"""Steps between two readings of the device's numbers, each of which waits for the device."""
+"""Steps of a line of metrics.jsonl."""
 PICTURE_SECONDS = 30
+PICTURE_SHARE = 0.01
+"""Of a run's time, which drawing it may take at the most: a GPU waits meanwhile."""
 SILENT_EPOCHS = 5
 MOST_SKIPPED = 32
 """Steps on end: a loss scaler begins at 2^16 and halves it in each."""
@@ -49,6 +53,36 @@ def _shown(figures: dict[str, Any]) -> str:
     return "  ".join(form.format(figures[name]) for name, form in SHOWN.items() if figures.get(name) is not None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A step's numbers on their way from the device: each batch's nats, each one's blank rate if there is such a thing,
+    the gradient's norm. On a GPU ``copied`` says when they have arrived. ``at`` is when the step was over, for the CPU
+    at least."""
+
+    figures: StepFigures
+    numbers: Tensor
+    copied: torch.cuda.Event | None
+    at: float
+
+    @classmethod
+    def begin(cls, figures: StepFigures) -> _Reading:
+        blanks = [loss.blank_rate for loss in figures.losses if loss.blank_rate is not None]
+        numbers = torch.stack([*(loss.nats for loss in figures.losses), *blanks, figures.gradient_norm])
+        copied = torch.cuda.Event() if numbers.is_cuda else None  # type: ignore[no-untyped-call]
+        numbers = numbers.to("cpu", non_blocking=True)
+        if copied is not None:
+            copied.record()
+        return cls(figures, numbers, copied, time.monotonic())
+
+    def end(self) -> tuple[list[float], list[float], float]:
+        """Waits for the nats, the blank rates and the norm."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        *rest, norm = self.numbers.tolist()
+        batches = len(self.figures.losses)
+        return rest[:batches], rest[batches:], norm
+
+
 class Monitor:
     """Reports steps and epochs. Use as a context: it owns the progress line and the open files."""
 
@@ -66,12 +100,12 @@ class Monitor:
         self.progress = progress
         self.settings = settings
         self.console = Console(stderr=True)
-        self._pending: list[StepFigures] = []
+        self._pending: list[_Reading] = []
         self._since = time.monotonic()
         self._may_skip = may_skip
         self._skipped = 0
         self._rejected: dict[str, str] = {}
-        self._pictured = 0.0
+        self._picture_due = 0.0
         self._bar = bars.Progress(
             bars.TextColumn("epoch {task.fields[epoch]}"),
             bars.BarColumn(bar_width=20),
@@ -133,44 +167,51 @@ class Monitor:
                 self.say("more are left out; training/rejected.jsonl names each")
 
     def step(self, figures: StepFigures) -> None:
-        self._pending.append(figures)
+        """Takes a step in, to be read with others when the next one is under way: then the device need not wait."""
         if len(self._pending) >= EVERY:
-            self.read()
+            self._read(steps_after=1)
+        self._pending.append(_Reading.begin(figures))
 
     def read(self) -> None:
         """Waits for the device and takes in what is pending. Raises DivergenceError for a loss that is no number."""
-        if not self._pending:
-            return
-        losses = [loss for figures in self._pending for loss in figures.losses]
-        nats = sum(torch.stack([loss.nats for loss in losses]).tolist())
-        norms = torch.stack([f.gradient_norm for f in self._pending]).tolist()
-        labels = sum(f.labels for f in self._pending)
-        elapsed = time.monotonic() - self._since
-        line = {
+        if self._pending:
+            self._read(steps_after=0)
+
+    def _read(self, *, steps_after: int) -> None:
+        """Takes in what is pending; ``progress`` counts so many steps that are not among them."""
+        read = [reading.end() for reading in self._pending]
+        figures = [reading.figures for reading in self._pending]
+        nats = sum(sum(some) for some, _, _ in read)
+        blanks = [rate for _, rates, _ in read for rate in rates]
+        norms = [norm for _, _, norm in read]
+        labels = sum(f.labels for f in figures)
+        elapsed = self._pending[-1].at - self._since
+        line: dict[str, Any] = {
             "kind": "step",
-            "step": self.progress.step,
+            "step": self.progress.step - steps_after,
             "epoch": self.progress.epoch + 1,
             "loss": nats / max(labels, 1),
             "gradient_norm": next((n for n in reversed(norms) if math.isfinite(n)), None),
-            "learning_rate": self._pending[-1].learning_rate,
+            "learning_rate": figures[-1].learning_rate,
         }
-        if blanks := [loss.blank_rate for loss in losses if loss.blank_rate is not None]:
-            line["blank_rate"] = float(torch.stack(blanks).mean())
-            line["audio_hours_per_hour"] = sum(loss.audio_seconds for loss in losses) / max(elapsed, 1e-9)
-            self.progress.epoch_blank += line["blank_rate"] * len(self._pending)
+        if blanks:
+            line["blank_rate"] = sum(blanks) / len(blanks)
+            heard = sum(loss.audio_seconds for f in figures for loss in f.losses)
+            line["audio_hours_per_hour"] = heard / max(elapsed, 1e-9)
+            self.progress.epoch_blank += line["blank_rate"] * len(read)
         else:
             line["labels_per_second"] = labels / max(elapsed, 1e-9)
         if not math.isfinite(line["loss"]) or self._too_many_skipped(norms):
             raise DivergenceError(
-                f"the loss or its gradient is no number at step {self.progress.step}: most likely the learning rate "
+                f"the loss or its gradient is no number at step {line['step']}: most likely the learning rate "
                 f"({line['learning_rate']:.2g}) is too high for this corpus; lower training.learning_rate or "
                 "training.clip, or lengthen training.warmup_steps, and train anew with another --out"
             )
         self.progress.epoch_loss += nats
         self.progress.epoch_labels += labels
-        self.progress.epoch_steps += len(self._pending)
+        self.progress.epoch_steps += len(read)
         self.progress.seconds += elapsed
-        self._since = time.monotonic()
+        self._since = self._pending[-1].at
         self._pending.clear()
         self._write(line)
         decisive = {f"dev_{name}": value for name, value in list(self.progress.last_dev.items())[:1]}
@@ -219,9 +260,10 @@ class Monitor:
             self._warn_if_silent(line)
         progress.epoch_loss = progress.epoch_blank = 0.0
         progress.epoch_labels = progress.epoch_steps = 0
-        if now - self._pictured > PICTURE_SECONDS:
+        if now > self._picture_due:
             self._draw()
-            self._pictured = now
+            drawn = time.monotonic()
+            self._picture_due = drawn + max(PICTURE_SECONDS, (drawn - now) / PICTURE_SHARE)
 
     def _warn_if_silent(self, line: dict[str, Any]) -> None:
         """Every CTC model begins by emitting blanks alone; one that still does long after the warm-up has collapsed."""
