@@ -9,12 +9,13 @@ import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr import recipe
 from asr.audio import Resampling, prepare
 from asr.data.collation import Utterance, collate
+from asr.model import utterances
 from asr.model.acoustic import AcousticModel
-from asr.model.features import FeatureExtractor, loader_features
-from asr.model.streaming import MEMORY_SECONDS, WARM_UP_SECONDS, EmissionStream, SpeechMemory
+from asr.model.features import loader_features
+from asr.model.streaming import EmissionStream
+from asr.model.utterances import WARM_UP_SECONDS
 from asr.recipe.reading import validate_recipe
 from asr.records import Waveform
 
@@ -140,28 +141,31 @@ def test_the_cuts_of_the_feed_change_nothing_at_all(cuts, normalise):
     assert torch.equal(streamed(streams[0], samples, cuts), streamed(streams[1], samples, []))
 
 
-@pytest.mark.parametrize("chunk", [0.05, 0.3])
+SOUNDS = {
+    "speech": words,
+    "noise": lambda seconds: noise(round(seconds * toy.RATE)),
+    "silence": lambda seconds: np.zeros(round(seconds * toy.RATE), np.float32),
+}
+
+
+@pytest.mark.parametrize("sound", SOUNDS.values(), ids=SOUNDS)
 @pytest.mark.parametrize("encoder", [{"kind": "lstm"}, {"kind": "gru", "bidirectional": False}])
-@pytest.mark.parametrize(
-    "sound",
-    [words, lambda seconds: noise(round(seconds * toy.RATE)), lambda seconds: 0 * words(seconds)],
-    ids=["speech", "noise", "silence"],
-)
-def test_a_stream_holds_no_more_after_three_minutes_than_after_one(encoder, chunk, sound):
+def test_a_stream_holds_no_more_after_a_minute_than_after_half_of_one(encoder, sound, monkeypatch):
+    monkeypatch.setattr(utterances, "MEMORY_SECONDS", 8.0)
     model = untrained({**encoder, "layers": 1}, {"mels": 8})
-    stream = EmissionStream(model, chunk=chunk, context=0.2)
+    stream = EmissionStream(model, chunk=0.3, context=0.2)
 
     def held() -> int:
-        memory = stream.speech
-        parts = [stream.waiting, stream.energies.pending, stream.encodings.pending, stream.ahead, stream.cold]
-        parts += [memory.recent, memory.energies, memory.places]
+        parts = [stream.waiting, stream.energies.pending, stream.encodings.pending, stream.ahead]
+        memory = stream.utterances.speech
+        parts += [stream.utterances.unread, memory.recent, memory.energies, memory.loudness, memory.places]
         return sum(part.untyped_storage().nbytes() for part in parts if part is not None)
 
     second, sizes = torch.from_numpy(sound(1.0)), []
-    for _ in range(180):
+    for _ in range(60):
         stream.feed(second)
         sizes.append(held())
-    assert max(sizes[120:]) <= max(sizes[:60])
+    assert max(sizes[30:]) <= max(sizes[:30])
 
 
 @pytest.mark.parametrize(("normalise", "waits"), [("utterance", True), ("global", False), ("none", False)])
@@ -175,55 +179,27 @@ def test_only_an_utterances_own_statistics_need_a_warm_up(normalise, waits):
     assert len(stream.feed(samples[half:])) > 0
 
 
-def speech_memory(samples: np.ndarray) -> SpeechMemory:
-    """What is remembered of samples that come in pieces of 0.1 s."""
-    extractor = FeatureExtractor(recipe.LogMel(sample_rate=toy.RATE, mels=8))
-    memory = SpeechMemory(extractor)
-    for frames in extractor.extract(torch.from_numpy(samples)[None], torch.tensor([len(samples)])).values[0].split(10):
-        memory.hear(frames)
-    return memory
+@pytest.mark.parametrize("sound", SOUNDS.values(), ids=SOUNDS)
+@pytest.mark.parametrize("subsampling", [1, 2, 4])
+@pytest.mark.parametrize("seconds", [0.3, 7.77, 20.0])
+def test_a_stream_has_as_many_emissions_as_the_whole_file(sound, subsampling, seconds):
+    model = untrained({"kind": "lstm", "conv": {"channels": [3, 2], "subsampling": subsampling}}, {"mels": 8})
+    samples = np.concatenate([sound(seconds), words(3), sound(seconds), words(2)])
+    assert len(streamed(EmissionStream(model, chunk=0.23, context=0.1), samples, [])) == len(whole(model, samples))
 
 
-@pytest.mark.parametrize(
-    "before",
-    [
-        np.zeros(0, np.float32),
-        np.zeros(60 * toy.RATE, np.float32),
-        0.01 * noise(60 * toy.RATE),
-        words(2, level=0.02),
-    ],
-    ids=["nothing", "silence", "a room", "whispering"],
-)
-@pytest.mark.parametrize("after", [0.0, 60.0])
-def test_a_stream_is_normalised_as_its_speech_alone_is_whatever_came_before_and_after(before, after):
-    speech = words(4)
-    extractor = FeatureExtractor(recipe.LogMel(sample_rate=toy.RATE, mels=8))
-    expected = extractor.measure(extractor.extract(torch.from_numpy(speech)[None], torch.tensor([len(speech)])))
-    room = 1e-5 * noise(round(after * toy.RATE))
-    statistics = speech_memory(np.concatenate([before, speech, room])).statistics()
-    torch.testing.assert_close(statistics.mean, expected.mean, atol=0.15, rtol=0)
-    torch.testing.assert_close(statistics.deviation, expected.deviation, atol=0.15, rtol=0)
-    torch.testing.assert_close(statistics.floor, expected.floor, atol=0.15, rtol=0)
-
-
-def test_a_stream_learns_to_hear_a_fainter_voice():
-    statistics = speech_memory(
-        np.concatenate([words(1, level=3), words(MEMORY_SECONDS * 2.5, level=0.03)])
-    ).statistics()
-    fainter = speech_memory(words(20, level=0.03)).statistics()
-    torch.testing.assert_close(statistics.mean, fainter.mean, atol=0.3, rtol=0)
-
-
-@pytest.mark.parametrize("sound", [np.zeros(20 * toy.RATE, np.float32), noise(20 * toy.RATE)], ids=["silence", "noise"])
-def test_what_is_no_speech_is_blank_until_somebody_speaks(sound):
+@pytest.mark.parametrize("sound", [SOUNDS["noise"], SOUNDS["silence"]], ids=["noise", "silence"])
+def test_what_is_no_speech_is_blank_before_the_first_words_and_after_the_last(sound):
     model = untrained({"kind": "lstm"}, {"mels": 8})
     stream = EmissionStream(model, chunk=0.2, context=0.1)
-    emissions = stream.feed(torch.from_numpy(sound))
-    assert len(emissions) * model.frame_shift == pytest.approx(20, abs=1)
-    assert emissions.argmax(dim=1).eq(0).all()
-    assert not stream.feed(torch.from_numpy(words(2, level=5))).argmax(dim=1).eq(0).all()
-    ended = stream.feed(torch.zeros(0), last=True)
-    assert len(ended) > 0
+    before, words_read, after = (
+        stream.feed(torch.from_numpy(part)).argmax(dim=1) for part in (sound(20), words(4, level=5), sound(20))
+    )
+    assert len(before) * model.frame_shift == pytest.approx(20, abs=0.5)
+    assert before.eq(0).all()
+    assert not words_read.eq(0).all()
+    pause = round(7 / model.frame_shift)  # steady noise needs some seconds to be known as such
+    assert after[pause:].eq(0).all()
 
 
 @pytest.mark.parametrize("features", [{"mels": 8}, {"kind": "mfcc", "mels": 8, "coefficients": 4}])
@@ -232,8 +208,8 @@ def test_speech_after_silence_has_the_emissions_of_the_speech_alone(features):
     alone = streamed(EmissionStream(model, chunk=0.2, context=0.4), words(4), [])
     silence = np.zeros(20 * toy.RATE, np.float32)
     after = streamed(EmissionStream(model, chunk=0.2, context=0.4), np.concatenate([silence, words(4)]), [])
-    frames = round(0.5 / model.frame_shift)
-    torch.testing.assert_close(after[-len(alone) + frames :], alone[frames:], atol=0.02, rtol=0)
+    frames = round(0.6 / model.frame_shift)
+    torch.testing.assert_close(after[-len(alone) + frames :], alone[frames:], atol=0.05, rtol=0)
 
 
 @given(

@@ -9,6 +9,7 @@ from torch.nn import functional
 from asr import recipe
 from asr.model.encoder import Encoder
 from asr.model.features import FeatureExtractor, feature_size
+from asr.model.silence import audible
 from asr.model.spec_augment import augment
 from asr.records import Batch, Emissions, Features
 
@@ -29,16 +30,24 @@ class AcousticModel(nn.Module):
         return self.head.weight.device
 
     def forward(self, batch: Batch) -> Emissions:
-        """The batch may lie on another device: it is moved."""
-        return self.emit(self.featurise(batch))
+        """The batch may lie on another device: it is moved. In evaluation mode, long silence is not read."""
+        energies = self.energies(batch)
+        features = self.features.normalise(energies)
+        if self.training or self.features.settings.normalise != "utterance":
+            return self.emit(features)
+        heard = audible(self.features, energies, self.encoder.subsampling)
+        return heard.spread(self.emit(heard.of(features)), (features.lengths - 1) // self.encoder.subsampling + 1)
 
     def featurise(self, batch: Batch) -> Features:
-        """The normalised features that the encoder reads, on the model's device."""
+        """The normalised features of all of a batch, on the model's device."""
+        return self.features.normalise(self.energies(batch))
+
+    def energies(self, batch: Batch) -> Features:
+        """Log-mel energies, on the model's device."""
         if batch.features is not None:
-            return self.features.normalise(batch.features.to(self.device))
+            return batch.features.to(self.device)
         waveforms = batch.waveforms.to(self.device, non_blocking=True)
-        features: Features = self.features(waveforms, batch.waveform_lengths.to(self.device))
-        return features
+        return self.features.extract(waveforms, batch.waveform_lengths.to(self.device))
 
     def emit(self, features: Features) -> Emissions:
         return self._emissions(*self.encoder(self._augmented(features), features.lengths))

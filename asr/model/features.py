@@ -152,13 +152,20 @@ class FeatureExtractor(nn.Module):
         return Features(values=values * real, lengths=energies.lengths)
 
     @torch.no_grad()
+    def level(self, energies: Features) -> Tensor:
+        """The level (B,) of utterances: the loudness that ``LEVEL_SECONDS`` of each exceed, or all of a shorter one."""
+        real = frame_mask(energies.lengths, energies.values.shape[1])
+        loudness = frame_loudness(energies.values).masked_fill(~real, -torch.inf)
+        loudest = min(round(LEVEL_SECONDS / self.settings.shift), loudness.shape[1])
+        ranked = loudness.topk(loudest, dim=1).values
+        return ranked.gather(1, (energies.lengths.clamp(1, loudest) - 1)[:, None])[:, 0]
+
+    @torch.no_grad()
     def measure(self, energies: Features, level: Tensor | None = None) -> Statistics:
         """The statistics of utterances, each over its own active frames; ``level`` (B,) stands in for their own."""
         real = frame_mask(energies.lengths, energies.values.shape[1])
         loudness = frame_loudness(energies.values).masked_fill(~real, -torch.inf)
-        if level is None:
-            level = levels(loudness, energies.lengths, round(LEVEL_SECONDS / self.settings.shift))
-        level = level[:, None, None]
+        level = (self.level(energies) if level is None else level)[:, None, None]
         active = real[:, :, None] & (loudness[:, :, None] >= level - ACTIVE_DECIBELS * DECIBEL)
         count = active.sum(1, keepdim=True).clamp(min=1)
         faintest = level - SILENT_DECIBELS * DECIBEL
@@ -187,13 +194,6 @@ class FeatureExtractor(nn.Module):
 def frame_loudness(energies: Tensor) -> Tensor:
     """The natural log of each frame's mean mel energy (..., T), from log-mel energies (..., T, mels)."""
     return energies.logsumexp(-1) - math.log(energies.shape[-1])
-
-
-def levels(loudness: Tensor, lengths: Tensor, loudest: int) -> Tensor:
-    """The level (B,) of each utterance: the loudness of the last of its ``loudest`` frames, or of all if it has fewer.
-    ``loudness`` (B, T) is minus infinity past ``lengths``."""
-    ranked = loudness.topk(min(loudest, loudness.shape[1]), dim=1).values
-    return ranked.gather(1, (lengths.clamp(1, ranked.shape[1]) - 1)[:, None])[:, 0]
 
 
 class ReferenceFeatures:

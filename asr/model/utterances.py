@@ -1,0 +1,188 @@
+"""A stream's utterances, as its features come: what they are normalised by, and where they begin and end.
+
+Per-utterance normalisation needs an utterance's end. In a stream it goes by the active frames heard so far, and nothing
+is read before there are enough of them. Nor is long silence read, as in a file. What is said after it is a new
+utterance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from asr.model.features import (
+    ACTIVE_DECIBELS,
+    DECIBEL,
+    LEVEL_SECONDS,
+    FeatureExtractor,
+    Statistics,
+    frame_loudness,
+)
+from asr.model.silence import MARGIN_SECONDS, PAUSE_SECONDS, silent
+from asr.records import Features
+
+MEMORY_SECONDS = 30.0
+"""Of active frames, which a stream's statistics are those of."""
+WARM_UP_SECONDS = 1.2
+"""Of active frames that are heard before anything is read."""
+LONGEST_WARM_UP_SECONDS = 2.0
+"""From the first active frame on: a single word is not to wait for the next."""
+RECENT_SECONDS = 5.0
+"""In which a stream's level is looked for."""
+STEADY_DECIBELS = 4.0
+"""Within ``RECENT_SECONDS`` the mean of a frame's energies in dB varies by less in steady noise: by 2.2 in white, pink
+and brown noise, by 3 to 4 in rain. Speech varies by 6 even where the noise is as loud as its pauses leave 5 dB."""
+FADING_DECIBELS = 1.0
+"""A second: how fast the level follows speech that is fainter than what was heard before."""
+
+
+class SpeechMemory:
+    """What a stream's speech is normalised by: ``level``, the natural log of its loudness, None before there is any,
+    and the log-mel ``energies`` (N, mels) of its active frames, of the last ``MEMORY_SECONDS`` of them, with as many
+    neighbours as their deltas reach.
+
+    The level is that of the loudest frames heard lately. It is lowered neither by silence nor by ``steady`` noise,
+    however long they last, and by fainter speech slowly.
+    """
+
+    def __init__(self, extractor: FeatureExtractor) -> None:
+        shift, device = extractor.settings.shift, extractor.filters.device
+        self.extractor = extractor
+        self.loudest, self.recently = round(LEVEL_SECONDS / shift), round(RECENT_SECONDS / shift)
+        self.most, self.warm_up = round(MEMORY_SECONDS / shift), round(WARM_UP_SECONDS / shift)
+        self.longest_warm_up = round(LONGEST_WARM_UP_SECONDS / shift)
+        self.fading = FADING_DECIBELS * DECIBEL * shift
+        self.level: Tensor | None = None
+        self.steady = True
+        self.heard = 0
+        """Frames."""
+        self.recent = torch.zeros(0, 2, device=device)  # of each frame, its loudness and its bins' mean energy
+        self.energies = torch.zeros(0, extractor.settings.mels, device=device)
+        self.loudness = torch.zeros(0, device=device)
+        self.places = torch.zeros(0, dtype=torch.int64, device=device)  # in the stream
+
+    def hear(self, energies: Tensor) -> None:
+        """Log-mel energies (T, mels) more."""
+        if not len(energies):
+            return
+        loudness = frame_loudness(energies)
+        self._follow(torch.stack([loudness, energies.mean(1)], dim=1))
+        places = torch.arange(self.heard, self.heard + len(energies), device=energies.device)
+        self.heard += len(energies)
+        self.energies = torch.cat([self.energies, energies])
+        self.loudness, self.places = torch.cat([self.loudness, loudness]), torch.cat([self.places, places])
+        if self.level is None:
+            kept = torch.arange(len(self.places), device=energies.device)[-self.recently :]
+        else:
+            reach = self.extractor.reach
+            near = functional.max_pool1d(self._active()[None].float(), 2 * reach + 1, stride=1, padding=reach)[0]
+            kept = ((near > 0) | (self.places >= self.heard - reach)).nonzero()[-self.most :, 0]
+        self.energies, self.loudness, self.places = self.energies[kept], self.loudness[kept], self.places[kept]
+
+    def statistics(self) -> Statistics | None:
+        """None while too little speech was heard to tell."""
+        if self.level is None:
+            return None
+        active = self.places[self._active()]
+        if len(active) < self.warm_up and (not len(active) or self.heard - int(active[0]) < self.longest_warm_up):
+            return None
+        energies = Features(
+            values=self.energies[None], lengths=torch.tensor([len(self.energies)], device=self.energies.device)
+        )
+        return self.extractor.measure(energies, self.level[None])
+
+    def audible(self, energies: Tensor) -> Tensor:
+        """Which of the frames (T, mels) heard last may be speech: (T,) bool."""
+        if self.level is None or self.steady:
+            return torch.zeros(len(energies), dtype=torch.bool, device=energies.device)
+        return ~silent(energies, self.level)
+
+    def _follow(self, heard: Tensor) -> None:
+        """Moves the level on, by the loudness and mean energy (T, 2) of the newest frames."""
+        self.recent = torch.cat([self.recent, heard])[-max(self.recently, len(heard)) :].clone()
+        if len(self.recent) < self.loudest:
+            return
+        loudest, high = self.recent.topk(self.loudest, dim=0).values[-1]
+        self.steady = bool(high - self.recent[:, 1].quantile(0.1) < STEADY_DECIBELS * DECIBEL)
+        if not self.steady:
+            faded = loudest if self.level is None else self.level - self.fading * len(heard)
+            self.level = loudest.maximum(faded)
+
+    def _active(self) -> Tensor:
+        assert self.level is not None
+        return self.loudness >= self.level - ACTIVE_DECIBELS * DECIBEL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """Log-mel ``energies`` (T, mels) of a stream that are to be read, normalised by ``statistics`` (None: their own),
+    or that are ``silence`` and not read. With the ``last`` stretch an utterance ends."""
+
+    energies: Tensor
+    statistics: Statistics | None = None
+    silence: bool = False
+    last: bool = False
+
+
+class UtteranceCutter:
+    """Cuts a stream's log-mel energies into stretches, each a multiple of ``step`` frames or an utterance's end.
+
+    It holds what is ``unread``: the frames of the warm-up, or the margin before the next word. It ``rests`` while there
+    is nothing to be read; of an utterance it has ``read`` so many frames, the last ``quiet`` of them silent.
+    """
+
+    def __init__(self, extractor: FeatureExtractor, step: int) -> None:
+        shift = extractor.settings.shift
+        self.speech, self.step = SpeechMemory(extractor), step
+        self.margin, self.pause = round(MARGIN_SECONDS / shift), round(PAUSE_SECONDS / shift)
+        self.unread = self.speech.energies
+        self.rests, self.rested = True, False
+        self.read = self.quiet = 0
+
+    def feed(self, energies: Tensor, *, last: bool = False) -> Iterator[Stretch]:
+        """The stretches that (T, mels) frames more complete; after the ``last``, the rest of them."""
+        self.speech.hear(energies)
+        self.unread = torch.cat([self.unread, energies])
+        if last and self.rests and not self.rested:  # a stream so short is read as a file is
+            yield Stretch(energies=self.unread, last=True)
+            return
+        statistics = self.speech.statistics()
+        while True:
+            if self.rests:
+                yield self._rest(last)
+            if self.rests or (statistics is None and not last):
+                return
+            stretch = self._read(statistics, last)
+            yield stretch
+            if not self.rests:
+                return
+
+    def _rest(self, last: bool) -> Stretch:
+        """Up to the margin before the first sound, with which the rest is over."""
+        sounds = self.speech.audible(self.unread).nonzero()[:, 0]
+        self.rests = len(sounds) == 0
+        steps = max(0, (len(self.unread) if self.rests else int(sounds[0])) - self.margin) // self.step
+        frames = len(self.unread) if self.rests and last else steps * self.step
+        self.rested = self.rested or frames > 0
+        return Stretch(energies=self._take(frames), silence=True)
+
+    def _read(self, statistics: Statistics | None, last: bool) -> Stretch:
+        """Up to where silence has lasted for longer than a pause, with which the utterance is over."""
+        sound = self.speech.audible(self.unread)
+        place = torch.arange(len(sound), device=sound.device)
+        quiet = place - torch.where(sound, place, -1 - self.quiet).cummax(0).values
+        ends = ((quiet >= self.pause) & ((self.read + place + 1) % self.step == 0)).nonzero()[:, 0]
+        self.rests = len(ends) > 0
+        self.rested = self.rested or self.rests
+        frames = int(ends[0]) + 1 if self.rests else len(sound)
+        self.quiet = 0 if self.rests or frames == 0 else int(quiet[-1])
+        self.read = 0 if self.rests else self.read + frames
+        return Stretch(energies=self._take(frames), statistics=statistics, last=self.rests or last)
+
+    def _take(self, frames: int) -> Tensor:
+        taken, self.unread = self.unread[:frames], self.unread[frames:].clone()
+        return taken
