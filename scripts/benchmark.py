@@ -8,6 +8,7 @@ scripts/benchmark.py peers      transcripts of other recognisers (extra `peers`)
 scripts/benchmark.py align      word starts against pocketsphinx's aligner; wrong words; a recording of an hour
 scripts/benchmark.py long       a long recording made of clips, against the clips one by one: errors, drift, memory
 scripts/benchmark.py speed      a recording's real-time factor and errors beside other recognisers' (extra `peers`)
+scripts/benchmark.py silence    error rate of clips with silence around them and at other levels; words that align loses
 scripts/benchmark.py live       error rate against latency; memory and time a chunk over a long stream
 """
 
@@ -704,6 +705,89 @@ def speed(
             ratios.append(float(np.median(quotients[:, 0])))
             click.echo(f"  {decoding} against {peer_name}: {wall} times as fast, {processor} by processor time")
     report(recognisers, min(ratios, default=None), "times as fast as the fastest peer, ours at its slowest", path)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.option("--device", default="auto", show_default=True)
+@click.option("--json", "path", type=click.Path(path_type=Path))
+def silence(model: Path, manifest: Path, device: str, path: Path | None) -> None:
+    """The clips of MANIFEST as they are, at other levels, and with silence or a room's noise around them, read whole
+    and as streams; and aligned with their own text, as they are and with ten seconds more."""
+    import os
+
+    from recordings import read_clips
+
+    import asr
+    from asr.text.score import word_errors
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    recogniser = asr.load(model, device=device)
+    rate = recogniser.recipe.features.sample_rate
+    clips = read_clips([manifest], rate)
+    random = np.random.default_rng(0)
+
+    def around(clip: np.ndarray, before: float, after: float, decibels: float | None = None) -> np.ndarray:
+        """With seconds of digital silence, or of noise so far below the clip's own level."""
+        level = 0.0 if decibels is None else clip.std() * 10 ** (decibels / 20)
+        parts = [level * random.standard_normal(round(seconds * rate)) for seconds in (before, after)]
+        return np.concatenate([parts[0], clip, parts[1]]).astype(np.float32)
+
+    def whole(samples: np.ndarray) -> str:
+        return recogniser.transcribe(samples, sample_rate=rate).text
+
+    def streamed(samples: np.ndarray) -> str:
+        stream = recogniser.stream()
+        pieces = np.split(samples, range(rate // 10, len(samples), rate // 10))
+        return " ".join(word.text for heard in (*map(stream.feed, pieces), stream.finish()) for word in heard.final)
+
+    changes: dict[str, tuple[Callable[[np.ndarray], str], Callable[[np.ndarray], np.ndarray]]] = {
+        "clean": (whole, lambda clip: clip),
+        "10 s of silence on both sides": (whole, lambda clip: around(clip, 10, 10)),
+        "30 s of silence on both sides": (whole, lambda clip: around(clip, 30, 30)),
+        "0.5 s before, 3 s after": (whole, lambda clip: around(clip, 0.5, 3)),
+        "-20 dB": (whole, lambda clip: clip * np.float32(0.1)),
+        "-40 dB": (whole, lambda clip: clip * np.float32(0.01)),
+        "+10 dB": (whole, lambda clip: clip * np.float32(10**0.5)),
+        "-40 dB, in 16 bits": (whole, lambda clip: np.round(clip * 327.68).astype(np.int16)),
+        "+10 dB, clipped in 16 bits": (whole, lambda clip: np.clip(clip * 103621, -32768, 32767).astype(np.int16)),
+        "10 s of noise at -50 dB": (whole, lambda clip: around(clip, 10, 10, -50)),
+        "10 s of noise at -30 dB": (whole, lambda clip: around(clip, 10, 10, -30)),
+        "stream": (streamed, lambda clip: clip),
+        "stream after 60 s of silence": (streamed, lambda clip: around(clip, 60, 0)),
+        "stream after 60 s of noise at -30 dB": (streamed, lambda clip: around(clip, 60, 0, -30)),
+        "stream, 10 s of silence on both sides": (streamed, lambda clip: around(clip, 10, 10)),
+    }
+    figures: dict[str, Any] = {}
+    for name, (read, change) in changes.items():
+        errors = word_errors([clip.text for clip in clips], [read(change(clip.samples)) for clip in clips])
+        figures[name] = {"wer": errors.rate, "errors": errors.errors, "words": errors.reference_length}
+        click.echo(
+            f"  {name:38} WER {errors.rate:6.2%}  {errors.substitutions:3} {errors.deletions:3} {errors.insertions:3}"
+        )
+
+    plain = [recogniser.align(clip.samples, clip.text, sample_rate=rate).words for clip in clips]
+    missing = sum(not word.found for words in plain for word in words)
+    click.echo(f"  aligned: {missing} of {sum(map(len, plain))} words not found")
+    for before, after in ((0, 10), (10, 0)):
+        lost, shifts, ends = 0, [], []
+        for clip, words in zip(clips, plain, strict=True):
+            found = recogniser.align(around(clip.samples, before, after), clip.text, sample_rate=rate).words
+            for word, again in zip(words, found, strict=True):
+                if word.start is None or again.start is None or word.end is None or again.end is None:
+                    lost += word.found and not again.found
+                    continue
+                shifts.append(abs(again.start - before - word.start))
+                ends.append(abs(again.end - before - word.end))
+        figures[f"align, {before} s before and {after} s after"] = {"lost": lost, "shifts": shifts}
+        click.echo(
+            f"  aligned with {before} s before and {after} s after: {lost} words lost; starts moved by "
+            f"{1e3 * statistics.mean(shifts):.1f} ms on average, {np.mean(np.array(shifts) > 0.05):.1%} by more than "
+            f"50 ms, ends by {1e3 * statistics.mean(ends):.1f} ms"
+        )
+    worst = max(row["wer"] for row in figures.values() if "wer" in row)
+    report(figures, worst / max(figures["clean"]["wer"], 1e-9), "the worst error rate over the clean one", path)
 
 
 @main.command()

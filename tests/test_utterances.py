@@ -102,3 +102,11 @@ def test_what_is_read_begins_and_ends_on_an_emission_frame(step):
 @pytest.mark.parametrize("seconds", [0.05, 0.3])
 def test_a_stream_too_short_to_tell_is_read(seconds):
     assert [kind for kind, _ in stretches(noise(round(seconds * RATE)))] == ["read"]
+
+
+@pytest.mark.parametrize("room", [0.0, 0.05, 0.3], ids=["quiet", "-26 dB", "-10 dB"])
+def test_no_word_is_lost_in_a_noisy_room(room):
+    samples = words(6) + room * noise(6 * RATE)
+    kinds = stretches(np.concatenate([room * noise(7 * RATE), samples.astype(np.float32)]))
+    assert [kind for kind, _ in kinds] == ["silence", "read"]
+    assert kinds[1][1] >= 585

@@ -36,6 +36,10 @@ RECENT_SECONDS = 5.0
 STEADY_DECIBELS = 4.0
 """Within ``RECENT_SECONDS`` the mean of a frame's energies in dB varies by less in steady noise: by 2.2 in white, pink
 and brown noise, by 3 to 4 in rain. Speech varies by 6 even where the noise is as loud as its pauses leave 5 dB."""
+SPEECH_DECIBELS = 15.0
+"""What varies by so much is speech; less may be a room that is not quite steady."""
+DOUBT_SECONDS = 3.0
+"""After which what is not steady is taken for speech: in a noise 10 dB below it, speech varies by less."""
 FADING_DECIBELS = 1.0
 """A second: how fast the level follows speech that is fainter than what was heard before."""
 
@@ -56,8 +60,11 @@ class SpeechMemory:
         self.most, self.warm_up = round(MEMORY_SECONDS / shift), round(WARM_UP_SECONDS / shift)
         self.longest_warm_up = round(LONGEST_WARM_UP_SECONDS / shift)
         self.fading = FADING_DECIBELS * DECIBEL * shift
+        self.doubt = round(DOUBT_SECONDS / shift)
         self.level: Tensor | None = None
         self.steady = True
+        self.doubtful = 0
+        """Frames in which it was not clear whether the first speech had begun."""
         self.heard = 0
         """Frames."""
         self.recent = torch.zeros(0, 2, device=device)  # of each frame, its loudness and its bins' mean energy
@@ -98,7 +105,7 @@ class SpeechMemory:
     def audible(self, energies: Tensor) -> Tensor:
         """Which of the frames (T, mels) heard last may be speech: (T,) bool."""
         if self.level is None or self.steady:
-            return torch.zeros(len(energies), dtype=torch.bool, device=energies.device)
+            return torch.full((len(energies),), not self.steady, device=energies.device)
         return ~silent(energies, self.level)
 
     def _follow(self, heard: Tensor) -> None:
@@ -107,10 +114,16 @@ class SpeechMemory:
         if len(self.recent) < self.loudest:
             return
         loudest, high = self.recent.topk(self.loudest, dim=0).values[-1]
-        self.steady = bool(high - self.recent[:, 1].quantile(0.1) < STEADY_DECIBELS * DECIBEL)
-        if not self.steady:
-            faded = loudest if self.level is None else self.level - self.fading * len(heard)
-            self.level = loudest.maximum(faded)
+        varies = float(high - self.recent[:, 1].quantile(0.1)) / DECIBEL
+        self.steady = varies < STEADY_DECIBELS
+        if self.steady:
+            self.doubtful = 0
+        elif self.level is not None:
+            self.level = loudest.maximum(self.level - self.fading * len(heard))
+        elif varies >= SPEECH_DECIBELS or self.doubtful >= self.doubt:
+            self.level = loudest
+        else:
+            self.doubtful += len(heard)
 
     def _active(self) -> Tensor:
         assert self.level is not None
@@ -151,6 +164,7 @@ class UtteranceCutter:
             yield Stretch(energies=self.unread, last=True)
             return
         statistics = self.speech.statistics()
+        self.rests = self.rests or self.speech.level is None
         while True:
             if self.rests:
                 yield self._rest(last)
