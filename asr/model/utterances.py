@@ -25,7 +25,7 @@ from asr.model.features import (
 from asr.model.silence import MARGIN_SECONDS, PAUSE_SECONDS, silent
 from asr.records import Features
 
-MEMORY_SECONDS = 30.0
+MEMORY_SECONDS = 15.0
 """Of active frames, which a stream's statistics are those of."""
 WARM_UP_SECONDS = 1.2
 """Of active frames that are heard before anything is read."""
