@@ -13,13 +13,13 @@ import numpy as np
 
 from asr import recipe, runtime
 from asr.data.corpora import name_of, open_corpora
-from asr.data.transcripts import Line
 from asr.decode.calibration import Reliability, reliability
 from asr.decode.words import words_of
 from asr.errors import CorpusError
 from asr.records import Rejection
-from asr.scores import System, aligned
-from asr.text.score import word_hits
+from asr.score.edits import word_hits
+from asr.score.system import System, aligned
+from asr.score.transcripts import Line
 from asr.transcribe.loading import plain_batches
 from asr.transcribe.recogniser import Recogniser, recognise
 

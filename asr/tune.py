@@ -18,7 +18,7 @@ from asr.decode.rescore import reorder, sentence_scores
 from asr.decode.words import spellings
 from asr.errors import LanguageModelError
 from asr.records import Emissions, ErrorCounts
-from asr.text.score import align_words, character_errors, word_errors, word_hits
+from asr.score.edits import align_words, character_errors, word_errors, word_hits
 from asr.transcribe.loading import plain_batches
 from asr.transcribe.recogniser import Recogniser, recognise
 

@@ -238,7 +238,7 @@ def decode(
     from asr.decode.beam import BeamDecoder, Knowledge
     from asr.decode.fusion import Fusion
     from asr.decode.ngram import NgramModel
-    from asr.text.score import word_errors
+    from asr.score.edits import word_errors
 
     tokeniser, emissions, references, seconds = emissions_of(model, manifest, data)
     matrices = [
@@ -541,7 +541,7 @@ def long(
 
     import asr
     from asr.records import ErrorCounts
-    from asr.text.score import word_errors
+    from asr.score.edits import word_errors
 
     clips = read_clips(manifests)
     recogniser = asr.load(model)
@@ -636,8 +636,8 @@ def speed(
     from recordings import concatenate, read_clips
 
     from asr import audio
+    from asr.score.edits import character_errors, word_errors
     from asr.text.normalise import normalise
-    from asr.text.score import character_errors, word_errors
     from asr.transcribe.recogniser import Recogniser
 
     torch.set_num_threads(threads)
@@ -811,7 +811,7 @@ def live(model: Path, manifest: Path, settings: str, minutes: float, device: str
     from recordings import read_clips
 
     import asr
-    from asr.text.score import word_errors
+    from asr.score.edits import word_errors
     from asr.transcribe import live as defaults
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))

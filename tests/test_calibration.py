@@ -7,7 +7,7 @@ import pytest
 
 from asr import recipe
 from asr.decode.calibration import confidence, draw_reliability, fit_calibration, reliability
-from asr.text.score import align_words, word_hits
+from asr.score.edits import align_words, word_hits
 
 
 def test_the_error_is_the_gap_between_confidence_and_accuracy_weighed_by_words():

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from asr.data.transcripts import Line
 from asr.errors import CorpusError
 from asr.evaluate import SetScore, manifest_source, sources_of, write_hypotheses, write_scores
 from asr.recipe.reading import load_recipe
 from asr.records import ErrorCounts
-from asr.scores import aligned
-from asr.text.score import character_errors
+from asr.score.edits import character_errors
+from asr.score.system import aligned
+from asr.score.transcripts import Line
 
 
 def scored(*pairs: tuple[str, str]) -> SetScore:

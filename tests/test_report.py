@@ -17,8 +17,6 @@ from click.testing import CliRunner
 from asr import recipe
 from asr.cli import main
 from asr.cli.recognition import _described
-from asr.compare import compare
-from asr.data.transcripts import Line
 from asr.decode.calibration import reliability
 from asr.records import Waveform, Word
 from asr.report import FOLDED, OPEN, confused_characters, confused_words, write_report
@@ -26,7 +24,9 @@ from asr.report.clips import Clip, as_sound, worth_hearing
 from asr.report.figures import as_svg
 from asr.report.reading import DRAWN_RIGHT, DRAWN_WORST, worth_drawing
 from asr.report.timeline import speech_figure
-from asr.scores import aligned
+from asr.score.compare import compare
+from asr.score.system import aligned
+from asr.score.transcripts import Line
 
 VOID = {"meta", "br", "path", "use", "rect", "line"}
 

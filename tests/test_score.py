@@ -13,13 +13,13 @@ import pytest
 from click.testing import CliRunner
 
 from asr.cli import main
-from asr.compare import compare
-from asr.compare import score as score_systems
-from asr.data.transcripts import read_hypotheses, read_references
 from asr.errors import CorpusError, MissingExtraError
 from asr.records import ErrorCounts
+from asr.score.compare import compare
+from asr.score.compare import score as score_systems
+from asr.score.edits import align_characters, align_words, character_errors, count, error_slots, word_errors
+from asr.score.transcripts import read_hypotheses, read_references
 from asr.text.normalise import _whisper_english, normalise
-from asr.text.score import align_characters, align_words, character_errors, count, error_slots, word_errors
 
 # ---------------------------------------------------------------------------------------- counts as published
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from asr.text.significance import (
+from asr.score.significance import (
     FEWEST_BLOCKS,
     FEWEST_SEGMENTS,
     holm,

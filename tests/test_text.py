@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from asr import recipe
 from asr.errors import TextError
 from asr.records import BLANK, ErrorCounts
+from asr.score.edits import character_errors, word_errors
 from asr.text.normalise import normalise
-from asr.text.score import character_errors, word_errors
 from asr.text.tokenise import CharacterTokeniser, Tokeniser, build_tokeniser, tokeniser_from_json
 
 SENTENCES = ["the quick brown fox jumps over the lazy dog", "well hello world", "grüße aus köln"]

@@ -12,10 +12,10 @@ import click
 from asr.cli.options import FOLDER
 
 if TYPE_CHECKING:
-    from asr.compare import Normalisation
-    from asr.data.transcripts import Form
-    from asr.scores import System
-    from asr.text.significance import Interval
+    from asr.score.compare import Normalisation
+    from asr.score.significance import Interval
+    from asr.score.system import System
+    from asr.score.transcripts import Form
 
 MOST_GROUPS = 12
 """Speakers, say, to print; the JSON holds all."""
@@ -52,8 +52,8 @@ def score(
 
     Files are JSON lines, CSV or TSV with a header, Kaldi text, TRN, STM, CTM, or plain text line by line.
     """
-    from asr import compare
-    from asr.data.transcripts import FORMS, read_hypotheses, read_references
+    from asr.score import compare
+    from asr.score.transcripts import FORMS, read_hypotheses, read_references
 
     references = read_references(reference, form)
     read = [read_hypotheses(path, references, form) for path in hypotheses]

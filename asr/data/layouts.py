@@ -5,14 +5,12 @@ Nothing in a corpus is run, and nothing is skipped in silence: a malformed line 
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from asr.errors import CorpusError
+from asr.text.tables import json_lines, lines, seconds_of, table_rows
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".webm")
 
@@ -47,17 +45,6 @@ def existing_folder(path: Path) -> Path:
     return path
 
 
-def lines(path: Path, *, blank: bool = False) -> Iterator[tuple[int, str]]:
-    """A text file's lines with their numbers from 1, the blank ones left out unless ``blank``."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            yield from ((number, line) for number, line in enumerate(file, 1) if blank or line.strip())
-    except (UnicodeDecodeError, OSError) as error:
-        raise CorpusError(
-            f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}"
-        ) from error
-
-
 def read_manifest(path: Path) -> Iterator[Utterance]:
     """Utterances of a JSON-lines, CSV or TSV manifest: ``audio_filepath`` (relative to the manifest), ``text``, and
     optionally ``duration``, ``offset`` (s), ``speaker``, ``id``. Raises CorpusError with the line number."""
@@ -84,41 +71,6 @@ def read_manifest(path: Path) -> Iterator[Utterance]:
         except (TypeError, ValueError) as error:
             raise CorpusError(f"{path}, line {number}: {error}") from error
         yield utterance
-
-
-def seconds_of(value: Any) -> float:
-    """A finite number of seconds, 0 or more; raises ValueError."""
-    seconds = float(value)
-    if not 0 <= seconds < float("inf"):
-        raise ValueError(f"offset and duration are seconds, 0 or more; found {value}")
-    return seconds
-
-
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """A JSON-lines file's objects with their line numbers."""
-    for number, line in lines(path):
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise CorpusError(f"{path}, line {number}: not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise CorpusError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
-        yield number, row
-
-
-def table_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """A table's rows by column name, with their line numbers; its first line names the columns."""
-    # Blank lines too, so that the reader counts lines as an editor does; those between rows it skips itself.
-    text = (line if line.strip() else "\n" for _, line in lines(path, blank=True))
-    if delimiter == "\t":  # tables of sentences: a quotation mark is a quotation mark
-        reader = csv.DictReader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.DictReader(text, delimiter=delimiter)
-    try:
-        for row in reader:
-            yield reader.line_num, {key: value for key, value in row.items() if key is not None}
-    except csv.Error as error:
-        raise CorpusError(f"{path}, line {reader.reader.line_num}: {error}") from error
 
 
 def read_librispeech(split: Path) -> Iterator[Utterance]:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr import runtime
-from asr.compare import Comparison
 from asr.decode.calibration import Reliability, reliability_figure
 from asr.report import figures
 from asr.report.pages import render
-from asr.scores import ScoredLine, System
-from asr.text.score import Edit, align_characters
+from asr.score.compare import Comparison
+from asr.score.edits import Edit, align_characters
+from asr.score.system import ScoredLine, System
 
 if TYPE_CHECKING:
     from asr.report.clips import Clip

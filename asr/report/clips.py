@@ -11,7 +11,7 @@ import numpy as np
 
 from asr.errors import AudioError
 from asr.records import Waveform
-from asr.scores import ScoredLine, System
+from asr.score.system import ScoredLine, System
 
 SOUND_SECONDS = 1800.0
 """Of speech in a report: some 5 MB of MP3, 7 MB in the page."""

@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from asr.scores import ScoredLine, System
-from asr.text.significance import Interval
+from asr.score.significance import Interval
+from asr.score.system import ScoredLine, System
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

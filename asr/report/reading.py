@@ -11,8 +11,8 @@ from asr.records import Waveform
 from asr.report.clips import SOUND_SECONDS, Clip, as_sound, worth_hearing
 from asr.report.figures import HIT, INSERTION, SUBSTITUTION, as_svg
 from asr.report.timeline import speech_figure
-from asr.scores import ScoredLine, System
-from asr.text.score import align_words
+from asr.score.edits import align_words
+from asr.score.system import ScoredLine, System
 from asr.transcribe.loading import plain_batches
 from asr.transcribe.recogniser import Recogniser, recognise
 

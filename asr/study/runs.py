@@ -15,11 +15,11 @@ from asr.data.corpora import open_corpora
 from asr.errors import CorpusError, DivergenceError, TextError
 from asr.evaluate import evaluate, write_hypotheses
 from asr.records import Batch, ErrorCounts
-from asr.scores import System
+from asr.score.significance import Interval, rate_interval
+from asr.score.system import System
 from asr.study.cells import with_cell
 from asr.study.gradients import GradientFlow, gradient_flow
 from asr.study.memory import Memory, effective_memory
-from asr.text.significance import Interval, rate_interval
 from asr.text.tokenise import Tokeniser
 from asr.train.acoustic import train_acoustic_model, untrained
 from asr.train.monitor import json_lines

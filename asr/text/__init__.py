@@ -1,1 +1,1 @@
-"""Text: how it is normalised, spelled in tokens, and scored."""
+"""Text: how it is read from files, normalised, and spelled in tokens."""

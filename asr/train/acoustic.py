@@ -14,7 +14,7 @@ from asr.errors import TextError, TrainingError
 from asr.model.acoustic import AcousticModel
 from asr.model.criterion import Criterion, build_criterion, ctc_loss
 from asr.records import Batch, Emissions, ErrorCounts
-from asr.text.score import character_errors, word_errors
+from asr.score.edits import character_errors, word_errors
 from asr.text.tokenise import PhoneTokeniser, Tokeniser, frames_needed
 from asr.train.loop import train
 from asr.train.monitor import Monitor

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from asr.data.layouts import json_lines, lines, seconds_of, table_rows
 from asr.errors import CorpusError
+from asr.text.tables import json_lines, lines, seconds_of, table_rows
 
 Form = Literal["jsonl", "csv", "tsv", "kaldi", "trn", "stm", "ctm", "plain"]
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asr.data.transcripts import Line
 from asr.records import ErrorCounts
-from asr.text import significance
-from asr.text.score import Alignment, align_words, character_errors, count
-from asr.text.significance import Interval
+from asr.score import significance
+from asr.score.edits import Alignment, align_words, character_errors, count
+from asr.score.significance import Interval
+from asr.score.transcripts import Line
 
 DURATION_BANDS = (0.0, 2.0, 5.0, 10.0, 20.0, float("inf"))
 """Seconds."""

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from asr import runtime
-from asr.data.transcripts import FORMS, Transcripts, listed
 from asr.errors import CorpusError
 from asr.records import ErrorCounts
-from asr.scores import System, aligned
-from asr.text import significance
+from asr.score import significance
+from asr.score.edits import error_slots
+from asr.score.significance import Interval
+from asr.score.system import System, aligned
+from asr.score.transcripts import FORMS, Transcripts, listed
 from asr.text.normalise import normalise
-from asr.text.score import error_slots
-from asr.text.significance import Interval
 
 Normalisation = Literal["none", "basic", "english", "spelled"]
 
