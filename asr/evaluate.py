@@ -18,8 +18,8 @@ from asr.decode.words import words_of
 from asr.errors import CorpusError
 from asr.records import Rejection
 from asr.score.edits import word_hits
+from asr.score.forms import Line
 from asr.score.system import System, aligned
-from asr.score.transcripts import Line
 from asr.transcribe.loading import plain_batches
 from asr.transcribe.recogniser import Recogniser, recognise
 

@@ -9,8 +9,8 @@ from asr.evaluate import SetScore, manifest_source, sources_of, write_hypotheses
 from asr.recipe.reading import load_recipe
 from asr.records import ErrorCounts
 from asr.score.edits import character_errors
+from asr.score.forms import Line
 from asr.score.system import aligned
-from asr.score.transcripts import Line
 
 
 def scored(*pairs: tuple[str, str]) -> SetScore:

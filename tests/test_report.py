@@ -25,8 +25,8 @@ from asr.report.figures import as_svg
 from asr.report.reading import DRAWN_RIGHT, DRAWN_WORST, worth_drawing
 from asr.report.timeline import speech_figure
 from asr.score.compare import compare
+from asr.score.forms import Line
 from asr.score.system import aligned
-from asr.score.transcripts import Line
 
 VOID = {"meta", "br", "path", "use", "rect", "line"}
 

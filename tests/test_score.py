@@ -201,7 +201,8 @@ def test_the_words_of_a_ctm_lie_on_the_stm_segments_that_hold_their_midpoints(tm
         ";; CATEGORY",
         "talk A anna 0.00 2.00 <o,f0> one two",
         "talk A ben 2.00 4.00 three",
-        "talk A anna 5.00 6.00 IGNORE_TIME_SEGMENT_IN_SCORING",
+        "talk A anna 5.00 6.00 ignore_time_segment_in_scoring",
+        "talk a anna 7.00 8.00 four",
         "talk B cleo 0.00 4.00",
     )
     ctm = write(
@@ -209,14 +210,17 @@ def test_the_words_of_a_ctm_lie_on_the_stm_segments_that_hold_their_midpoints(tm
         "talk A 1.9 0.4 three",  # begins in the first segment, its middle is in the second
         "talk A 0.1 0.4 one",
         "talk A 1.0 0.4 two",
-        "talk A 4.3 0.2 um",  # in none: counted with the nearest
-        "talk A 5.2 0.2 cough",  # not scored
+        "talk A 4.3 0.2 um",  # in the gap before a segment that is not scored, to which it falls
+        "talk A 5.2 0.2 cough",
+        "talk A 7.2 0.2 four",
+        "talk A 6.3 0.2 er",  # in the gap after it: counted with the next
+        "talk A 9.3 0.2 oh",  # after the last
     )
     references = read_references(stm)
     [system] = score_systems(references, [read_hypotheses(ctm, references)])
-    assert [u.hypothesis for u in system.utterances] == ["one two", "three um", ""]
-    assert counted(system.words) == (3, 0, 0, 1)
-    assert {name: g.words.errors for name, g in system.groups()["speaker"].items()} == {"anna": 0, "ben": 1, "cleo": 0}
+    assert [u.hypothesis for u in system.utterances] == ["one two", "three", "er four oh", ""]
+    assert counted(system.words) == (4, 0, 0, 2)
+    assert {name: g.words.errors for name, g in system.groups()["speaker"].items()} == {"anna": 2, "ben": 0, "cleo": 0}
     assert len(references.skipped) == 1
 
 
@@ -333,6 +337,7 @@ def test_each_mistake_is_one_sentence_that_names_and_counts_and_exit_code_1(tmp_
     lower = texts(tmp_path, "lower", {id: text.lower() for id, text in said.items()})
     upper = texts(tmp_path, "upper", {id: text.upper() for id, text in said.items()})
     other = hyp("other.jsonl", *({"id": id, "ref": "else", "hyp": "one two"} for id in said))
+    stm, ctm = hyp("s.stm", "t A s 1 2 a"), hyp("s.ctm", "t A 1 1 a")
     mistakes = [
         ([good, hyp("few.jsonl", *two)], "7 of the 9 references have no hypothesis: u0, u3, u4, u5, u6 and 2 more"),
         (
@@ -356,13 +361,19 @@ def test_each_mistake_is_one_sentence_that_names_and_counts_and_exit_code_1(tmp_
         ([good, hyp("notext.csv", "id,words", "u1,a")], "no text, which is called hyp or hypothesis or pred_text"),
         ([good, hyp("number.jsonl", {"id": "u1", "text": 5})], "a text is a string; found 5"),
         ([hyp("nan.jsonl", '{"id": "u1", "text": "a", "duration": NaN}'), lower], "seconds, 0 or more; found nan"),
-        ([hyp("a.ctm", "u A 0 1 a"), lower], "is a CTM, which tells no utterances apart"),
+        ([hyp("a.ctm", "u A 0 1 a"), lower], "1 of the 1 references have no hypothesis: u A"),
         ([good, hyp("b.ctm", "u1 A zero 1 a")], "b.ctm, line 1: expected two times in seconds; found zero 1"),
         ([good, hyp("c.ctm", "u1 A 0 1 a", "u1 B 0 1 a")], "1 files have several channels (u1)"),
         ([hyp("a.stm", "t A s 2 1 a"), lower], "a.stm, line 1: 2 1 is no stretch of time"),
-        ([hyp("b.stm", "t A s 1 2 { a / b }"), lower], "alternatives in braces are not read"),
-        ([hyp("c.stm", "t A s 1 2 a (uh) b"), lower], "c.stm, line 1: words that may be left out, as (uh), are not"),
-        ([hyp("a.trn", "a {b / c} (u1)"), lower], "a.trn, line 1: alternatives in braces are not read"),
+        ([hyp("b.stm", "t A s 1 2 { a / b"), lower], "b.stm, line 1: an opening brace without a closing one"),
+        ([hyp("a.trn", ";;", "a b } / c (u1)"), lower], "a.trn, line 2: a closing brace without an opening one"),
+        ([good, hyp("d.ctm", "u1 A * * <ALT>")], "d.ctm, line 1: <ALT> does not follow from the lines before"),
+        (
+            [good, hyp("e.ctm", "u1 A * * <ALT_BEGIN>", "u1 A 0 1 a")],
+            "e.ctm: alternatives begin in u1 A and do not end",
+        ),
+        ([good, lower, "--glm", hyp("a.glm", ";;", "A => B")], "a.glm is for references in NIST's forms"),
+        ([stm, ctm, "--glm", hyp("b.glm", ";;", "", "A B")], "b.glm, line 3: expected FOUND => WRITTEN; found A B"),
         ([good, hyp("b.trn", "a b u1")], "b.trn, line 1: expected words and an id in brackets; found a b u1"),
         ([good, hyp("c.trn", "a (u1)", "b (u1)")], "1 ids come more than once: u1"),
         ([good, hyp("plain.txt", "hello there")], "plain text has no ids"),

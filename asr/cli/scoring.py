@@ -13,9 +13,9 @@ from asr.cli.options import FOLDER
 
 if TYPE_CHECKING:
     from asr.score.compare import Normalisation
+    from asr.score.forms import Form
     from asr.score.significance import Interval
     from asr.score.system import System
-    from asr.score.transcripts import Form
 
 MOST_GROUPS = 12
 """Speakers, say, to print; the JSON holds all."""
@@ -27,7 +27,7 @@ MOST_GROUPS = 12
 @click.option(
     "--normalise",
     "normalisation",
-    type=click.Choice(["none", "basic", "english", "spelled"]),
+    type=click.Choice(["none", "lower", "basic", "english", "spelled"]),
     default="basic",
     show_default=True,
     help="What is made alike in both before they are compared.",
@@ -38,6 +38,14 @@ MOST_GROUPS = 12
     type=click.Choice(["jsonl", "csv", "tsv", "kaldi", "trn", "stm", "ctm", "plain"]),
     help="Of the files whose suffix does not tell.",
 )
+@click.option(
+    "--fragments",
+    is_flag=True,
+    help="Of TRN, STM and CTM: a fragment, th-, is right where the other word begins so (sclite -F).",
+)
+@click.option(
+    "--glm", type=FOLDER, metavar="FILE", help="Of TRN, STM and CTM: NIST's rules that make spellings alike first."
+)
 @click.option("--json", "scores_file", type=FOLDER, metavar="FILE", help="Write all scores as JSON.")
 @click.option("--report", type=FOLDER, metavar="FILE.html", help="Write one page to look at, with every utterance.")
 def score(
@@ -45,6 +53,8 @@ def score(
     hypotheses: tuple[Path, ...],
     normalisation: Normalisation,
     form: Form | None,
+    fragments: bool,
+    glm: Path | None,
     scores_file: Path | None,
     report: Path | None,
 ) -> None:
@@ -53,11 +63,12 @@ def score(
     Files are JSON lines, CSV or TSV with a header, Kaldi text, TRN, STM, CTM, or plain text line by line.
     """
     from asr.score import compare
-    from asr.score.transcripts import FORMS, read_hypotheses, read_references
+    from asr.score.forms import FORMS, NIST_FORMS
+    from asr.score.transcripts import read_hypotheses, read_references
 
     references = read_references(reference, form)
     read = [read_hypotheses(path, references, form) for path in hypotheses]
-    systems = compare.score(references, read, normalisation)
+    systems = compare.score(references, read, normalisation, fragments=fragments, glm=glm)
     comparisons = compare.compare(systems)
     said = systems[0].words.reference_length
     skipped = f", {len(references.skipped)} not to be scored" if references.skipped else ""
@@ -65,6 +76,8 @@ def score(
         f"reference {references}: {said} words in {len(references.lines)} utterances{skipped}",
         f"normalisation {normalisation}: {compare.NORMALISATIONS[normalisation]}",
     ]
+    if references.form in NIST_FORMS:
+        facts.append("aligned as sclite -D aligns: alternatives, words that may be left out, substitutions at 4 to 3")
     facts += compare.remarks(systems)
     click.echo("\n".join(facts))
     for system, file in zip(systems, read, strict=True):

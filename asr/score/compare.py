@@ -17,16 +17,18 @@ from asr import runtime
 from asr.errors import CorpusError
 from asr.records import ErrorCounts
 from asr.score import significance
-from asr.score.edits import error_slots
+from asr.score.forms import FORMS, NIST_FORMS, Transcripts, listed
+from asr.score.glm import Purpose, read_glm
+from asr.score.graphs import WordGraph, plain_graph, word_graph
 from asr.score.significance import Interval
-from asr.score.system import System, aligned
-from asr.score.transcripts import FORMS, Transcripts, listed
+from asr.score.system import System, aligned, aligned_graphs
 from asr.text.normalise import normalise
 
-Normalisation = Literal["none", "basic", "english", "spelled"]
+Normalisation = Literal["none", "lower", "basic", "english", "spelled"]
 
 NORMALISATIONS: dict[Normalisation, str] = {
     "none": "only Unicode composed (NFC) and white space collapsed",
+    "lower": "Unicode composed (NFKC), lower case, white space collapsed: what sclite makes alike",
     "basic": "NFKC, lower case, and whatever is no letter, mark, digit or apostrophe made a space",
     "english": "Whisper's English: numbers in digits, American spelling, contractions written out, fillers dropped",
     "spelled": "as english, then numbers digit by digit and capitals in a row letter by letter",
@@ -34,7 +36,10 @@ NORMALISATIONS: dict[Normalisation, str] = {
 
 SIGNIFICANT = 0.05
 
-_FORMS = {"none": "none", "basic": "words", "english": "english", "spelled": "spelled"}
+_MOST_CELLS = 25_000_000
+"""Pairs of words to align at once: a channel of about half an hour, 0.8 GB."""
+
+_FORMS = {"none": "none", "lower": "lower", "basic": "words", "english": "english", "spelled": "spelled"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,32 +108,102 @@ def _p(p: float | None) -> str:
 
 
 def score(
-    references: Transcripts, hypotheses: Sequence[Transcripts], normalisation: Normalisation = "basic"
+    references: Transcripts,
+    hypotheses: Sequence[Transcripts],
+    normalisation: Normalisation = "basic",
+    *,
+    fragments: bool = False,
+    glm: Path | None = None,
 ) -> list[System]:
     """Each file of hypotheses as a system, called by its stem (by its path, where two have one stem).
 
     A reference that is empty once normalised counts every hypothesis word as an insertion, an empty hypothesis every
-    reference word as a deletion; characters are Unicode code points after normalisation. Raises CorpusError where ids
-    do not match, where the references hold no word, or where texts are not written alike.
+    reference word as a deletion; characters are Unicode code points after normalisation. References in NIST's forms
+    are aligned as sclite aligns them, with ``fragments`` as with its option -F (see ``graphs.align``); the rules of
+    the global map file ``glm`` are applied to both before anything else. Raises
+    CorpusError where ids do not match, where the references hold no word, or where texts are not written alike.
     """
     names = _names([hypothesis.path for hypothesis in hypotheses])
     for hypothesis in hypotheses:
         _check_ids(references, hypothesis)
     form = _FORMS[normalisation]
+    if references.form in NIST_FORMS:
+        return _nist_systems(names, references, hypotheses, normalisation, fragments, glm)
+    if glm:
+        raise CorpusError(f"{glm} is for references in NIST's forms, TRN, STM and CTM; {references} is of another")
     said = _normalised({line.id: line.text for line in references.lines}, form)
     if not any(said.values()):
-        raise CorpusError(
-            f"{references} holds no words ({normalisation} normalisation): there is nothing to score against"
-        )
+        raise _nothing_said(references, normalisation)
     recognised = [_normalised({line.id: line.text for line in h.lines}, form) for h in hypotheses]
     for hypothesis in hypotheses:
         _check_origin(references, said, hypothesis, form)
-    if len(hypotheses) > 1 and normalisation == "none":
+    if len(hypotheses) > 1 and normalisation in ("none", "lower"):
         _check_writing(dict(zip(names, recognised, strict=True)))
     lines = [replace(line, text=said[line.id]) for line in references.lines]
     return [
         aligned(name, lines, [texts[line.id] for line in lines]) for name, texts in zip(names, recognised, strict=True)
     ]
+
+
+def _nist_systems(
+    names: Sequence[str],
+    references: Transcripts,
+    hypotheses: Sequence[Transcripts],
+    normalisation: Normalisation,
+    fragments: bool,
+    glm: Path | None,
+) -> list[System]:
+    form = _FORMS[normalisation]
+    said = _graphs(_mapped(references, glm, "ref"), form, fragments)
+    if not any(graph.places for graph in said.values()):
+        raise _nothing_said(references, normalisation)
+    systems = []
+    for name, hypothesis in zip(names, hypotheses, strict=True):
+        heard = _graphs(_mapped(hypothesis, glm, "hyp"), form, fragments)
+        _check_sizes(references, said, heard)
+        ids = [line.id for line in references.lines]
+        graphs = [said[id] for id in ids], [heard[id] for id in ids]
+        systems.append(aligned_graphs(name, references.lines, *graphs, fragments=fragments))
+    if len(hypotheses) > 1 and normalisation in ("none", "lower"):
+        _check_writing({s.name: {u.line.id: u.hypothesis for u in s.utterances} for s in systems})
+    return systems
+
+
+def _mapped(transcripts: Transcripts, glm: Path | None, purpose: Purpose) -> Transcripts:
+    if glm is None:
+        return transcripts
+    rules = read_glm(glm, transcripts.form, purpose)
+    by_word = transcripts.form == "ctm"  # a word of a CTM is a record by itself
+    return replace(
+        transcripts,
+        lines=tuple(
+            replace(line, text=" ".join(map(rules, line.text.split())) if by_word else rules(line.text))
+            for line in transcripts.lines
+        ),
+    )
+
+
+def _graphs(transcripts: Transcripts, form: str, fragments: bool) -> dict[str, WordGraph]:
+    """A file's texts by id, read as NIST's notation where its form has that."""
+    texts = _spelled_apart({line.id: line.text for line in transcripts.lines}, form)
+    if transcripts.form in NIST_FORMS:
+        return {id: word_graph(text, form, fragments=fragments) for id, text in texts.items()}
+    return {id: plain_graph(normalise(text, form)) for id, text in texts.items()}
+
+
+def _check_sizes(references: Transcripts, said: dict[str, WordGraph], heard: dict[str, WordGraph]) -> None:
+    for id, graph in said.items():
+        if len(graph.arcs) * len(heard[id].arcs) > _MOST_CELLS:
+            raise CorpusError(
+                f"{references}, {id}: {len(graph.arcs)} words against {len(heard[id].arcs)} are too many to align at "
+                "once; cut the recording into segments, as an STM has them"
+            )
+
+
+def _nothing_said(references: Transcripts, normalisation: Normalisation) -> CorpusError:
+    return CorpusError(
+        f"{references} holds no words ({normalisation} normalisation): there is nothing to score against"
+    )
 
 
 def remarks(systems: Sequence[System]) -> list[str]:
@@ -148,7 +223,7 @@ def compare(systems: Sequence[System]) -> list[Comparison]:
     """Every pair of systems, the later against the earlier."""
     if len(systems) < 2:
         return []
-    slots = {system.name: [error_slots(u.alignment) for u in system.utterances] for system in systems}
+    slots = {system.name: [u.slots for u in system.utterances] for system in systems}
     compared = []
     for a, b in itertools.combinations(systems, 2):
         segments = significance.segment_errors(slots[a.name], slots[b.name])
@@ -184,9 +259,15 @@ def _adjusted(compared: list[Comparison]) -> list[Comparison]:
 
 
 def _normalised(texts: dict[str, str], form: str) -> dict[str, str]:
-    """A file's texts by id. Where all of it is in capitals, they say nothing of what is spelled out."""
-    capitals = not any(c.islower() for text in texts.values() for c in text)
-    return {id: normalise(text.lower() if capitals and form == "spelled" else text, form) for id, text in texts.items()}
+    return {id: normalise(text, form) for id, text in _spelled_apart(texts, form).items()}
+
+
+def _spelled_apart(texts: dict[str, str], form: str) -> dict[str, str]:
+    """A file's texts by id, in lower case where all of it is in capitals, which then say nothing of what is spelled
+    out."""
+    if form != "spelled" or any(c.islower() for text in texts.values() for c in text):
+        return texts
+    return {id: text.lower() for id, text in texts.items()}
 
 
 # --------------------------------------------------------------------------------------------- what cannot be scored

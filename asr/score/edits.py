@@ -18,14 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A word (or character) of the reference against one of the hypothesis; an empty one where nothing stands."""
+    """A word (or character) of the reference against one of the hypothesis; an empty one where nothing stands.
+
+    ``forgiven`` is what differs and counts as a hit: a word that may be left out, a fragment of a word.
+    """
 
     reference: str
     hypothesis: str
+    forgiven: bool = False
 
     @property
     def kind(self) -> Literal["hit", "substitution", "deletion", "insertion"]:
-        if self.reference == self.hypothesis:
+        if self.forgiven or self.reference == self.hypothesis:
             return "hit"
         if not self.hypothesis:
             return "deletion"

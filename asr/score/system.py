@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from asr.records import ErrorCounts
 from asr.score import significance
-from asr.score.edits import Alignment, align_words, character_errors, count
+from asr.score.edits import Alignment, align_words, character_errors, count, error_slots
+from asr.score.forms import Line
+from asr.score.graphs import WordGraph, align
 from asr.score.significance import Interval
-from asr.score.transcripts import Line
 
 DURATION_BANDS = (0.0, 2.0, 5.0, 10.0, 20.0, float("inf"))
 """Seconds."""
@@ -25,11 +27,13 @@ DURATION_BANDS = (0.0, 2.0, 5.0, 10.0, 20.0, float("inf"))
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredLine:
     """One utterance: its line of the reference, normalised, and a system's words aligned with it; both counts; the
-    ``confidences`` of the hypothesis's words, where the system tells them."""
+    ``slots`` that its errors stand in (``edits.error_slots``), which every system's alignment with one reference has
+    alike; the ``confidences`` of the hypothesis's words, where the system tells them."""
 
     line: Line
     hypothesis: str
     alignment: Alignment
+    slots: np.ndarray
     words: ErrorCounts
     characters: ErrorCounts
     confidences: tuple[float, ...] = ()
@@ -131,6 +135,7 @@ def aligned(
                 line=line,
                 hypothesis=hypothesis,
                 alignment=alignment,
+                slots=error_slots(alignment),
                 words=count(alignment),
                 characters=character_errors([line.text], [hypothesis]),
                 confidences=trusted,
@@ -139,4 +144,33 @@ def aligned(
                 lines, hypotheses, alignments, confidences or [()] * len(lines), strict=True
             )
         ),
+    )
+
+
+def aligned_graphs(
+    name: str,
+    lines: Sequence[Line],
+    references: Sequence[WordGraph],
+    hypotheses: Sequence[WordGraph],
+    *,
+    fragments: bool = False,
+) -> System:
+    """The score of hypotheses in NIST's notation for the ``lines``, as sclite counts it. Each line's text becomes the
+    reading of its reference that the hypothesis was counted against."""
+    return System(
+        name=name, utterances=tuple(map(functools.partial(_scored, fragments), lines, references, hypotheses))
+    )
+
+
+def _scored(fragments: bool, line: Line, reference: WordGraph, hypothesis: WordGraph) -> ScoredLine:
+    found = align(reference, hypothesis, fragments=fragments)
+    said = " ".join(filter(None, (e.hypothesis if e.forgiven else e.reference for e in found.edits)))
+    heard = " ".join(filter(None, (e.hypothesis for e in found.edits)))
+    return ScoredLine(
+        line=replace(line, text=said),
+        hypothesis=heard,
+        alignment=found.edits,
+        slots=found.slots,
+        words=count(found.edits),
+        characters=character_errors([said], [heard]),
     )

@@ -7,71 +7,18 @@ does an id that comes twice.
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any
 
 from asr.errors import CorpusError
+from asr.score import nist
+from asr.score.forms import FORMS, SUFFIXES, Form, Line, Transcripts, listed
 from asr.text.tables import json_lines, lines, seconds_of, table_rows
-
-Form = Literal["jsonl", "csv", "tsv", "kaldi", "trn", "stm", "ctm", "plain"]
-
-FORMS: dict[Form, str] = {
-    "jsonl": "JSON lines",
-    "csv": "CSV",
-    "tsv": "TSV",
-    "kaldi": "Kaldi text",
-    "trn": "TRN",
-    "stm": "STM",
-    "ctm": "CTM",
-    "plain": "plain text, line by line",
-}
-SUFFIXES: dict[str, Form] = {
-    ".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv", ".trn": "trn", ".stm": "stm", ".ctm": "ctm",
-}  # fmt: skip
 
 _HYPOTHESIS_COLUMNS = ("hyp", "hypothesis", "pred_text", "text")
 _REFERENCE_COLUMNS = ("ref", "reference", "text", "sentence")
-_NOT_SCORED = "IGNORE_TIME_SEGMENT_IN_SCORING"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """One utterance's text, and what else its file knows of it: the empty string, or None, where it does not.
-
-    ``corpus`` and ``noise`` are labels to group by; ``duration`` and ``start`` are seconds, the start that of the
-    utterance in its recording: in the file ``audio`` of a manifest, in the ``recording`` (file and channel) of an STM.
-    ``against`` is the reference that a hypothesis was scored on when it was written, where its file tells.
-    """
-
-    id: str
-    text: str
-    speaker: str = ""
-    corpus: str = ""
-    noise: str = ""
-    duration: float | None = None
-    audio: Path | None = None
-    recording: str = ""
-    start: float | None = None
-    against: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transcripts:
-    """A file's lines in its order, ids unique; ``skipped`` are the STM segments that say they are not to be scored."""
-
-    path: Path
-    form: Form
-    lines: tuple[Line, ...]
-    skipped: tuple[Line, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.path} ({FORMS[self.form]})"
 
 
 def read_references(path: Path, form: Form | None = None) -> Transcripts:
@@ -85,27 +32,26 @@ def read_references(path: Path, form: Form | None = None) -> Transcripts:
     form = SUFFIXES.get(path.suffix.lower()) or form or form_of(path)
     match form:
         case "ctm":
-            raise CorpusError(f"{path} is a CTM, which tells no utterances apart: a reference is an STM or has ids")
+            read = list(nist.read_ctm(path))
         case "trn":
-            read = list(_trn(path))
+            read = list(nist.read_trn(path))
         case "stm":
-            read = list(_stm(path))
+            read = list(nist.read_stm(path))
         case "kaldi":
             read = list(_with_kaldi_tables(path, _kaldi(path)))
         case "plain":
             read = list(_plain(path))
         case _:
             read = [_line(row, _REFERENCE_COLUMNS, path, number) for number, row in _rows(path, form)]
-    kept = tuple(line for line in read if line.text != _NOT_SCORED)
-    skipped = tuple(line for line in read if line.text == _NOT_SCORED)
+    kept = tuple(line for line in read if form != "stm" or nist.is_scored(line))
+    skipped = tuple(line for line in read if form == "stm" and not nist.is_scored(line))
     return _checked(Transcripts(path=path, form=form, lines=kept, skipped=skipped))
 
 
 def read_hypotheses(path: Path, references: Transcripts, form: Form | None = None) -> Transcripts:
     """What a system recognised: as ``read_references``, of ``hyp``, ``hypothesis``, ``pred_text`` or ``text``.
 
-    A CTM's words are laid on the references: on STM segments by their midpoints, and where a word lies in none, on the
-    nearest of its recording, so that no word goes uncounted; on other references by the file's name being the id.
+    A CTM's words are laid on the references, see ``nist.laid_out``.
     """
     form = SUFFIXES.get(path.suffix.lower()) or form or form_of(path)
     if (form == "plain") != (references.form == "plain"):
@@ -115,11 +61,11 @@ def read_hypotheses(path: Path, references: Transcripts, form: Form | None = Non
         )
     match form:
         case "ctm":
-            read = list(_laid_out(path, references))
+            read = list(nist.laid_out(path, references))
         case "trn":
-            read = list(_trn(path))
+            read = list(nist.as_referred(nist.read_trn(path), references))
         case "stm":
-            read = list(_stm(path))
+            read = list(nist.as_referred(nist.read_stm(path), references))
         case "kaldi":
             read = list(_kaldi(path))
         case "plain":
@@ -135,12 +81,6 @@ def form_of(path: Path) -> Form:
     first = [line.split(maxsplit=1)[0] for _, line in lines(path)]
     ids = len(set(first)) == len(first) and all(any(c.isdigit() for c in id) for id in first)
     return "kaldi" if path.name == "text" or (first and ids) else "plain"
-
-
-def listed(names: Iterable[str], count: int = 5) -> str:
-    """The first few names, and how many more there are."""
-    names = list(names)
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
 # ------------------------------------------------------------------------------------------------------- readers
@@ -211,101 +151,6 @@ def _with_kaldi_tables(path: Path, read: Iterable[Line]) -> Iterator[Line]:
             )
         except ValueError as error:
             raise CorpusError(f"{path.with_name('utt2dur')}: {line.id}: {error}") from error
-
-
-def _trn(path: Path) -> Iterator[Line]:
-    """``words (speaker-utterance)``, comments after ``;;`` (NIST SCTK, whose spu_id the id is)."""
-    for number, line in _nist_lines(path):
-        text, bracket, id = line.removesuffix(")").rpartition("(")
-        if not (line.endswith(")") and bracket and id.strip()):
-            raise CorpusError(f"{path}, line {number}: expected words and an id in brackets; found {line}")
-        speaker = re.match(r"([^-_]+)[-_]", id)
-        yield Line(id=id.strip(), text=_spoken(text, path, number), speaker=speaker[1] if speaker else "")
-
-
-def _stm(path: Path) -> Iterator[Line]:
-    """``file channel speaker begin end [<labels>] words``, comments after ``;;`` (NIST SCTK)."""
-    for number, line in _nist_lines(path):
-        fields = line.split(maxsplit=5)
-        if len(fields) < 5:
-            raise CorpusError(
-                f"{path}, line {number}: expected file, channel, speaker, begin, end, words; found {line}"
-            )
-        file, channel, speaker, *times = fields[:5]
-        start, end = _times(times, path, number)
-        text = fields[5] if len(fields) > 5 else ""
-        if text.startswith("<") and ">" in text:
-            text = text.partition(">")[2]
-        yield Line(
-            id=f"{file} {channel} {times[0]}-{times[1]}",
-            text=_spoken(text, path, number),
-            speaker=speaker,
-            duration=end - start,
-            recording=f"{file} {channel}",
-            start=start,
-        )
-
-
-def _laid_out(path: Path, references: Transcripts) -> Iterator[Line]:
-    """The words of a CTM, ``file channel start duration word [confidence]``, as one line for each reference."""
-    words: dict[str, list[tuple[float, str]]] = defaultdict(list)
-    channels: dict[str, set[str]] = defaultdict(set)
-    for number, line in _nist_lines(path):
-        fields = line.split()
-        if len(fields) < 5:
-            raise CorpusError(f"{path}, line {number}: expected file, channel, start, duration, word; found {line}")
-        file, channel, *times, word = fields[:5]
-        start, duration = _times(times, path, number, ordered=False)
-        recording = f"{file} {channel}" if references.form == "stm" else file
-        channels[recording].add(channel)
-        words[recording].append((start + duration / 2, word))
-    if several := [file for file, seen in channels.items() if len(seen) > 1]:
-        raise CorpusError(f"{path}: {len(several)} files have several channels ({listed(several)}): refer to an STM")
-    said: dict[str, list[str]] = {}
-    homes: dict[str, list[Line]] = defaultdict(list)
-    for reference in (*references.lines, *references.skipped):
-        homes[reference.recording or reference.id].append(reference)
-        said[reference.id] = []
-    for recording, timed in words.items():
-        if recording not in homes:
-            said[recording] = [word for _, word in timed]  # of no reference: named with others of its kind
-            continue
-        starts = np.array([home.start or 0.0 for home in homes[recording]])
-        ends = starts + np.array([home.duration or 0.0 for home in homes[recording]])
-        for middle, word in sorted(timed, key=lambda pair: pair[0]):
-            nearest = int(np.argmin(np.maximum(starts - middle, middle - ends).clip(0)))
-            said[homes[recording][nearest].id].append(word)
-    for skipped in references.skipped:
-        del said[skipped.id]
-    return (Line(id=id, text=" ".join(spoken)) for id, spoken in said.items())
-
-
-def _spoken(text: str, path: Path, number: int) -> str:
-    """The words of a NIST transcript. Raises CorpusError for its alternatives and for words that may be left out."""
-    if "{" in text or "}" in text:
-        raise CorpusError(f"{path}, line {number}: alternatives in braces are not read; choose one of them")
-    if optional := re.search(r"\(\S+\)", text):
-        raise CorpusError(
-            f"{path}, line {number}: words that may be left out, as {optional[0]}, are not read; write them or not"
-        )
-    return text.strip()
-
-
-def _nist_lines(path: Path) -> Iterator[tuple[int, str]]:
-    for number, line in lines(path):
-        line = line.partition(";;")[0].strip()
-        if line:
-            yield number, line
-
-
-def _times(fields: list[str], path: Path, number: int, *, ordered: bool = True) -> tuple[float, float]:
-    try:
-        first, second = (float(field) for field in fields)
-    except ValueError as error:
-        raise CorpusError(f"{path}, line {number}: expected two times in seconds; found {' '.join(fields)}") from error
-    if not (0 <= first < float("inf") and (first if ordered else 0) <= second < float("inf")):
-        raise CorpusError(f"{path}, line {number}: {' '.join(fields)} is no stretch of time")
-    return first, second
 
 
 def _checked(transcripts: Transcripts) -> Transcripts:
