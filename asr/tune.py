@@ -219,7 +219,7 @@ def keep(directory: Path, recogniser: Recogniser, settings: recipe.Beam, *, root
         kept["language_model"] = new
         old.append(other)
     if settings.lexicon:
-        words = read_lexicon(root / settings.lexicon, recogniser.recipe.text.normalise)
+        words = read_lexicon(root / settings.lexicon, recogniser.recipe.text.form)
         new, other = _names(LEXICONS, before)
         with runtime.replacing(directory / new) as file:
             file.writelines(f"{word}\n" for word in words)

@@ -157,6 +157,7 @@ def _train_lstm(
         "sentences": {
             "train": [name if name == "-" else str(Path(name).absolute()) for name in files],
             "normalise": form or spoken.text.normalise,
+            "language": spoken.text.language,
         },
         "network": {key: value for key, value in network.items() if value is not None},
         "training": {} if epochs is None else {"epochs": epochs},
@@ -209,7 +210,7 @@ def _measure_lstm(directory: Path, files: Sequence[str], form: str | None) -> No
     with _progress(files) as progress:
         [task] = progress.task_ids
         sentences = read_sentences(
-            files, form or loaded.recipe.sentences.normalise, lambda count: progress.advance(task, count)
+            files, form or loaded.recipe.sentences.form, lambda count: progress.advance(task, count)
         )
         fit = measure_fit(loaded.model, loaded.tokeniser, sentences)
     if fit.unspelled:
@@ -245,7 +246,7 @@ class _Symbols:
 
         recipe, tokeniser = load_description(self._directory)
         symbols = lm_symbols(tokeniser)
-        for sentence in read_sentences(self._files, self._form or recipe.text.normalise, self._advance):
+        for sentence in read_sentences(self._files, self._form or recipe.text.form, self._advance):
             try:
                 tokens = tokeniser.encode(sentence)
             except TextError:

@@ -114,7 +114,7 @@ def add(model: Path, entries: tuple[str, ...], file: Path | None) -> None:
         raise CheckpointError(f"{model} spells words in letters and has no lexicon to add to: it knows every spelling")
     if not entries and file is None:
         raise click.UsageError("say which words to add, or --from which file")
-    added = [tokeniser.read_entry(entry, settings.text.normalise) for entry in entries]
+    added = [tokeniser.read_entry(entry, settings.text.form) for entry in entries]
     read = read_lexicon(file).in_case_of(tokeniser.lexicon) if file is not None else {}
     extended = tokeniser.lexicon.preferring([*read.items(), *added])
     extended.check_phones(tokeniser.tokens)

@@ -91,4 +91,4 @@ def text(recipe: Path, split: str, data: str | None, overrides: tuple[str, ...])
 
     settings = load_recipe(recipe, overrides)
     for cut in open_corpora(sources_of(settings, split), data_root(data, settings.data)).whole():
-        click.echo(text_of(cut, settings.text.normalise))
+        click.echo(text_of(cut, settings.text.form))

@@ -140,8 +140,24 @@ class Phones(Section):
     separator: bool = False
 
 
-class Text(Section):
+Language = Annotated[str, Field(pattern="^([A-Za-z]{2,3}(-[A-Za-z0-9]+)*)?$")]
+"""A language's tag, "tr" or "pt-BR"; empty for one whose letters have the common small and capital forms."""
+
+
+class Written(Section):
+    """How text is written: ``normalise`` is its form (``asr.text.normalise``), and by ``language`` Turkish (tr) and
+    Azeri (az) have a dotted and a dotless i."""
+
     normalise: Literal["none", "lower", "words"] = "words"
+    language: Language = ""
+
+    @property
+    def form(self) -> str:
+        """As ``normalise`` takes it: the form, and the language where there is one."""
+        return f"{self.normalise} {self.language}".rstrip()
+
+
+class Text(Written):
     tokeniser: Annotated[Characters | SentencePiece | Phones, Field(discriminator="kind")] = Characters()
 
 
@@ -432,14 +448,13 @@ class Network(Section):
     tied: bool = False
 
 
-class Sentences(Section):
+class Sentences(Written):
     """Text files, plain or .gz, one sentence a line. Without ``dev`` files, the last ``held_out`` of the sentences are
     the dev set. Sentences of more than ``longest`` characters are left out, by name."""
 
     train: Annotated[tuple[str, ...], Field(min_length=1)]
     dev: tuple[str, ...] = ()
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    normalise: Literal["none", "lower", "words"] = "words"
     longest: Positive = 1000
 
 

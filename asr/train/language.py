@@ -40,9 +40,9 @@ def train_language_model(
     on = runtime.pick_device(device)
     begun = is_begun(directory, resume=resume)
     sentences = settings.sentences
-    text = list(read_sentences(sentences.train, sentences.normalise))
+    text = list(read_sentences(sentences.train, sentences.form))
     if sentences.dev:
-        dev = list(read_sentences(sentences.dev, sentences.normalise))
+        dev = list(read_sentences(sentences.dev, sentences.form))
     else:
         # The last, not every hundredth: neighbours in a book are alike.
         cut = round(len(text) * (1 - sentences.held_out))

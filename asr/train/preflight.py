@@ -103,7 +103,7 @@ def check(
     """Reads every corpus once. ``advance`` hears of each batch's split and size. Raises AsrError where a corpus cannot
     be opened at all; single bad utterances are findings."""
     train_cuts = open_corpora(settings.corpora.train, root, seed=settings.seed).whole()
-    texts = (text_of(cut, settings.text.normalise) for cut in train_cuts)
+    texts = (text_of(cut, settings.text.form) for cut in train_cuts)
     tokeniser = build_tokeniser(settings.text.tokeniser, texts, root)
     reports, largest = [], None
     for name in SPLITS:
@@ -151,7 +151,7 @@ def check(
 
 def _check_lexicon(settings: recipe.Recipe, tokeniser: PhoneTokeniser, root: Path) -> LexiconReport:
     sources = (*settings.corpora.train, *settings.corpora.dev, *settings.corpora.test)
-    texts = (text_of(cut, settings.text.normalise) for cut in open_corpora(sources, root).whole())
+    texts = (text_of(cut, settings.text.form) for cut in open_corpora(sources, root).whole())
     words = sorted({word for text in texts for word in text.split()})
     pronounced = tokeniser.lexicon.within(tokeniser.tokens).pronounced(words)
     known = English().knows if tokeniser.settings.lexicon == "cmudict" else pronounced.__contains__

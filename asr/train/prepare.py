@@ -71,7 +71,7 @@ class TrainingCorpora:
         """The training texts in tokens, each once, as far as they can be spelled."""
         for cut in self.mixture.whole():
             with contextlib.suppress(TextError):
-                yield self.tokeniser.encode(text_of(cut, self.recipe.text.normalise))
+                yield self.tokeniser.encode(text_of(cut, self.recipe.text.form))
 
     def dev(self) -> Iterator[Batch]:
         """The dev set as it is: nothing augmented, nothing refused but what cannot be read."""
@@ -88,7 +88,7 @@ def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: boo
         if next(iter(corpora.whole()), None) is None:
             raise CorpusError(f"corpora.{name} holds no utterances; is its slice of speakers too narrow?")
     if not begun:
-        texts = (text_of(cut, settings.text.normalise) for cut in mixture.whole())
+        texts = (text_of(cut, settings.text.form) for cut in mixture.whole())
         tokeniser = build_tokeniser(settings.text.tokeniser, texts, root)
         described = settings
         if isinstance(tokeniser, PhoneTokeniser) and isinstance(settings.decoder, recipe.Greedy):
@@ -116,7 +116,7 @@ def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: boo
 def _words_compete(directory: Path, mixture: Mixture, settings: recipe.Recipe) -> recipe.Beam:
     """The decoder of a model of phones before ``asr tune`` chooses one: how often the training text has each word
     tells words apart that sound alike."""
-    sentences = (text_of(cut, settings.text.normalise).split() for cut in mixture.whole())
+    sentences = (text_of(cut, settings.text.form).split() for cut in mixture.whole())
     NgramModel.from_arpa(estimate(read_text(sentences), order=1).model).save(directory / UNIGRAMS)
     return recipe.Beam(language_model=UNIGRAMS, alpha=1.0, beta=0.0)
 

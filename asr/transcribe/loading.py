@@ -20,7 +20,7 @@ def utterances(settings: recipe.Recipe) -> Utterances:
     features = settings.features
     return Utterances(
         sample_rate=features.sample_rate,
-        normalisation=settings.text.normalise,
+        normalisation=settings.text.form,
         emission_frames=functools.partial(emission_frames, features=features, conv=settings.encoder.conv),
         featurise=loader_features(features),
     )

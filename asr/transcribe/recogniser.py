@@ -102,7 +102,7 @@ class Recogniser:
             settings.decoder,
             loaded.tokeniser,
             root=directory,
-            form=settings.text.normalise,
+            form=settings.text.form,
             lstm=load_lstm(settings.decoder, loaded.tokeniser, directory),
             nbest=nbest,
         )
@@ -154,7 +154,7 @@ class Recogniser:
         """
         from asr.transcribe.alignment import align_text, spell  # numba's import takes a second
 
-        spelling = spell(text, self.tokeniser, self.recipe.text.normalise, skip_unknown=skip_unknown)
+        spelling = spell(text, self.tokeniser, self.recipe.text.form, skip_unknown=skip_unknown)
         emissions, duration = self.listen(recording, sample_rate=sample_rate)
         return align_text(emissions, spelling, self.tokeniser, duration=duration)
 
