@@ -17,7 +17,7 @@ from asr.errors import CorpusError, MissingExtraError
 from asr.records import ErrorCounts
 from asr.score.compare import compare
 from asr.score.compare import score as score_systems
-from asr.score.edits import align_characters, align_words, character_errors, count, error_slots, word_errors
+from asr.score.edits import align_characters, align_words, character_errors, count, error_slots, unit_of, word_errors
 from asr.score.transcripts import read_hypotheses, read_references
 from asr.text.normalise import _whisper_english, normalise
 
@@ -259,6 +259,55 @@ def test_errors_are_grouped_by_whatever_the_reference_tells(tmp_path):
         "duration": {"0 to 2 s": (1, 3), "over 20 s": (1, 2)},
         "noise": {"10": (1, 3), "0": (1, 2)},
     }
+
+
+# ------------------------------------------------------------------------------------------- writing without spaces
+
+CHINESE = {f"u{n}": text for n, text in enumerate(["今天天气很好，我们去公园。", "你好", "他在北京工作"] * 6)}
+
+
+def test_where_words_are_not_spaced_characters_are_the_headline_and_spaces_do_not_count(tmp_path):
+    heard = {id: " ".join(text[:-1]) for id, text in CHINESE.items()}
+    [system] = score(tmp_path, CHINESE, heard)
+    assert system.unit == "character"
+    assert counted(system.characters) == (6 * (11 + 1 + 5), 0, 6 * 2, 0)  # the full stop is none
+    interval = system.interval("character")
+    assert interval.low < 12 / 114 < interval.high
+    done = run(tmp_path / "ref.jsonl", tmp_path / "system0.jsonl")
+    assert "114 characters in 18 utterances" in done.stdout
+    assert f"system0: CER 10.53% [{interval.low:.2%}, {interval.high:.2%}]" in done.stdout
+    assert "0 substituted, 12 deleted, 0 inserted" in done.stdout
+
+
+def test_systems_are_compared_by_what_the_headline_counts(tmp_path):
+    systems = score(tmp_path, CHINESE, CHINESE, {id: "x" + text[1:] for id, text in CHINESE.items()})
+    [comparison] = compare(systems)
+    assert comparison.estimate == pytest.approx(18 / 114)
+    assert "of the CER" in str(comparison)
+    assert comparison.better == "system0"
+
+
+@pytest.mark.parametrize(
+    ("texts", "unit"),
+    [
+        (["今天天气很好", "你好"], "character"),
+        (["今天 天气 很 好", "我们 去 公园"], "word"),  # parted all the same
+        (["東京タワーに行きました"], "character"),
+        (["วันนี้อากาศดี", "ไปเที่ยวกันเถอะ"], "character"),
+        (["안녕하세요 여러분", "감사합니다"], "word"),
+        (["the book 老子 is short"], "word"),
+        (["donaudampfschifffahrt"], "word"),
+        ([""], "word"),
+    ],
+)
+def test_scripts_without_spaces_are_told_by_their_letters(texts, unit):
+    assert unit_of(texts) == unit
+
+
+def test_turkish_is_scored_with_its_own_small_letters(tmp_path):
+    texts_of = texts(tmp_path, "ref", {"1": "ISLIK İYİ"}), texts(tmp_path, "hyp", {"1": "ıslık iyi"})
+    assert "hyp: WER 50.00%" in run(*texts_of).stdout
+    assert "hyp: WER 0.00%" in run(*texts_of, "--language", "tr").stdout
 
 
 # ------------------------------------------------------------------------------------------------- normalisation

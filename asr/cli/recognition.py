@@ -331,12 +331,11 @@ def evaluate(
                 recogniser, members, root=root, advance=lambda seconds: progress.advance(task, seconds)
             )
     for score in scores:
-        system, words, interval = score.system, score.system.words, score.system.interval()
-        ends = f" [{interval.low:.2%}, {interval.high:.2%}]" if interval else ""
+        system, counts = score.system, score.system.counts(score.system.unit)
         click.echo(
-            f"{score.name}: WER {words.rate:.2%}{ends}  CER {system.characters.rate:.2%}  "
-            f"{words.reference_length} words in {len(system.utterances)} utterances: "
-            f"{words.substitutions} substituted, {words.deletions} deleted, {words.insertions} inserted"
+            f"{score.name}: {system.summary()}  "
+            f"{counts.reference_length} {system.unit}s in {len(system.utterances)} utterances: "
+            f"{counts.substitutions} substituted, {counts.deletions} deleted, {counts.insertions} inserted"
         )
         for utterance in system.worst()[:worst]:
             click.echo(f"  {utterance.line.id} ({utterance.words.errors} errors)")

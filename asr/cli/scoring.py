@@ -14,7 +14,6 @@ from asr.cli.options import FOLDER
 if TYPE_CHECKING:
     from asr.score.compare import Normalisation
     from asr.score.forms import Form
-    from asr.score.significance import Interval
     from asr.score.system import System
 
 MOST_GROUPS = 12
@@ -32,6 +31,7 @@ MOST_GROUPS = 12
     show_default=True,
     help="What is made alike in both before they are compared.",
 )
+@click.option("--language", default="", metavar="TAG", help="tr and az have small letters of their own.")
 @click.option(
     "--format",
     "form",
@@ -52,6 +52,7 @@ def score(
     reference: Path,
     hypotheses: tuple[Path, ...],
     normalisation: Normalisation,
+    language: str,
     form: Form | None,
     fragments: bool,
     glm: Path | None,
@@ -68,12 +69,13 @@ def score(
 
     references = read_references(reference, form)
     read = [read_hypotheses(path, references, form) for path in hypotheses]
-    systems = compare.score(references, read, normalisation, fragments=fragments, glm=glm)
+    systems = compare.score(references, read, normalisation, fragments=fragments, glm=glm, language=language)
     comparisons = compare.compare(systems)
-    said = systems[0].words.reference_length
+    unit = systems[0].unit
+    said = systems[0].counts(unit).reference_length
     skipped = f", {len(references.skipped)} not to be scored" if references.skipped else ""
     facts = [
-        f"reference {references}: {said} words in {len(references.lines)} utterances{skipped}",
+        f"reference {references}: {said} {unit}s in {len(references.lines)} utterances{skipped}",
         f"normalisation {normalisation}: {compare.NORMALISATIONS[normalisation]}",
     ]
     if references.form in NIST_FORMS:
@@ -81,12 +83,11 @@ def score(
     facts += compare.remarks(systems)
     click.echo("\n".join(facts))
     for system, file in zip(systems, read, strict=True):
-        words, by_speaker = system.words, system.interval_by_speaker()
-        interval = _interval(system.interval()) + (f", by speaker {_interval(by_speaker)}" if by_speaker else "")
+        counts = system.counts(system.unit)
         click.echo(
-            f"{system.name}: WER {words.rate:.2%} {interval}  CER {system.characters.rate:.2%}  "
-            f"MER {words.match_error_rate:.2%}  WIL {words.information_lost:.2%}  {words.substitutions} substituted, "
-            f"{words.deletions} deleted, {words.insertions} inserted  ({FORMS[file.form]})"
+            f"{system.name}: {system.summary(by_speaker=True)}  MER {counts.match_error_rate:.2%}  "
+            f"WIL {counts.information_lost:.2%}  {counts.substitutions} substituted, {counts.deletions} deleted, "
+            f"{counts.insertions} inserted  ({FORMS[file.form]})"
         )
     for kind in systems[0].groups():
         _print_groups(kind, systems)
@@ -105,23 +106,20 @@ def score(
         write_report(report, f"{reference} scored", systems, comparisons=comparisons, facts=facts, clips=clips)
 
 
-def _interval(interval: Interval | None) -> str:
-    return f"[{interval.low:.2%}, {interval.high:.2%}]" if interval else "[too few for an interval]"
-
-
 def _print_groups(kind: str, systems: Sequence[System]) -> None:
     """A line a group, a column a system; speakers begin with the worst of the first system."""
-    tables = [system.groups()[kind] for system in systems]
+    unit = systems[0].unit
+    tables = [{name: group.counts(unit) for name, group in system.groups()[kind].items()} for system in systems]
     names = list(tables[0])
     if kind != "duration":
-        names.sort(key=lambda name: (-tables[0][name].words.rate, name))
+        names.sort(key=lambda name: (-tables[0][name].rate, name))
     width = max(len(name) for name in [*names[:MOST_GROUPS], kind])
     columns = [max(len(system.name), 8) for system in systems]
     heads = "  ".join(system.name.rjust(column) for system, column in zip(systems, columns, strict=True))
-    click.echo(f"  {kind.ljust(width)}  utterances    words  {heads}")
+    sizes = {name: group.utterances for name, group in systems[0].groups()[kind].items()}
+    click.echo(f"  {kind.ljust(width)}  utterances  {f'{unit}s':>{len('characters')}}  {heads}")
     for name in names[:MOST_GROUPS]:
-        group = tables[0][name]
-        rates = "  ".join(f"{table[name].words.rate:.2%}".rjust(c) for table, c in zip(tables, columns, strict=True))
-        click.echo(f"  {name.ljust(width)}  {group.utterances:10}  {group.words.reference_length:7}  {rates}")
+        rates = "  ".join(f"{table[name].rate:.2%}".rjust(c) for table, c in zip(tables, columns, strict=True))
+        click.echo(f"  {name.ljust(width)}  {sizes[name]:10}  {tables[0][name].reference_length:10}  {rates}")
     if len(names) > MOST_GROUPS:
         click.echo(f"  and {len(names) - MOST_GROUPS} more (--json has all)")

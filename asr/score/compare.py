@@ -13,10 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from asr import runtime
 from asr.errors import CorpusError
 from asr.records import ErrorCounts
 from asr.score import significance
+from asr.score.edits import Unit, align_characters, error_slots
 from asr.score.forms import FORMS, NIST_FORMS, Transcripts, listed
 from asr.score.glm import Purpose, read_glm
 from asr.score.graphs import WordGraph, plain_graph, word_graph
@@ -29,7 +32,7 @@ Normalisation = Literal["none", "lower", "basic", "english", "spelled"]
 NORMALISATIONS: dict[Normalisation, str] = {
     "none": "only Unicode composed (NFC) and white space collapsed",
     "lower": "Unicode composed (NFKC), lower case, white space collapsed: what sclite makes alike",
-    "basic": "NFKC, lower case, and whatever is no letter, mark, digit or apostrophe made a space",
+    "basic": "NFKC, lower case, and whatever is no letter, mark, digit or sign within a word made a space",
     "english": "Whisper's English: numbers in digits, American spelling, contractions written out, fillers dropped",
     "spelled": "as english, then numbers digit by digit and capitals in a row letter by letter",
 }
@@ -44,7 +47,8 @@ _FORMS = {"none": "none", "lower": "lower", "basic": "words", "english": "englis
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """B against A over the same utterances. ``difference`` is by utterance, ``by_speaker`` where enough are known.
+    """B's error rate against A's, in words or in characters, over the same utterances. ``difference`` is by utterance,
+    ``by_speaker`` where enough are known.
 
     p values are None where the set is too small for the test. With more than two systems they are adjusted (Holm) for
     the number of pairs; the intervals are not.
@@ -59,6 +63,7 @@ class Comparison:
     bootstrap_p: float | None
     matched_pairs_p: float | None
     segments: int
+    unit: Unit = "word"
 
     @property
     def better(self) -> str | None:
@@ -69,7 +74,7 @@ class Comparison:
         return self.b if self.estimate < 0 else self.a
 
     def __str__(self) -> str:
-        numbers = f"{100 * self.estimate:+.2f} % absolute"
+        numbers = f"{100 * self.estimate:+.2f} % absolute{' of the CER' if self.unit == 'character' else ''}"
         if self.difference is None:
             return (
                 f"{self.b} against {self.a}: {numbers}; {self.utterances} utterances are too few to say which is better"
@@ -114,21 +119,23 @@ def score(
     *,
     fragments: bool = False,
     glm: Path | None = None,
+    language: str = "",
 ) -> list[System]:
     """Each file of hypotheses as a system, called by its stem (by its path, where two have one stem).
 
     A reference that is empty once normalised counts every hypothesis word as an insertion, an empty hypothesis every
     reference word as a deletion; characters are Unicode code points after normalisation. References in NIST's forms
     are aligned as sclite aligns them, with ``fragments`` as with its option -F (see ``graphs.align``); the rules of
-    the global map file ``glm`` are applied to both before anything else. Raises
+    the global map file ``glm`` are applied to both before anything else. Turkish and Azeri are a ``language`` of their
+    own, tr and az, for small letters. Raises
     CorpusError where ids do not match, where the references hold no word, or where texts are not written alike.
     """
     names = _names([hypothesis.path for hypothesis in hypotheses])
     for hypothesis in hypotheses:
         _check_ids(references, hypothesis)
-    form = _FORMS[normalisation]
+    form = f"{_FORMS[normalisation]} {language}".rstrip()
     if references.form in NIST_FORMS:
-        return _nist_systems(names, references, hypotheses, normalisation, fragments, glm)
+        return _nist_systems(names, references, hypotheses, form, normalisation, fragments, glm)
     if glm:
         raise CorpusError(f"{glm} is for references in NIST's forms, TRN, STM and CTM; {references} is of another")
     said = _normalised({line.id: line.text for line in references.lines}, form)
@@ -149,11 +156,11 @@ def _nist_systems(
     names: Sequence[str],
     references: Transcripts,
     hypotheses: Sequence[Transcripts],
+    form: str,
     normalisation: Normalisation,
     fragments: bool,
     glm: Path | None,
 ) -> list[System]:
-    form = _FORMS[normalisation]
     said = _graphs(_mapped(references, glm, "ref"), form, fragments)
     if not any(graph.places for graph in said.values()):
         raise _nothing_said(references, normalisation)
@@ -223,26 +230,41 @@ def compare(systems: Sequence[System]) -> list[Comparison]:
     """Every pair of systems, the later against the earlier."""
     if len(systems) < 2:
         return []
-    slots = {system.name: [u.slots for u in system.utterances] for system in systems}
+    unit = systems[0].unit
+    # Of alternatives in the reference, each system has chosen its own: their characters stand in no common slots.
+    one_reference = all(
+        len({u.line.text for u in same}) == 1 for same in zip(*(s.utterances for s in systems), strict=True)
+    )
+    slots = {system.name: _slots(system, unit if one_reference else "word") for system in systems}
     compared = []
     for a, b in itertools.combinations(systems, 2):
         segments = significance.segment_errors(slots[a.name], slots[b.name])
-        difference = significance.paired_bootstrap(a.errors, b.errors, a.lengths)
+        (errors_a, lengths), (errors_b, _) = a.errors_in(unit), b.errors_in(unit)
+        difference = significance.paired_bootstrap(errors_a, errors_b, lengths)
         speakers = a.speakers
         compared.append(
             Comparison(
                 a=a.name,
                 b=b.name,
+                unit=unit,
                 utterances=len(a.utterances),
-                estimate=b.words.rate - a.words.rate,
+                estimate=b.counts(unit).rate - a.counts(unit).rate,
                 difference=difference,
-                by_speaker=significance.paired_bootstrap(a.errors, b.errors, a.lengths, speakers) if speakers else None,
+                by_speaker=significance.paired_bootstrap(errors_a, errors_b, lengths, speakers) if speakers else None,
                 bootstrap_p=difference.p if difference else None,
                 matched_pairs_p=significance.matched_pairs(segments),
                 segments=segments.shape[1],
             )
         )
     return _adjusted(compared)
+
+
+def _slots(system: System, unit: Unit) -> list[np.ndarray]:
+    if unit == "word":
+        return [u.slots for u in system.utterances]
+    said = ["".join(u.line.text.split()) for u in system.utterances]
+    heard = ["".join(u.hypothesis.split()) for u in system.utterances]
+    return list(map(error_slots, align_characters(said, heard)))
 
 
 def _adjusted(compared: list[Comparison]) -> list[Comparison]:
@@ -265,7 +287,7 @@ def _normalised(texts: dict[str, str], form: str) -> dict[str, str]:
 def _spelled_apart(texts: dict[str, str], form: str) -> dict[str, str]:
     """A file's texts by id, in lower case where all of it is in capitals, which then say nothing of what is spelled
     out."""
-    if form != "spelled" or any(c.islower() for text in texts.values() for c in text):
+    if not form.startswith("spelled") or any(c.islower() for text in texts.values() for c in text):
         return texts
     return {id: text.lower() for id, text in texts.items()}
 
@@ -344,7 +366,7 @@ def write_json(
     normalisation: Normalisation,
 ) -> None:
     """All that is known, rates and differences as fractions: ``{"normalisation", "reference", "systems": {NAME: {"wer",
-    "cer", "mer", "wil", the counts, "wer_interval", "wer_interval_by_speaker", "by": {KIND: {GROUP: ...}}}},
+    "cer", "mer", "wil", the counts, the four intervals, "headline", "by": {KIND: {GROUP: ...}}}},
     "comparisons": [{"a", "b", "difference", "interval", "interval_by_speaker", "p_bootstrap", "p_mapsswe", "segments",
     "better", "sentence"}]}``."""
 
@@ -357,6 +379,9 @@ def write_json(
             "deletions": words.deletions,
             "insertions": words.insertions,
         }
+
+    def cer(characters: ErrorCounts) -> float | None:
+        return characters.rate if characters.reference_length else None
 
     def ends(interval: Interval | None) -> list[float] | None:
         return [interval.low, interval.high] if interval else None
@@ -372,13 +397,19 @@ def write_json(
             system.name: {
                 **rates(system.words),
                 "utterances": len(system.utterances),
-                "cer": system.characters.rate,
+                "cer": cer(system.characters),
                 "mer": system.words.match_error_rate,
                 "wil": system.words.information_lost,
                 "wer_interval": ends(system.interval()),
                 "wer_interval_by_speaker": ends(system.interval_by_speaker()),
+                "cer_interval": ends(system.interval("character")),
+                "cer_interval_by_speaker": ends(system.interval_by_speaker("character")),
+                "headline": "wer" if system.unit == "word" else "cer",
                 "by": {
-                    kind: {name: {**rates(group.words), "utterances": group.utterances} for name, group in some.items()}
+                    kind: {
+                        name: {**rates(group.words), "cer": cer(group.characters), "utterances": group.utterances}
+                        for name, group in some.items()
+                    }
                     for kind, some in system.groups().items()
                 },
             }

@@ -6,6 +6,7 @@ an error more where two substitutions are a deletion and an insertion beside a h
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -37,6 +38,27 @@ class Edit:
 
 
 Alignment = tuple[Edit, ...]
+
+Unit = Literal["word", "character"]
+
+_UNSPACED = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u312f\u3400-\u4dbf\u4e00-\u9fff"
+    "\ua9e0-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Scripts that are written without spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, Japanese, Chinese."""
+_LONGEST_WORDS = 5
+"""Letters of them to a space: more, and the spaces are those of punctuation and phrases, not of words."""
+
+
+def unit_of(texts: Iterable[str]) -> Unit:
+    """What errors in texts like these are told by: characters where most letters are of scripts written without spaces,
+    and words are not parted all the same."""
+    letters = alike = spaces = 0
+    for text in texts:
+        letters += sum(map(str.isalnum, text))
+        alike += len(_UNSPACED.findall(text))
+        spaces += max(len(text.split()) - 1, 0)
+    return "character" if 2 * alike > letters and alike > _LONGEST_WORDS * spaces else "word"
 
 
 def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:

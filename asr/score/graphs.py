@@ -169,7 +169,7 @@ def _marked(word: str, form: str, fragments: bool) -> list[str] | None:
     if word == NOTHING:
         return [NOTHING]
     if len(word) > 1 and word[0] == "%" and form != "none":
-        return [] if form in _FILLERS_DROPPED else [f"%{normalise(word[1:], 'lower')}"]
+        return [] if form.startswith(_FILLERS_DROPPED) else [f"%{normalise(word[1:], 'lower')}"]
     if fragments and len(word) > 1 and "-" in (word[0], word[-1]):
         stem = normalise(word.strip("-"), form).replace(" ", "")
         return ["-" * (word[0] == "-") + stem + "-" * (word[-1] == "-")] if stem else []

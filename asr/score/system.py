@@ -15,7 +15,7 @@ import numpy as np
 
 from asr.records import ErrorCounts
 from asr.score import significance
-from asr.score.edits import Alignment, align_words, character_errors, count, error_slots
+from asr.score.edits import Alignment, Unit, align_words, character_errors, count, error_slots, unit_of
 from asr.score.forms import Line
 from asr.score.graphs import WordGraph, align
 from asr.score.significance import Interval
@@ -50,18 +50,24 @@ class ScoredLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """The utterances of one speaker, say: how many they are and their pooled word errors."""
+    """The utterances of one speaker, say: how many they are and their pooled errors."""
 
     utterances: int
     words: ErrorCounts
+    characters: ErrorCounts
+
+    def counts(self, unit: Unit) -> ErrorCounts:
+        return self.words if unit == "word" else self.characters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """A system's score, utterance by utterance in the reference's order."""
+    """A system's score, utterance by utterance in the reference's order. ``unit`` is what its headline counts:
+    characters where the language is written without spaces between words; spaces are then none of them."""
 
     name: str
     utterances: tuple[ScoredLine, ...]
+    unit: Unit = "word"
 
     @property
     def words(self) -> ErrorCounts:
@@ -71,15 +77,23 @@ class System:
     def characters(self) -> ErrorCounts:
         return sum((u.characters for u in self.utterances), ErrorCounts())
 
+    def counts(self, unit: Unit) -> ErrorCounts:
+        return self.words if unit == "word" else self.characters
+
+    def errors_in(self, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
+        """Errors (N,) and the reference's units (N,) of each utterance."""
+        counts = [u.words if unit == "word" else u.characters for u in self.utterances]
+        return np.array([c.errors for c in counts]), np.array([c.reference_length for c in counts])
+
     @property
     def errors(self) -> np.ndarray:
         """Word errors (N,)."""
-        return np.array([u.words.errors for u in self.utterances])
+        return self.errors_in("word")[0]
 
     @property
     def lengths(self) -> np.ndarray:
         """Reference words (N,)."""
-        return np.array([u.words.reference_length for u in self.utterances])
+        return self.errors_in("word")[1]
 
     @property
     def speakers(self) -> list[str] | None:
@@ -87,14 +101,23 @@ class System:
         speakers = [u.line.speaker for u in self.utterances]
         return speakers if all(speakers) else None
 
-    def interval(self) -> Interval | None:
-        """The WER's 95 % interval by utterance; None for too few."""
-        return significance.rate_interval(self.errors, self.lengths)
+    def interval(self, unit: Unit = "word") -> Interval | None:
+        """The 95 % interval of the WER, or of the CER, by utterance; None for too few."""
+        return significance.rate_interval(*self.errors_in(unit))
 
-    def interval_by_speaker(self) -> Interval | None:
-        """The WER's 95 % interval by speaker; None where they are not known or too few."""
-        speakers = self.speakers
-        return significance.rate_interval(self.errors, self.lengths, speakers) if speakers else None
+    def interval_by_speaker(self, unit: Unit = "word") -> Interval | None:
+        """As ``interval``, by speaker; None where they are not known or too few."""
+        return significance.rate_interval(*self.errors_in(unit), self.speakers) if self.speakers else None
+
+    def summary(self, *, by_speaker: bool = False) -> str:
+        """The headline rate with its interval, then the other: "WER 5.00% [4.10%, 6.20%]  CER 1.20%"."""
+        ends = [self.interval(self.unit), self.interval_by_speaker(self.unit) if by_speaker else None]
+        first, speakers = (f"[{end.low:.2%}, {end.high:.2%}]" if end else "" for end in ends)
+        headline = f"{self.counts(self.unit).rate:.2%} {first or '[too few for an interval]'}"
+        headline += f", by speaker {speakers}" if speakers else ""
+        if self.unit == "word":
+            return f"WER {headline}  CER {self.characters.rate:.2%}"
+        return f"CER {headline}  WER {self.words.rate:.2%}"
 
     def worst(self) -> list[ScoredLine]:
         """The utterances that have word errors, the most first."""
@@ -102,7 +125,7 @@ class System:
         return sorted(wrong, key=lambda u: (-u.words.errors, -u.words.rate, u.line.id))
 
     def groups(self) -> dict[str, dict[str, Group]]:
-        """Word errors by "corpus", "speaker", "duration" and "noise", each where the reference tells."""
+        """Errors by "corpus", "speaker", "duration" and "noise", each where the reference tells."""
         kinds: dict[str, Callable[[ScoredLine], str]] = {
             "corpus": lambda u: u.line.corpus,
             "speaker": lambda u: u.line.speaker,
@@ -117,7 +140,11 @@ class System:
                 members[label(utterance)].append(utterance)
             if set(members) != {""}:
                 groups[kind] = {
-                    name or "not known": Group(utterances=len(some), words=sum((u.words for u in some), ErrorCounts()))
+                    name or "not known": Group(
+                        utterances=len(some),
+                        words=sum((u.words for u in some), ErrorCounts()),
+                        characters=sum((u.characters for u in some), ErrorCounts()),
+                    )
                     for name, some in members.items()
                 }
         return groups
@@ -128,8 +155,10 @@ def aligned(
 ) -> System:
     """The score of a system's ``hypotheses`` for the ``lines``, all normalised already."""
     alignments = align_words([line.text for line in lines], hypotheses)
+    unit = unit_of(line.text for line in lines)
     return System(
         name=name,
+        unit=unit,
         utterances=tuple(
             ScoredLine(
                 line=line,
@@ -137,7 +166,7 @@ def aligned(
                 alignment=alignment,
                 slots=error_slots(alignment),
                 words=count(alignment),
-                characters=character_errors([line.text], [hypothesis]),
+                characters=_character_errors(line.text, hypothesis, unit),
                 confidences=trusted,
             )
             for line, hypothesis, alignment, trusted in zip(
@@ -145,6 +174,12 @@ def aligned(
             )
         ),
     )
+
+
+def _character_errors(said: str, heard: str, unit: Unit) -> ErrorCounts:
+    if unit == "character":
+        said, heard = "".join(said.split()), "".join(heard.split())
+    return character_errors([said], [heard])
 
 
 def aligned_graphs(
@@ -157,12 +192,12 @@ def aligned_graphs(
 ) -> System:
     """The score of hypotheses in NIST's notation for the ``lines``, as sclite counts it. Each line's text becomes the
     reading of its reference that the hypothesis was counted against."""
-    return System(
-        name=name, utterances=tuple(map(functools.partial(_scored, fragments), lines, references, hypotheses))
-    )
+    unit = unit_of(" ".join(arc.word for arc in graph.arcs) for graph in references)
+    scored = map(functools.partial(_scored, fragments, unit), lines, references, hypotheses)
+    return System(name=name, utterances=tuple(scored), unit=unit)
 
 
-def _scored(fragments: bool, line: Line, reference: WordGraph, hypothesis: WordGraph) -> ScoredLine:
+def _scored(fragments: bool, unit: Unit, line: Line, reference: WordGraph, hypothesis: WordGraph) -> ScoredLine:
     found = align(reference, hypothesis, fragments=fragments)
     said = " ".join(filter(None, (e.hypothesis if e.forgiven else e.reference for e in found.edits)))
     heard = " ".join(filter(None, (e.hypothesis for e in found.edits)))
@@ -172,5 +207,5 @@ def _scored(fragments: bool, line: Line, reference: WordGraph, hypothesis: WordG
         alignment=found.edits,
         slots=found.slots,
         words=count(found.edits),
-        characters=character_errors([said], [heard]),
+        characters=_character_errors(said, heard, unit),
     )
