@@ -279,8 +279,8 @@ def test_a_malformed_row_of_a_table_is_named_counting_blank_lines(tmp_path, wav,
 
 
 def test_a_table_without_the_columns_says_which(tmp_path):
-    (tmp_path / "m.tsv").write_text("path\ttext\na.wav\thi\n")
-    assert "line 2: 'audio_filepath' is missing; found path, text" in refusal(tmp_path, kind="manifest", path="m.tsv")
+    (tmp_path / "m.tsv").write_text("clip\ttext\na.wav\thi\n")
+    assert "line 2: 'audio_filepath' is missing; found clip, text" in refusal(tmp_path, kind="manifest", path="m.tsv")
 
 
 def test_a_manifest_that_is_not_text_is_named(tmp_path):
@@ -295,7 +295,9 @@ def test_audio_in_a_folder_without_its_text_is_named(tmp_path, wav):
 
 def test_a_folder_without_audio_says_so(tmp_path):
     (tmp_path / "c").mkdir()
-    assert "c holds no audio files (.wav, .flac" in refusal(tmp_path, kind="folder", path="c")
+    assert "c holds no audio files: none in it is called .wav, .flac, .mp3 or the like" in refusal(
+        tmp_path, kind="folder", path="c"
+    )
 
 
 def test_a_librispeech_line_without_a_text_is_named(tmp_path):

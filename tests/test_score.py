@@ -361,6 +361,14 @@ def test_a_file_in_capitals_is_not_taken_for_spelled(tmp_path):
     assert system.words.errors == 0
 
 
+def test_a_number_that_whispers_english_cannot_take_is_a_sentence(tmp_path):
+    pytest.importorskip("whisper_normalizer")
+    long = texts(tmp_path, "ref", {"1": "call 9" + "9" * 5000})
+    done = run(long, texts(tmp_path, "hyp", {"1": "call"}), "--normalise", "english")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("asr: Whisper's English normalisation fails on the text 'call 999")
+
+
 def test_the_english_form_without_its_package_says_what_to_install(monkeypatch):
     _whisper_english.cache_clear()
     monkeypatch.setitem(sys.modules, "whisper_normalizer.english", None)

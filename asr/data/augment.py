@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from asr import audio, recipe
-from asr.data.layouts import AUDIO_SUFFIXES
+from asr.data.layouts import recordings_below
 from asr.errors import CorpusError
 
 
@@ -78,7 +78,7 @@ def _find_noises(folder: Path) -> list[Any]:
     from lhotse import AudioSource, Recording
 
     cuts = []
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES):
+    for path in recordings_below(folder):
         header = audio.probe(path)
         source = AudioSource(type="file", channels=list(range(header.channels)), source=str(path))
         recording = Recording(path.stem, [source], header.sample_rate, header.samples, header.duration)

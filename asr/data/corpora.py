@@ -7,6 +7,8 @@ it.
 
 from __future__ import annotations
 
+import dataclasses
+import gzip
 import itertools
 import random
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -28,6 +30,21 @@ from asr.data.layouts import (
     read_manifest,
 )
 from asr.errors import AudioError, CorpusError
+
+FAULT = "fault"
+"""Of a cut's custom fields, the reason that it cannot be used."""
+_OVERSHOOT_SECONDS = 0.5
+"""Manifests round times: a cut may end so much after its recording and is taken to end with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An utterance as its corpus tells of it: ``where`` is file and line, or the id of a lhotse cut; ``recording`` is
+    the file, empty where it is none."""
+
+    where: str
+    text: str
+    recording: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +81,14 @@ class Mixture:
         from lhotse import CutSet
 
         return CutSet(_Chained([cuts for cuts, _ in self.parts]))
+
+    def told(self) -> Iterator[Told]:
+        """As ``whole``, what is known of each utterance before its recording is opened."""
+        for cuts, _ in self.parts:
+            if isinstance(cuts, _Cuts):
+                yield from (Told(u.where or u.id, u.text, "" if u.fault else str(u.audio)) for u in cuts.chosen())
+            else:
+                yield from map(_told, cuts)
 
     def only(self, ids: Container[str]) -> Any:
         """As ``whole``, the utterances of these ids alone."""
@@ -142,7 +167,16 @@ class _Cuts:
     headers: dict[Path, audio.AudioInfo | None] = field(default_factory=dict)
 
     def chosen(self) -> Iterator[Utterance]:
-        return (u for u in self.utterances() if self.includes(u.speaker or u.id))
+        """The utterances of this source's slice of speakers; one whose id another has already has that for a fault."""
+        first: dict[str, str] = {}
+        for utterance in self.utterances():
+            if not self.includes(utterance.speaker or utterance.id):
+                continue
+            where = utterance.where if utterance.fault else first.setdefault(utterance.id, utterance.where)
+            if where != utterance.where:
+                fault = f'{utterance.where}: the id "{utterance.id}" is that of {where} already'
+                utterance = dataclasses.replace(utterance, fault=fault)
+            yield utterance
 
     def __iter__(self) -> Iterator[Any]:
         return map(self.cut, self.chosen())
@@ -150,9 +184,10 @@ class _Cuts:
     def cut(self, utterance: Utterance) -> Any:
         from lhotse import AudioSource, Recording, SupervisionSegment
 
-        header = self._header(utterance.audio)
-        if header is None:  # loading it will say why
-            seconds = utterance.offset + (utterance.duration or 1.0)
+        header = None if utterance.fault else self._header(utterance.audio)
+        fault = utterance.fault or (_mistimed(utterance, header) if header else "")
+        if header is None or fault:  # loading it will say why
+            seconds = 0.1 if fault else max(utterance.offset + (utterance.duration or 1.0), 0.1)
             header = audio.AudioInfo(samples=round(seconds * 16000), sample_rate=16000, channels=1)
         channels = list(range(header.channels))
         cut = Recording(
@@ -162,7 +197,9 @@ class _Cuts:
             num_samples=header.samples,
             duration=header.duration,
         ).to_cut()
-        if utterance.offset or (utterance.duration or header.duration) < header.duration - 0.1:
+        if fault:
+            cut.custom = {FAULT: fault}
+        elif utterance.offset or (utterance.duration or header.duration) < header.duration - 0.1:
             # A manifest's duration is often rounded: it cuts only where it clearly means a part.
             rest = max(header.duration - utterance.offset, 0.01)
             cut = cut.truncate(
@@ -189,6 +226,19 @@ class _Cuts:
             except AudioError:
                 self.headers[path] = None
         return self.headers[path]
+
+
+def _mistimed(utterance: Utterance, header: audio.AudioInfo) -> str:
+    """What is wrong with an utterance's times in its recording; empty where nothing is."""
+    end = utterance.offset + (utterance.duration or 0.0)
+    if utterance.duration is not None and utterance.duration * header.sample_rate < 1:
+        return f"{utterance.where}: {utterance.duration:g} s is less than one sample"
+    if end > header.duration + _OVERSHOOT_SECONDS:
+        return (
+            f"{utterance.where}: it ends {end - header.duration:.2f} s past the end of {utterance.audio}, which has "
+            f"{header.duration:.2f} s"
+        )
+    return ""
 
 
 @dataclass
@@ -258,30 +308,77 @@ class _LhotseCuts:
     includes: Callable[[str], bool]
 
     def __iter__(self) -> Iterator[Any]:
-        for cut in self._checked():
-            speaker = next((s.speaker for s in cut.supervisions if s.speaker), None)
-            if self.includes(speaker or cut.id):
-                yield cut if self.path.is_dir() else cut.with_recording_path_prefix(self.root)
-
-    def _checked(self) -> Iterator[Any]:
-        from lhotse import CutSet
-        from lhotse.cut import Cut
-
-        cuts = iter(CutSet.from_shar(in_dir=self.path) if self.path.is_dir() else CutSet.from_jsonl_lazy(self.path))
-        for number in itertools.count(1):
-            where = f"{self.path}, cut {number}" if self.path.is_dir() else f"{self.path}, line {number}"
+        number = 0
+        cuts = self._opened()
+        while True:
+            number += 1
+            where = f"{self.path}, {'cut' if self.path.is_dir() else 'line'} {number}"
+            # Whatever a damaged file makes lhotse raise, of any type, the line is to blame.
             try:
                 cut = next(cuts)
+                speaker = self._checked(cut)
+                placed = cut if self.path.is_dir() else cut.with_recording_path_prefix(self.root)
             except StopIteration:
-                return
-            except (ValueError, TypeError, KeyError, AttributeError, AssertionError, OSError, EOFError) as error:
-                raise CorpusError(f"{where}: not a lhotse cut: {str(error) or type(error).__name__}") from error
-            if not isinstance(cut, Cut):
-                raise CorpusError(f"{where}: expected a lhotse cut, found {type(cut).__name__}")
-            for kind in _source_types(cut.to_dict()):
-                if kind not in {"file", "memory", "shar"}:
-                    raise CorpusError(f"{where}: an audio source of type {kind}, which is never run; use files")
-            yield cut
+                break
+            except CorpusError as error:
+                raise CorpusError(f"{where}: {error}") from error
+            except Exception as error:
+                raise CorpusError(f"{where}: not a lhotse cut: {_reason(error)}") from error
+            if self.includes(speaker or cut.id):
+                yield placed
+        if self.path.is_dir():
+            self._account_for(number - 1)
+
+    def _opened(self) -> Iterator[Any]:
+        from lhotse import CutSet
+
+        try:
+            return iter(CutSet.from_shar(in_dir=self.path) if self.path.is_dir() else CutSet.from_jsonl_lazy(self.path))
+        except Exception as error:
+            raise CorpusError(f"{self.path}: lhotse cannot open it: {_reason(error)}") from error
+
+    def _checked(self, cut: Any) -> str:
+        """The speaker of a cut that can be used, empty where it names none. Raises CorpusError for others."""
+        from lhotse.cut import Cut
+
+        if not isinstance(cut, Cut):
+            raise CorpusError(f"expected a lhotse cut, found {type(cut).__name__}")
+        for kind in _source_types(cut.to_dict()):
+            if kind not in {"file", "memory", "shar"}:
+                raise CorpusError(f"an audio source of type {kind}, which is never run; use files")
+            if kind == "shar":
+                raise CorpusError("an audio source that the Shar holds, without it; open the Shar's folder")
+        if not (isinstance(cut.duration, int | float) and 0 < cut.duration < audio.MAX_SECONDS):
+            raise CorpusError(f"expected a duration in seconds, found {cut.duration}")
+        if cut.has_recording and not cut.sampling_rate > 0:
+            raise CorpusError(f"expected a sampling rate in Hz, found {cut.sampling_rate}")
+        speaker = str(next((s.speaker for s in cut.supervisions if s.speaker), ""))
+        # JSON can spell half a surrogate pair, which has no UTF-8.
+        "".join([cut.id, speaker, *(s.text or "" for s in cut.supervisions)]).encode()
+        return speaker
+
+    def _account_for(self, read: int) -> None:
+        """A Shar's files of cuts and of audio are read side by side, and lhotse stops at the end of the shorter."""
+        listed = 0
+        for shard in sorted(self.path.glob("cuts.*.jsonl*")):
+            with gzip.open(shard) if shard.suffix == ".gz" else shard.open("rb") as file:
+                listed += sum(1 for line in file if line.strip())
+        if read < listed:
+            raise CorpusError(
+                f"{self.path}: it lists {listed} cuts and holds the audio of {read}: its tar files lack some"
+            )
+
+
+def _told(cut: Any) -> Told:
+    text = " ".join(s.text for s in cut.supervisions if s.text)
+    sources = [] if not getattr(cut, "has_recording", False) or not hasattr(cut, "recording") else cut.recording.sources
+    return Told(cut.id, text, next((str(s.source) for s in sources if s.type == "file"), ""))
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what lhotse says, and the type where that says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines and not isinstance(error, KeyError) else f"{type(error).__name__} {error}".strip()
 
 
 def _source_types(node: Any) -> Iterator[str]:

@@ -5,19 +5,33 @@ Nothing in a corpus is run, and nothing is skipped in silence: a malformed line 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from asr import audio
 from asr.errors import CorpusError
-from asr.text.tables import json_lines, lines, seconds_of, table_rows
-
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".webm")
+from asr.text.tables import (
+    AUDIO_COLUMNS,
+    SPEAKER_COLUMNS,
+    TEXT_COLUMNS,
+    column_of,
+    json_lines,
+    lines,
+    seconds_of,
+    table_rows,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Utterance:
-    """One utterance of a corpus; ``offset`` and ``duration`` in seconds, ``duration`` None for "to the end"."""
+    """One utterance of a corpus; ``offset`` and ``duration`` in seconds, ``duration`` None for "to the end".
+
+    ``where`` is the file that tells of it and the line there. A ``fault`` is why it cannot be used, found before its
+    recording is opened.
+    """
 
     id: str
     audio: Path
@@ -25,6 +39,8 @@ class Utterance:
     speaker: str = ""
     offset: float = 0.0
     duration: float | None = None
+    where: str = ""
+    fault: str = ""
 
 
 def existing(path: Path) -> Path:
@@ -47,30 +63,39 @@ def existing_folder(path: Path) -> Path:
 
 def read_manifest(path: Path) -> Iterator[Utterance]:
     """Utterances of a JSON-lines, CSV or TSV manifest: ``audio_filepath`` (relative to the manifest), ``text``, and
-    optionally ``duration``, ``offset`` (s), ``speaker``, ``id``. Raises CorpusError with the line number."""
+    optionally ``duration``, ``offset`` (s), ``speaker``, ``id``; also under the names that other tools give them.
+    Raises CorpusError with the line number."""
     if path.suffix.lower() in {".csv", ".tsv"}:
         rows = table_rows(path, "\t" if path.suffix.lower() == ".tsv" else ",")
     else:
         rows = json_lines(path)
     for number, row in rows:
+        where = f"{path}, line {number}"
+        file, text = _column(row, AUDIO_COLUMNS, where), _column(row, TEXT_COLUMNS, where)
         try:
-            if not row["audio_filepath"]:
-                raise ValueError("audio_filepath is empty")
+            if not row[file]:
+                raise ValueError(f"{file} is empty")
             utterance = Utterance(
                 id=str(row.get("id") or f"{path.stem}-{number:06d}"),
-                audio=path.parent / str(row["audio_filepath"]),
-                text=str(row["text"] if row["text"] is not None else ""),
-                speaker=str(row.get("speaker") or ""),
+                audio=path.parent / str(row[file]),
+                text=str(row[text] if row[text] is not None else ""),
+                speaker=str(row.get(column_of(row, SPEAKER_COLUMNS) or "") or ""),
                 offset=seconds_of(row.get("offset") or 0.0),
                 duration=seconds_of(row["duration"]) if row.get("duration") else None,
+                where=where,
             )
             # JSON can spell half a surrogate pair, which no file name and no hash takes.
             f"{utterance.id}{utterance.audio}{utterance.text}{utterance.speaker}".encode()
-        except KeyError as error:
-            raise CorpusError(f"{path}, line {number}: {error} is missing; found {', '.join(map(str, row))}") from error
         except (TypeError, ValueError) as error:
-            raise CorpusError(f"{path}, line {number}: {error}") from error
+            raise CorpusError(f"{where}: {error}") from error
         yield utterance
+
+
+def _column(row: dict[str, Any], names: Sequence[str], where: str) -> str:
+    column = column_of(row, names)
+    if column is None:
+        raise CorpusError(f"{where}: '{names[0]}' is missing; found {', '.join(map(str, row))}")
+    return column
 
 
 def read_librispeech(split: Path) -> Iterator[Utterance]:
@@ -83,24 +108,48 @@ def read_librispeech(split: Path) -> Iterator[Utterance]:
             if not text:
                 raise CorpusError(f"{transcript}, line {number}: an id without a text")
             flac = transcript.parent / f"{id}.flac"
-            yield Utterance(id=id, audio=flac, text=text[0].strip(), speaker=id.split("-")[0])
+            yield Utterance(
+                id=id,
+                audio=flac,
+                text=text[0].strip(),
+                speaker=id.split("-")[0],
+                where=f"{transcript}, line {number}",
+            )
     if not found:
         raise CorpusError(f"{split} holds no SPEAKER/CHAPTER/*.trans.txt: it is not laid out as LibriSpeech is")
 
 
 def read_folder(folder: Path) -> Iterator[Utterance]:
-    """Audio files with a .txt of the same name beside them, at any depth; the enclosing folder is the speaker."""
+    """Recordings with a .txt of the same name beside them, at any depth, in folders that are links too; the enclosing
+    folder is the speaker."""
     found = False
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES):
+    for path in recordings_below(folder):
         found = True
         text = path.with_suffix(".txt")
         if not text.is_file():
             raise CorpusError(f"{path} has no {text.name} beside it")
         speaker = path.parent.name if path.parent != folder else ""
         words = " ".join(line.strip() for _, line in lines(text))
-        yield Utterance(id=path.relative_to(folder).with_suffix("").as_posix(), audio=path, text=words, speaker=speaker)
+        id = path.relative_to(folder).with_suffix("").as_posix()
+        yield Utterance(id=id, audio=path, text=words, speaker=speaker, where=str(text))
     if not found:
-        raise CorpusError(f"{folder} holds no audio files ({', '.join(AUDIO_SUFFIXES)})")
+        raise CorpusError(f"{folder} holds no audio files: none in it is called .wav, .flac, .mp3 or the like")
+
+
+def recordings_below(folder: Path) -> list[Path]:
+    """The recordings below a folder, hidden ones left out, sorted by path; a folder that is linked twice, or to itself,
+    is searched once."""
+    seen: set[Path] = set()
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = Path(parent).resolve()
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(parent, name) for name in files if not name.startswith(".") and audio.sounds(Path(name))]
+    return sorted(found)
 
 
 def read_common_voice(table: Path) -> Iterator[Utterance]:
@@ -113,49 +162,88 @@ def read_common_voice(table: Path) -> Iterator[Utterance]:
             audio=table.parent / "clips" / row["path"],
             text=row["sentence"],
             speaker=row.get("client_id") or "",
+            where=f"{table}, line {number}",
         )
 
 
 def read_kaldi(folder: Path) -> Iterator[Utterance]:
-    """A Kaldi data directory: wav.scp, text, and where they are there segments and utt2spk. Commands (``... |``) in
-    wav.scp are refused: a corpus is never run."""
-
-    def table(name: str) -> Iterator[tuple[int, str, str]]:
-        for number, line in lines(existing_file(folder / name)):
-            key, *value = line.split(maxsplit=1)
-            yield number, key, "".join(value).strip()
-
-    wavs = {}
-    for number, key, value in table("wav.scp"):
-        if value.endswith("|"):
-            raise CorpusError(
-                f"{folder / 'wav.scp'}, line {number}: a command, which is not run; write the audio out first"
-            )
-        wavs[key] = folder / value
-    texts = {key: value for _, key, value in table("text")}
-    speakers = {key: value for _, key, value in table("utt2spk")} if (folder / "utt2spk").is_file() else {}
-
-    def utterance(id: str, recording: str, offset: float, duration: float | None, where: str) -> Utterance:
-        if recording not in wavs:
-            raise CorpusError(f'{where}: the recording "{recording}" is not in wav.scp')
-        return Utterance(
+    """A Kaldi data directory: wav.scp, text, and where they are there segments and utt2spk. Recordings are looked for
+    in the directory, then in the working one; a segment that ends at -1 ends with its recording. Commands (``... |``)
+    in wav.scp are refused: a corpus is never run."""
+    recordings = _recordings(folder)
+    speakers = {key: value for _, key, value in _kaldi_table(folder / "utt2spk")}
+    told: dict[str, tuple[int, str]] = {}  # each text and its line
+    for number, key, value in _kaldi_table(existing_file(folder / "text")):
+        if key in told:
+            where = f"{folder / 'text'}, line {number}"
+            fault = f"{where}: {key} has a text in line {told[key][0]} already"
+            yield Utterance(id=key, audio=folder, text=value, where=where, fault=fault)
+        else:
+            told[key] = number, value
+    segments = folder / "segments"
+    if not segments.is_file():
+        for id, (number, text) in told.items():
+            where = f"{folder / 'text'}, line {number}"
+            file = _recording(recordings, id, where)
+            yield Utterance(id=id, audio=file, text=text, speaker=speakers.get(id, ""), where=where)
+        return
+    cut: set[str] = set()
+    for number, id, value in _kaldi_table(segments):
+        where = f"{segments}, line {number}"
+        cut.add(id)
+        expected = f"{where}: expected UTTERANCE RECORDING START END, found {id} {value}"
+        recording, offset, duration = _stretch(value, expected)
+        yield Utterance(
             id=id,
-            audio=wavs[recording],
-            text=texts.get(id, ""),
+            audio=_recording(recordings, recording, where),
+            text=told.get(id, (0, ""))[1],
             speaker=speakers.get(id, ""),
             offset=offset,
             duration=duration,
+            where=where,
+            fault=f"{where}: it starts where it ends, at {offset:g} s" if duration == 0 else "",
         )
+    for id, (number, text) in told.items():
+        if id not in cut:
+            where = f"{folder / 'text'}, line {number}"
+            yield Utterance(
+                id=id, audio=folder, text=text, where=where, fault=f"{where}: {id} has a text and no segment"
+            )
 
-    if not (folder / "segments").is_file():
-        for id in texts:
-            yield utterance(id, id, 0.0, None, str(folder / "text"))
-        return
-    for number, id, value in table("segments"):
-        where = f"{folder / 'segments'}, line {number}"
-        try:
-            recording, start, end = value.split()
-            offset, duration = seconds_of(start), seconds_of(float(end) - float(start))
-        except ValueError as error:
-            raise CorpusError(f"{where}: expected UTTERANCE RECORDING START END, found {id} {value}") from error
-        yield utterance(id, recording, offset, duration, where)
+
+def _kaldi_table(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Line numbers, keys and what follows them; nothing where the file is not there."""
+    if path.is_file():
+        for number, line in lines(path):
+            key, *value = line.split(maxsplit=1)
+            yield number, key, "".join(value).strip()
+
+
+def _recordings(folder: Path) -> dict[str, Path]:
+    """The recordings of a wav.scp by their names."""
+    found: dict[str, Path] = {}
+    for number, key, value in _kaldi_table(existing_file(folder / "wav.scp")):
+        where = f"{folder / 'wav.scp'}, line {number}"
+        if value.endswith("|"):
+            raise CorpusError(f"{where}: a command, which is not run; write the audio out first")
+        if key in found:
+            raise CorpusError(f'{where}: the recording "{key}" is named twice')
+        here = folder / value
+        found[key] = Path(value) if not here.exists() and Path(value).exists() else here
+    return found
+
+
+def _recording(recordings: dict[str, Path], name: str, where: str) -> Path:
+    if name not in recordings:
+        raise CorpusError(f'{where}: the recording "{name}" is not in wav.scp')
+    return recordings[name]
+
+
+def _stretch(value: str, expected: str) -> tuple[str, float, float | None]:
+    """The recording, offset and duration (s) of a segment; None for one that ends with its recording."""
+    try:
+        recording, start, end = value.split()
+        offset = seconds_of(start)
+        return recording, offset, None if float(end) == -1 else seconds_of(float(end) - float(start))
+    except ValueError as error:
+        raise CorpusError(expected) from error

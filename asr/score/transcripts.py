@@ -15,19 +15,28 @@ from typing import Any
 from asr.errors import CorpusError
 from asr.score import nist
 from asr.score.forms import FORMS, SUFFIXES, Form, Line, Transcripts, listed
-from asr.text.tables import json_lines, lines, seconds_of, table_rows
+from asr.text.tables import (
+    AUDIO_COLUMNS,
+    SPEAKER_COLUMNS,
+    TEXT_COLUMNS,
+    column_of,
+    json_lines,
+    lines,
+    seconds_of,
+    table_rows,
+)
 
-_HYPOTHESIS_COLUMNS = ("hyp", "hypothesis", "pred_text", "text")
-_REFERENCE_COLUMNS = ("ref", "reference", "text", "sentence")
+_HYPOTHESIS_COLUMNS = ("hyp", "hypothesis", "pred_text", *TEXT_COLUMNS)
+_REFERENCE_COLUMNS = ("ref", "reference", *TEXT_COLUMNS)
 
 
 def read_references(path: Path, form: Form | None = None) -> Transcripts:
     """The texts that were said. ``form`` is that of a file whose suffix does not tell; without it, see ``form_of``.
 
-    JSON lines and tables hold ``id`` (else ``audio_filepath``), ``ref``, ``reference``, ``text`` or ``sentence``, and
-    optionally ``speaker``, ``corpus``, ``noise`` or ``snr``, ``duration``, ``offset``. Beside a Kaldi text, ``utt2spk``
-    and ``utt2dur`` are read. Raises CorpusError for a file that is missing, malformed or empty, and for an id that
-    comes twice.
+    JSON lines and tables hold ``id`` (else a recording), ``ref``, ``reference``, ``text`` or what other tools call it,
+    and optionally ``speaker``, ``corpus``, ``noise`` or ``snr``, ``duration``, ``offset``. Beside a Kaldi text,
+    ``utt2spk`` and ``utt2dur`` are read. Raises CorpusError for a file that is missing, malformed or empty, and for an
+    id that comes twice.
     """
     form = SUFFIXES.get(path.suffix.lower()) or form or form_of(path)
     match form:
@@ -92,24 +101,25 @@ def _rows(path: Path, form: Form) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _line(row: dict[str, Any], columns: tuple[str, ...], path: Path, number: int) -> Line:
     found = f"found {', '.join(map(str, row))}"
-    id = next((row[key] for key in ("id", "audio_filepath") if row.get(key) not in (None, "")), None)
+    id = next((row[key] for key in ("id", *AUDIO_COLUMNS) if row.get(key) not in (None, "")), None)
     if id is None:
         raise CorpusError(f"{path}, line {number}: no id; {found}")
-    column = next((key for key in columns if key in row), None)
+    column = column_of(row, columns)
     if column is None:
         raise CorpusError(f"{path}, line {number}: no text, which is called {' or '.join(columns)}; {found}")
     others = (key for key in _REFERENCE_COLUMNS if key in row and column != key and columns is _HYPOTHESIS_COLUMNS)
     noise = next((row[key] for key in ("noise", "snr") if row.get(key) not in (None, "")), "")
     other = next(others, None)
+    audio = row.get(column_of(row, AUDIO_COLUMNS) or "")
     try:
         line = Line(
             id=str(id),
             text=_text(row[column]),
-            speaker=str(row.get("speaker") or ""),
+            speaker=str(row.get(column_of(row, SPEAKER_COLUMNS) or "") or ""),
             corpus=str(row.get("corpus") or ""),
             noise=str(noise),
             duration=seconds_of(row["duration"]) if row.get("duration") else None,
-            audio=path.parent / str(row["audio_filepath"]) if row.get("audio_filepath") else None,
+            audio=path.parent / str(audio) if audio else None,
             start=seconds_of(row["offset"]) if row.get("offset") else None,
             against=None if other is None else _text(row[other]),
         )

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 
-from asr.errors import MissingExtraError
+from asr.errors import MissingExtraError, TextError
 
 _APOSTROPHES = dict.fromkeys(map(ord, "’‘‛ʼ′＇`´"), "'")
 _JOINERS = "\u200c\u200d"
@@ -49,7 +49,10 @@ def normalise(text: str, form: str) -> str:
         return " ".join("1" if word == "one" else word for word in text.split() if word not in "$£€¢%")
     if form == "english":
         plain = unicodedata.normalize("NFC", text.translate(_SHOWN).translate(_APOSTROPHES))
-        return " ".join(_whisper_english()(plain).split())
+        try:
+            return " ".join(_whisper_english()(plain).split())
+        except (ValueError, AssertionError) as error:  # of numbers longer than any that is said
+            raise TextError(f"Whisper's English normalisation fails on the text {plain[:60]!r}") from error
     if form == "none":
         return " ".join(unicodedata.normalize("NFC", text).split())
     if form == "words" and not text.isascii():

@@ -8,11 +8,23 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from asr.errors import CorpusError
+
+AUDIO_COLUMNS = ("audio_filepath", "wav_filename", "file_name", "path", "audio_path", "audio", "wav", "filename")
+TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence")
+SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
+"""What manifests of this and of other tools call a recording, what is said in it, and who says it."""
+
+_QUOTED = "a quotation mark opens a cell and none closes it on the same line"
+
+
+def column_of(row: dict[str, Any], names: Sequence[str]) -> str | None:
+    """The first of the names that a row has as a column."""
+    return next((name for name in names if name in row), None)
 
 
 def lines(path: Path, *, blank: bool = False) -> Iterator[tuple[int, str]]:
@@ -33,24 +45,40 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             row = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
             raise CorpusError(f"{path}, line {number}: not JSON: {error}") from error
+        except ValueError as error:
+            raise CorpusError(f"{path}, line {number}: it holds a number of thousands of digits") from error
         if not isinstance(row, dict):
             raise CorpusError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
         yield number, row
 
 
 def table_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """A table's rows by column name, with their line numbers; its first line names the columns."""
-    # Blank lines too, so that the reader counts lines as an editor does; those between rows it skips itself.
-    text = (line if line.strip() else "\n" for _, line in lines(path, blank=True))
-    if delimiter == "\t":  # tables of sentences: a quotation mark is a quotation mark
-        reader = csv.DictReader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.DictReader(text, delimiter=delimiter)
-    try:
-        for row in reader:
-            yield reader.line_num, {key: value for key, value in row.items() if key is not None}
-    except csv.Error as error:
-        raise CorpusError(f"{path}, line {reader.reader.line_num}: {error}") from error
+    """A table's rows by column name, with their line numbers; its first line names the columns, and a row is a line.
+
+    Cells that a row lacks are None. Raises CorpusError with the number of a line that has more cells than columns, or
+    a quotation mark that opens a cell and does not close it.
+    """
+    # Tables with tabs are of sentences: a quotation mark is a quotation mark.
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    columns: list[str] = []
+    for number, line in lines(path):
+        try:
+            cells = next(csv.reader([line], delimiter=delimiter, quoting=quoting, strict=True))
+        except csv.Error as error:
+            raise CorpusError(f"{path}, line {number}: {_QUOTED if 'end of data' in str(error) else error}") from error
+        if not columns:
+            columns = cells
+            if twice := [name for name in columns if columns.count(name) > 1]:
+                raise CorpusError(f"{path}, line {number}: two columns are called {twice[0]!r}")
+            continue
+        if len(cells) > len(columns):
+            sign = "tab" if delimiter == "\t" else "comma that is not between quotation marks"
+            surplus = ", ".join(map(repr, cells[len(columns) :]))
+            raise CorpusError(
+                f"{path}, line {number}: {len(cells)} cells for {len(columns)} columns, a {sign} too many; "
+                f"the surplus: {surplus}"
+            )
+        yield number, dict(zip(columns, [*cells, *[None] * (len(columns) - len(cells))], strict=True))
 
 
 def seconds_of(value: Any) -> float:

@@ -16,6 +16,7 @@ import torch
 from asr import recipe, runtime
 from asr.data.batches import load_batches, text_of
 from asr.data.corpora import open_corpora
+from asr.data.remarks import remarks
 from asr.model.acoustic import AcousticModel
 from asr.model.criterion import ctc_loss
 from asr.records import Batch, Rejection
@@ -84,12 +85,13 @@ class LexiconReport:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
     """All that ``asr check`` found. ``shared`` maps pairs of splits to the speakers they have in common; ``lexicon`` is
-    there where units are phones."""
+    there where units are phones; ``remarks`` are what may be wrong with corpora that read well."""
 
     alphabet: tuple[str, ...]
     lexicon: LexiconReport | None
     splits: tuple[SplitReport, ...]
     shared: dict[tuple[str, str], frozenset[str]]
+    remarks: tuple[str, ...]
     forecast: Forecast | None
 
 
@@ -145,6 +147,7 @@ def check(
         lexicon=_check_lexicon(settings, tokeniser, root) if isinstance(tokeniser, PhoneTokeniser) else None,
         splits=tuple(reports),
         shared=shared,
+        remarks=tuple(remarks({r.name: open_corpora(getattr(settings.corpora, r.name), root) for r in reports})),
         forecast=forecast,
     )
 
@@ -227,6 +230,8 @@ def render(report: Preflight) -> list[Any]:
     for (a, b), speakers in report.shared.items():
         names = ", ".join(sorted(speakers)[:10])
         line(f"warning: {len(speakers)} speakers are in both {a} and {b} ({names}): error rates on {b} will flatter")
+    for remark in report.remarks:
+        line(f"warning: {remark}")
     if report.forecast:
         forecast = report.forecast
         line(
