@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from asr.cli import main
-from asr.score.compare import score
+from asr.score.compare import Rules, score
 from asr.score.edits import count
 from asr.score.glm import read_glm
 from asr.score.graphs import align, word_graph
@@ -138,7 +138,7 @@ def write(path: Path, *lines: str) -> Path:
 
 def scored(ref: Path, hyp: Path, **options) -> Counts:
     references = read_references(ref)
-    [system] = score(references, [read_hypotheses(hyp, references)], **{"normalisation": "lower", **options})
+    [system] = score(references, [read_hypotheses(hyp, references)], Rules(**{"normalisation": "lower", **options}))
     words = system.words
     return words.hits, words.substitutions, words.deletions, words.insertions
 
@@ -256,7 +256,8 @@ OWN_TESTS = [
 def test_the_files_of_sclites_own_tests_count_as_sclite_counts_them(ref, ref_form, hyp, hyp_form, _options, sclite):
     folder = SCTK / "src" / "sclite" / "testdata"
     references = read_references(folder / ref, ref_form)
-    [system] = score(references, [read_hypotheses(folder / hyp, references, hyp_form)], "lower", fragments=True)
+    rules = Rules(normalisation="lower", fragments=True)
+    [system] = score(references, [read_hypotheses(folder / hyp, references, hyp_form)], rules)
     words = system.words
     assert (words.hits, words.substitutions, words.deletions, words.insertions) == sclite
 

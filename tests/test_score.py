@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from asr.cli import main
 from asr.errors import CorpusError, MissingExtraError
 from asr.records import ErrorCounts
-from asr.score.compare import compare
+from asr.score.compare import Rules, compare
 from asr.score.compare import score as score_systems
 from asr.score.edits import align_characters, align_words, character_errors, count, error_slots, unit_of, word_errors
 from asr.score.transcripts import read_hypotheses, read_references
@@ -149,7 +149,9 @@ def texts(folder: Path, name: str, by_id: dict[str, str], **more) -> Path:
 def score(folder: Path, said: dict[str, str], *systems: dict[str, str], normalisation="basic"):
     references = read_references(texts(folder, "ref", said))
     files = [texts(folder, f"system{n}", system) for n, system in enumerate(systems)]
-    return score_systems(references, [read_hypotheses(file, references) for file in files], normalisation)
+    return score_systems(
+        references, [read_hypotheses(file, references) for file in files], Rules(normalisation=normalisation)
+    )
 
 
 SAID = {"u1": "one two three", "u2": "four five", "u3": ""}
@@ -429,6 +431,7 @@ def test_each_mistake_is_one_sentence_that_names_and_counts_and_exit_code_1(tmp_
             [good, hyp("e.ctm", "u1 A * * <ALT_BEGIN>", "u1 A 0 1 a")],
             "e.ctm: alternatives begin in u1 A and do not end",
         ),
+        ([stm, hyp("f.ctm", "t A 1 1 {")], "f.ctm (CTM), t A 1-2: an opening brace without a closing one"),
         ([good, lower, "--glm", hyp("a.glm", ";;", "A => B")], "a.glm is for references in NIST's forms"),
         ([stm, ctm, "--glm", hyp("b.glm", ";;", "", "A B")], "b.glm, line 3: expected FOUND => WRITTEN; found A B"),
         ([good, hyp("b.trn", "a b u1")], "b.trn, line 1: expected words and an id in brackets; found a b u1"),

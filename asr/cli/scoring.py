@@ -69,7 +69,8 @@ def score(
 
     references = read_references(reference, form)
     read = [read_hypotheses(path, references, form) for path in hypotheses]
-    systems = compare.score(references, read, normalisation, fragments=fragments, glm=glm, language=language)
+    rules = compare.Rules(normalisation=normalisation, language=language, fragments=fragments, glm=glm)
+    systems = compare.score(references, read, rules)
     comparisons = compare.compare(systems)
     unit = systems[0].unit
     said = systems[0].counts(unit).reference_length

@@ -21,7 +21,7 @@ from asr.records import ErrorCounts
 from asr.score import significance
 from asr.score.edits import Unit, align_characters, error_slots
 from asr.score.forms import FORMS, NIST_FORMS, Transcripts, listed
-from asr.score.glm import Purpose, read_glm
+from asr.score.glm import GlobalMap, Purpose, read_glm
 from asr.score.graphs import WordGraph, plain_graph, word_graph
 from asr.score.significance import Interval
 from asr.score.system import System, aligned, aligned_graphs
@@ -112,90 +112,113 @@ def _p(p: float | None) -> str:
 # -------------------------------------------------------------------------------------------------------- scoring
 
 
-def score(
-    references: Transcripts,
-    hypotheses: Sequence[Transcripts],
-    normalisation: Normalisation = "basic",
-    *,
-    fragments: bool = False,
-    glm: Path | None = None,
-    language: str = "",
-) -> list[System]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What is made alike before texts are compared, and what NIST's notation forgives.
+
+    ``language`` is tr or az, whose small letters are their own. Of NIST's forms alone: ``fragments`` are right where
+    the other word begins as they do (sclite's -F), and the rules of the global map file ``glm`` come before all else.
+    """
+
+    normalisation: Normalisation = "basic"
+    language: str = ""
+    fragments: bool = False
+    glm: Path | None = None
+
+    @property
+    def form(self) -> str:
+        """As ``normalise`` takes it."""
+        return f"{_FORMS[self.normalisation]} {self.language}".rstrip()
+
+    def texts(self, transcripts: Transcripts) -> dict[str, str]:
+        """A file's texts by id, in lower case where they are to be spelled out and all are in capitals, which then say
+        nothing of what is spelled out."""
+        texts = {line.id: line.text for line in transcripts.lines}
+        if self.normalisation == "spelled" and not any(c.islower() for text in texts.values() for c in text):
+            return {id: text.lower() for id, text in texts.items()}
+        return texts
+
+    def normalised(self, transcripts: Transcripts) -> dict[str, str]:
+        return {id: normalise(text, self.form) for id, text in self.texts(transcripts).items()}
+
+    def graphs(self, transcripts: Transcripts, purpose: Purpose) -> dict[str, WordGraph]:
+        """A file's texts by id, read as NIST's notation where its form has that. Raises CorpusError where braces do not
+        match."""
+        if self.glm:
+            transcripts = _mapped(transcripts, read_glm(self.glm, transcripts.form, purpose))
+        if transcripts.form not in NIST_FORMS:
+            return {id: plain_graph(text) for id, text in self.normalised(transcripts).items()}
+        graphs = {}
+        for id, text in self.texts(transcripts).items():
+            try:
+                graphs[id] = word_graph(text, self.form, fragments=self.fragments)
+            except ValueError as error:
+                raise CorpusError(f"{transcripts}, {id}: {error}; found {text}") from error
+        return graphs
+
+
+def score(references: Transcripts, hypotheses: Sequence[Transcripts], rules: Rules | None = None) -> list[System]:
     """Each file of hypotheses as a system, called by its stem (by its path, where two have one stem).
 
     A reference that is empty once normalised counts every hypothesis word as an insertion, an empty hypothesis every
     reference word as a deletion; characters are Unicode code points after normalisation. References in NIST's forms
-    are aligned as sclite aligns them, with ``fragments`` as with its option -F (see ``graphs.align``); the rules of
-    the global map file ``glm`` are applied to both before anything else. Turkish and Azeri are a ``language`` of their
-    own, tr and az, for small letters. Raises
-    CorpusError where ids do not match, where the references hold no word, or where texts are not written alike.
+    are aligned as sclite aligns them (``graphs.align``). Raises CorpusError where ids do not match, where the
+    references hold no word, or where texts are not written alike.
     """
+    rules = rules or Rules()
     names = _names([hypothesis.path for hypothesis in hypotheses])
     for hypothesis in hypotheses:
         _check_ids(references, hypothesis)
-    form = f"{_FORMS[normalisation]} {language}".rstrip()
-    if references.form in NIST_FORMS:
-        return _nist_systems(names, references, hypotheses, form, normalisation, fragments, glm)
-    if glm:
-        raise CorpusError(f"{glm} is for references in NIST's forms, TRN, STM and CTM; {references} is of another")
-    said = _normalised({line.id: line.text for line in references.lines}, form)
+    systems = (_nist_systems if references.form in NIST_FORMS else _systems)(names, references, hypotheses, rules)
+    if len(systems) > 1 and rules.normalisation in ("none", "lower"):
+        _check_writing({s.name: {u.line.id: u.hypothesis for u in s.utterances} for s in systems})
+    return systems
+
+
+def _systems(
+    names: Sequence[str], references: Transcripts, hypotheses: Sequence[Transcripts], rules: Rules
+) -> list[System]:
+    if rules.glm:
+        raise CorpusError(
+            f"{rules.glm} is for references in NIST's forms, TRN, STM and CTM; {references} is of another"
+        )
+    said = rules.normalised(references)
     if not any(said.values()):
-        raise _nothing_said(references, normalisation)
-    recognised = [_normalised({line.id: line.text for line in h.lines}, form) for h in hypotheses]
+        raise _nothing_said(references, rules)
     for hypothesis in hypotheses:
-        _check_origin(references, said, hypothesis, form)
-    if len(hypotheses) > 1 and normalisation in ("none", "lower"):
-        _check_writing(dict(zip(names, recognised, strict=True)))
+        _check_origin(references, said, hypothesis, rules)
     lines = [replace(line, text=said[line.id]) for line in references.lines]
+    recognised = map(rules.normalised, hypotheses)
     return [
         aligned(name, lines, [texts[line.id] for line in lines]) for name, texts in zip(names, recognised, strict=True)
     ]
 
 
 def _nist_systems(
-    names: Sequence[str],
-    references: Transcripts,
-    hypotheses: Sequence[Transcripts],
-    form: str,
-    normalisation: Normalisation,
-    fragments: bool,
-    glm: Path | None,
+    names: Sequence[str], references: Transcripts, hypotheses: Sequence[Transcripts], rules: Rules
 ) -> list[System]:
-    said = _graphs(_mapped(references, glm, "ref"), form, fragments)
+    said = rules.graphs(references, "ref")
     if not any(graph.places for graph in said.values()):
-        raise _nothing_said(references, normalisation)
+        raise _nothing_said(references, rules)
     systems = []
     for name, hypothesis in zip(names, hypotheses, strict=True):
-        heard = _graphs(_mapped(hypothesis, glm, "hyp"), form, fragments)
+        heard = rules.graphs(hypothesis, "hyp")
         _check_sizes(references, said, heard)
         ids = [line.id for line in references.lines]
         graphs = [said[id] for id in ids], [heard[id] for id in ids]
-        systems.append(aligned_graphs(name, references.lines, *graphs, fragments=fragments))
-    if len(hypotheses) > 1 and normalisation in ("none", "lower"):
-        _check_writing({s.name: {u.line.id: u.hypothesis for u in s.utterances} for s in systems})
+        systems.append(aligned_graphs(name, references.lines, *graphs, fragments=rules.fragments))
     return systems
 
 
-def _mapped(transcripts: Transcripts, glm: Path | None, purpose: Purpose) -> Transcripts:
-    if glm is None:
-        return transcripts
-    rules = read_glm(glm, transcripts.form, purpose)
+def _mapped(transcripts: Transcripts, rewrite: GlobalMap) -> Transcripts:
     by_word = transcripts.form == "ctm"  # a word of a CTM is a record by itself
     return replace(
         transcripts,
         lines=tuple(
-            replace(line, text=" ".join(map(rules, line.text.split())) if by_word else rules(line.text))
+            replace(line, text=" ".join(map(rewrite, line.text.split())) if by_word else rewrite(line.text))
             for line in transcripts.lines
         ),
     )
-
-
-def _graphs(transcripts: Transcripts, form: str, fragments: bool) -> dict[str, WordGraph]:
-    """A file's texts by id, read as NIST's notation where its form has that."""
-    texts = _spelled_apart({line.id: line.text for line in transcripts.lines}, form)
-    if transcripts.form in NIST_FORMS:
-        return {id: word_graph(text, form, fragments=fragments) for id, text in texts.items()}
-    return {id: plain_graph(normalise(text, form)) for id, text in texts.items()}
 
 
 def _check_sizes(references: Transcripts, said: dict[str, WordGraph], heard: dict[str, WordGraph]) -> None:
@@ -207,9 +230,9 @@ def _check_sizes(references: Transcripts, said: dict[str, WordGraph], heard: dic
             )
 
 
-def _nothing_said(references: Transcripts, normalisation: Normalisation) -> CorpusError:
+def _nothing_said(references: Transcripts, rules: Rules) -> CorpusError:
     return CorpusError(
-        f"{references} holds no words ({normalisation} normalisation): there is nothing to score against"
+        f"{references} holds no words ({rules.normalisation} normalisation): there is nothing to score against"
     )
 
 
@@ -280,18 +303,6 @@ def _adjusted(compared: list[Comparison]) -> list[Comparison]:
     ]
 
 
-def _normalised(texts: dict[str, str], form: str) -> dict[str, str]:
-    return {id: normalise(text, form) for id, text in _spelled_apart(texts, form).items()}
-
-
-def _spelled_apart(texts: dict[str, str], form: str) -> dict[str, str]:
-    """A file's texts by id, in lower case where all of it is in capitals, which then say nothing of what is spelled
-    out."""
-    if not form.startswith("spelled") or any(c.islower() for text in texts.values() for c in text):
-        return texts
-    return {id: text.lower() for id, text in texts.items()}
-
-
 # --------------------------------------------------------------------------------------------- what cannot be scored
 
 
@@ -320,9 +331,10 @@ def _check_ids(references: Transcripts, hypotheses: Transcripts) -> None:
         raise CorpusError(f"{hypotheses} against {references}: {'; '.join(faults)}")
 
 
-def _check_origin(references: Transcripts, said: dict[str, str], hypotheses: Transcripts, form: str) -> None:
+def _check_origin(references: Transcripts, said: dict[str, str], hypotheses: Transcripts, rules: Rules) -> None:
     """Hypotheses that carry the reference they were written with, and carry another than ours."""
-    against = _normalised({line.id: line.against for line in hypotheses.lines if line.against is not None}, form)
+    carried = [replace(line, text=line.against) for line in hypotheses.lines if line.against is not None]
+    against = rules.normalised(replace(hypotheses, lines=tuple(carried)))
     other = [line for line in hypotheses.lines if line.id in against and against[line.id] != said[line.id]]
     if other:
         line = other[0]
