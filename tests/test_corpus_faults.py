@@ -362,7 +362,7 @@ def test_a_recording_in_two_splits_is_remarked_on(tmp_path):
                 "d/text, line 4: u3 has a text and no segment",
             ],
         ),
-        ("truncated-wav-unsaid", ["m.csv, line 2: it ends 4.47 s past the end of", "trunc.wav, which has 2.23 s"]),
+        ("truncated-wav-unsaid", ["train: 1 unreadable", "m-000002:", "trunc.wav"]),
         ("fuzz-lhotse-duration-null", ["c.jsonl, line 1: expected a duration in seconds, found None"]),
         ("fuzz-lhotse-json-deep", ["c.jsonl, line 1: not a lhotse cut"]),
         ("fuzz-lhotse-mixed-empty", ["c.jsonl, line 1: not a lhotse cut"]),

@@ -5,17 +5,21 @@ from __future__ import annotations
 import base64
 import functools
 import json
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asr import recipe
+from asr.data.batches import text_of
+from asr.decode.decoder import read_lexicon
 from asr.errors import TextError
 from asr.records import BLANK, ErrorCounts
 from asr.score.edits import character_errors, word_errors
 from asr.text.normalise import normalise
 from asr.text.tokenise import CharacterTokeniser, Tokeniser, build_tokeniser, tokeniser_from_json
+from asr.transcribe.alignment import spell
 
 SENTENCES = ["the quick brown fox jumps over the lazy dog", "well hello world", "grüße aus köln"]
 SPELLED = " " + "".join(sorted(set("".join(SENTENCES)) - {" "}))
@@ -110,6 +114,17 @@ def test_turkish_and_azeri_have_two_letters_i(language):
     assert normalise("ISLIK", "words de") == "islik"
     assert recipe.Text(language=language).form == f"words {language}"
     assert recipe.Sentences(train=("a.txt",), normalise="lower", language=language).form == f"lower {language}"
+
+
+def test_training_alignment_and_lexicons_ask_for_the_recipes_form(tmp_path):
+    form = recipe.Text(language="tr").form
+    cut = SimpleNamespace(supervisions=[SimpleNamespace(text="ISLIK ‘İyi’")])
+    assert text_of(cut, form) == "ıslık iyi"
+    tokeniser = build_tokeniser(recipe.Characters(), ["ıslık iyi"])
+    spelled = spell("ISLIK ‘İyi’", tokeniser, form)
+    assert tokeniser.decode(spelled.tokens) == "ıslık iyi"
+    (tmp_path / "words.txt").write_text("ISLIK\nİyi\n")
+    assert read_lexicon(tmp_path / "words.txt", form) == ["ıslık", "iyi"]
 
 
 # ------------------------------------------------------------------------------------------------- tokenisers
