@@ -153,6 +153,20 @@ def test_the_confusions_are_counted(tmp_path):
     assert "b → x" in page.text
 
 
+def test_where_words_are_not_spaced_the_page_counts_characters(tmp_path):
+    lines = [Line(id=f"u{n}", text="今天天气很好", speaker=f"s{n % 2}", duration=2.0) for n in range(10)]
+    write_report(tmp_path / "page.html", "a title", [aligned("A", lines, ["今天天汽很好"] * 9 + ["今天天气很好"])])
+    page = (tmp_path / "page.html").read_text()
+    assert "15.00&nbsp;%" in page
+    assert "character error rate" in page
+    assert "word error rate" not in page
+    assert "60</b>" in page
+    assert "characters in 10 utterances, 1 of them without error" in page
+    assert "CER by speaker" in page
+    assert '今天天<span class="s"><s>气</s> <u>汽</u></span>很好' in page
+    assert "Words confused" not in page
+
+
 def test_hostile_texts_stay_texts(tmp_path):
     evil = "<script>alert(1)</script> </p> &amp; \"' {{ 7 * 7 }}"
     score = aligned(evil, [Line(id=evil, text=evil, speaker=evil, duration=1.0)] * 2, [evil, "x"])

@@ -338,7 +338,7 @@ def evaluate(
             f"{counts.substitutions} substituted, {counts.deletions} deleted, {counts.insertions} inserted"
         )
         for utterance in system.worst()[:worst]:
-            click.echo(f"  {utterance.line.id} ({utterance.words.errors} errors)")
+            click.echo(f"  {utterance.line.id} ({utterance.counts(system.unit).errors} errors)")
             click.echo(f"    ref: {utterance.line.text}")
             click.echo(f"    hyp: {utterance.hypothesis}")
         for rejection in score.unreadable:

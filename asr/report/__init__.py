@@ -18,7 +18,7 @@ from asr.decode.calibration import Reliability, reliability_figure
 from asr.report import figures
 from asr.report.pages import render
 from asr.score.compare import Comparison
-from asr.score.edits import Edit, align_characters
+from asr.score.edits import Edit, Unit, align_characters
 from asr.score.system import ScoredLine, System
 
 if TYPE_CHECKING:
@@ -51,16 +51,18 @@ class Shown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fold:
-    """Utterances in a row, by falling number of errors; ``first`` is the place of the first among all, from 1."""
+    """Utterances in a row, by falling number of errors in ``unit``; ``first`` is the place of the first among all, from
+    1."""
 
     shown: tuple[Shown, ...]
+    unit: Unit
     first: int
     open: bool
 
     @property
     def title(self) -> str:
         """ "Utterances 21 to 120: 1 to 3 errors each"."""
-        counts = [each.utterance.words.errors for each in self.shown]
+        counts = [each.utterance.counts(self.unit).errors for each in self.shown]
         low, high = min(counts), max(counts)
         if self.open:
             return ("For comparison, without error" if self.first > 1 else "Without error") if high == 0 else ""
@@ -103,8 +105,8 @@ def confused_words(system: System, kind: str) -> list[Confusion]:
 
 
 def confused_characters(system: System) -> list[Confusion]:
-    """The most frequent errors of characters of any kind, in the utterances that have word errors."""
-    wrong = [u for u in system.utterances if u.words.errors]
+    """The most frequent errors of characters of any kind, in the utterances that have errors."""
+    wrong = system.worst()
     alignments = align_characters([u.line.text for u in wrong], [u.hypothesis for u in wrong])
     return _most(Counter(edit for edits in alignments for edit in edits if edit.kind != "hit"))
 
@@ -126,26 +128,32 @@ def _section(system: System, number: int, clips: Mapping[str, Clip]) -> dict[str
     return {
         "number": number,
         "system": system,
-        "interval": system.interval(),
-        "interval_by_speaker": system.interval_by_speaker(),
+        "interval": system.interval(system.unit),
+        "interval_by_speaker": system.interval_by_speaker(system.unit),
         "plots": {
             name: figures.as_svg(figure, f"{name} {number}") for name, figure in plots.items() if figure is not None
         },
         "confused": {
-            "Words confused": confused_words(system, "substitution"),
-            "Words left out": confused_words(system, "deletion"),
-            "Words put in": confused_words(system, "insertion"),
+            **(_confused_words(system) if system.unit == "word" else {}),
             "Characters": confused_characters(system),
         },
         "folds": list(_folds(system, clips)),
         "clips": len(clips),
         "pictures": sum(1 for clip in clips.values() if clip.picture),
-        "right": sum(1 for u in system.utterances if not u.words.errors),
+        "right": len(system.utterances) - len(system.worst()),
+    }
+
+
+def _confused_words(system: System) -> dict[str, list[Confusion]]:
+    return {
+        "Words confused": confused_words(system, "substitution"),
+        "Words left out": confused_words(system, "deletion"),
+        "Words put in": confused_words(system, "insertion"),
     }
 
 
 def _folds(system: System, clips: Mapping[str, Clip]) -> Iterator[Fold]:
-    worst, right = system.worst(), [u for u in system.utterances if not u.words.errors]
+    worst, right = system.worst(), [u for u in system.utterances if not u.counts(system.unit).errors]
     pictured = {id for id, clip in clips.items() if clip.picture}
     drawn = [u for u in right if u.line.id in pictured]
     others = [u for u in right if u.line.id not in pictured]
@@ -153,15 +161,18 @@ def _folds(system: System, clips: Mapping[str, Clip]) -> Iterator[Fold]:
     first = 1
     for place, part in enumerate([worst[:OPEN], drawn, *folded]):
         if part:
-            shown = tuple(Shown(utterance=u, runs=_runs(u), clip=clips.get(u.line.id)) for u in part)
-            yield Fold(shown=shown, first=first, open=place < 2)
+            shown = tuple(Shown(utterance=u, runs=_runs(u, system.unit), clip=clips.get(u.line.id)) for u in part)
+            yield Fold(shown=shown, unit=system.unit, first=first, open=place < 2)
         first += len(part)
 
 
-def _runs(utterance: ScoredLine) -> tuple[tuple[bool, tuple[Edit, ...]], ...]:
-    """Stretches of right words, which the page writes as plain text, and single errors."""
+def _runs(utterance: ScoredLine, unit: Unit) -> tuple[tuple[bool, tuple[Edit, ...]], ...]:
+    """Stretches of right words (or characters), which the page writes as plain text, and single errors."""
+    alignment = utterance.alignment
+    if unit == "character":
+        [alignment] = align_characters(["".join(utterance.line.text.split())], ["".join(utterance.hypothesis.split())])
     runs: list[tuple[bool, tuple[Edit, ...]]] = []
-    for right, edits in itertools.groupby(utterance.alignment, key=lambda edit: edit.kind == "hit"):
+    for right, edits in itertools.groupby(alignment, key=lambda edit: edit.kind == "hit"):
         run = tuple(edits)
         runs += [(True, run)] if right else [(False, (edit,)) for edit in run]
     return tuple(runs)

@@ -25,12 +25,12 @@ COLOURS = {HIT: "currentColor", _ACCENT: "var(--accent)", SUBSTITUTION: "var(--s
 
 
 def by_speaker(system: System) -> Figure | None:
-    """Each speaker's WER with its interval, the worst on top; None where fewer than two are known."""
-    groups = _grouped([(u.line.speaker, u) for u in system.utterances])
+    """Each speaker's error rate with its interval, the worst on top; None where fewer than two are known."""
+    groups = _grouped(system, [(u.line.speaker, u) for u in system.utterances])
     if len(groups) < 2:
         return None
     if len(groups) > MOST_SPEAKERS:
-        return _distribution([rate for rate, _, _ in groups.values()], system.words.rate)
+        return _distribution([rate for rate, _, _ in groups.values()], system)
     names = sorted(groups, key=lambda name: groups[name][0])
     figure, axes = new_figure(4.6, 1.1 + 0.22 * len(names))
     places = range(len(names))
@@ -38,8 +38,8 @@ def by_speaker(system: System) -> Figure | None:
     axes.hlines(places, *_ends([groups[name] for name in names]), color=_ACCENT, alpha=0.5)
     axes.plot(rates, places, "o", color=_ACCENT, clip_on=False)
     axes.set_yticks(places, [f"{name} ({groups[name][2]})" for name in names], parse_math=False)
-    axes.set(xlabel="WER", xlim=(0, None), ylim=(-0.7, len(names) - 0.3))
-    axes.axvline(system.words.rate, color="#000000", linewidth=0.8, linestyle=":")
+    axes.set(xlabel=system.rate_name, xlim=(0, None), ylim=(-0.7, len(names) - 0.3))
+    axes.axvline(system.counts(system.unit).rate, color="#000000", linewidth=0.8, linestyle=":")
     axes.xaxis.set_major_formatter(_percent())
     axes.locator_params(axis="x", nbins=5)
     axes.grid(axis="x", alpha=0.2)
@@ -47,18 +47,18 @@ def by_speaker(system: System) -> Figure | None:
 
 
 def by_duration(system: System) -> Figure | None:
-    """The WER in bands of duration with its intervals; None where durations are not known."""
+    """The error rate in bands of duration with its intervals; None where durations are not known."""
     timed = sorted((u for u in system.utterances if u.line.duration is not None), key=lambda u: u.line.duration or 0)
     if not timed:
         return None
-    groups = _grouped([(u.duration_band, u) for u in timed])
+    groups = _grouped(system, [(u.duration_band, u) for u in timed])
     figure, axes = new_figure(4.6, 3.2)
     places = range(len(groups))
     axes.vlines(places, *_ends(list(groups.values())), color=_ACCENT, alpha=0.5)
     axes.plot(places, [rate for rate, _, _ in groups.values()], "o", color=_ACCENT, clip_on=False)
     axes.set_xticks(places, [f"{name}\n({count})" for name, (_, _, count) in groups.items()], parse_math=False)
-    axes.set(ylabel="WER", ylim=(0, None), xlim=(-0.5, len(groups) - 0.5))
-    axes.axhline(system.words.rate, color="#000000", linewidth=0.8, linestyle=":")
+    axes.set(ylabel=system.rate_name, ylim=(0, None), xlim=(-0.5, len(groups) - 0.5))
+    axes.axhline(system.counts(system.unit).rate, color="#000000", linewidth=0.8, linestyle=":")
     axes.yaxis.set_major_formatter(_percent())
     axes.grid(axis="y", alpha=0.2)
     return figure
@@ -82,19 +82,20 @@ def as_svg(figure: Figure, name: str) -> str:
 
 
 Rate = tuple[float, Interval | None, int]
-"""A pooled WER, its interval, and of how many utterances."""
+"""A pooled error rate, its interval, and of how many utterances."""
 
 
-def _grouped(labelled: Sequence[tuple[str, ScoredLine]]) -> dict[str, Rate]:
+def _grouped(system: System, labelled: Sequence[tuple[str, ScoredLine]]) -> dict[str, Rate]:
     groups: dict[str, list[ScoredLine]] = defaultdict(list)
     for label, utterance in labelled:
         if label:
             groups[label].append(utterance)
-    parts = {label: System(name=label, utterances=tuple(some)) for label, some in groups.items()}
+    unit = system.unit
+    parts = {label: System(name=label, utterances=tuple(some), unit=unit) for label, some in groups.items()}
     return {
-        label: (part.words.rate, part.interval(), len(part.utterances))
+        label: (part.counts(unit).rate, part.interval(unit), len(part.utterances))
         for label, part in parts.items()
-        if part.words.reference_length
+        if part.counts(unit).reference_length
     }
 
 
@@ -105,11 +106,11 @@ def _ends(rates: Sequence[Rate]) -> tuple[list[float], list[float]]:
     )
 
 
-def _distribution(rates: Sequence[float], whole: float) -> Figure:
+def _distribution(rates: Sequence[float], system: System) -> Figure:
     figure, axes = new_figure(4.6, 3.2)
     axes.hist(rates, bins=min(30, len(rates) // 2), color=_ACCENT, alpha=0.7)
-    axes.set(xlabel="WER", ylabel="speakers", xlim=(0, None))
-    axes.axvline(whole, color="#000000", linewidth=0.8, linestyle=":")
+    axes.set(xlabel=system.rate_name, ylabel="speakers", xlim=(0, None))
+    axes.axvline(system.counts(system.unit).rate, color="#000000", linewidth=0.8, linestyle=":")
     axes.xaxis.set_major_formatter(_percent())
     return figure
 

@@ -38,6 +38,9 @@ class ScoredLine:
     characters: ErrorCounts
     confidences: tuple[float, ...] = ()
 
+    def counts(self, unit: Unit) -> ErrorCounts:
+        return self.words if unit == "word" else self.characters
+
     @property
     def duration_band(self) -> str:
         """ "2 to 5 s"; empty where the duration is not known."""
@@ -80,9 +83,14 @@ class System:
     def counts(self, unit: Unit) -> ErrorCounts:
         return self.words if unit == "word" else self.characters
 
+    @property
+    def rate_name(self) -> str:
+        """Of the headline."""
+        return "WER" if self.unit == "word" else "CER"
+
     def errors_in(self, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
         """Errors (N,) and the reference's units (N,) of each utterance."""
-        counts = [u.words if unit == "word" else u.characters for u in self.utterances]
+        counts = [u.counts(unit) for u in self.utterances]
         return np.array([c.errors for c in counts]), np.array([c.reference_length for c in counts])
 
     @property
@@ -120,9 +128,10 @@ class System:
         return f"CER {headline}  WER {self.words.rate:.2%}"
 
     def worst(self) -> list[ScoredLine]:
-        """The utterances that have word errors, the most first."""
-        wrong = (u for u in self.utterances if u.words.errors)
-        return sorted(wrong, key=lambda u: (-u.words.errors, -u.words.rate, u.line.id))
+        """The utterances that have errors of the headline's unit, the most first."""
+        counted = [(u.counts(self.unit), u) for u in self.utterances]
+        wrong = [(counts, u) for counts, u in counted if counts.errors]
+        return [u for _, u in sorted(wrong, key=lambda pair: (-pair[0].errors, -pair[0].rate, pair[1].line.id))]
 
     def groups(self) -> dict[str, dict[str, Group]]:
         """Errors by "corpus", "speaker", "duration" and "noise", each where the reference tells."""
