@@ -66,11 +66,15 @@ class LanguageModelCheckpoint:
 def save_description(directory: Path, settings: recipe.Section, tokeniser: Tokeniser) -> None:
     """Writes tokenizer.json and, last, recipe.yaml: all of the directory but weights and results."""
     if isinstance(tokeniser, PhoneTokeniser):
-        write_lexicon(tokeniser.lexicon.within(tokeniser.tokens), directory / PRONUNCIATIONS)
+        save_lexicon(directory, tokeniser)
     with runtime.replacing(directory / "tokenizer.json") as file:
         file.write(tokeniser.to_json())
     with runtime.replacing(directory / "recipe.yaml") as file:
         file.write(reading.dump_recipe(settings))
+
+
+def save_lexicon(directory: Path, tokeniser: PhoneTokeniser) -> None:
+    write_lexicon(tokeniser.lexicon.within(tokeniser.tokens), directory / PRONUNCIATIONS)
 
 
 def save_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:

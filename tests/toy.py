@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import signal
@@ -49,6 +50,12 @@ def write_corpus(folder: Path, utterances: int, *, seed: int = 0, name: str = "t
     manifest = folder / f"{name}.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return manifest
+
+
+def write_lexicon(path: Path) -> None:
+    """Every toy word, letter by letter; "a" may also be said as "b" is."""
+    words = [letters for k in (1, 2, 3) for letters in itertools.product("abc", repeat=k)]
+    path.write_text("".join(f"{''.join(word)} {' '.join(word).upper()}\n" for word in words) + "a B\n")
 
 
 def recipe(**sections: object) -> dict[str, object]:

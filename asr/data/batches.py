@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ class Utterances(torch.utils.data.Dataset[Batch]):
 
     ``emission_frames`` maps samples to the model's emission frames; ``featurise`` computes features in the loader.
     ``seconds`` are the shortest and the longest utterance taken. ``decoded`` keeps recordings from epoch to epoch.
+    ``spelled`` are the tokens of some utterances, by id, in place of the tokeniser's.
     """
 
     sample_rate: int
@@ -71,6 +72,7 @@ class Utterances(torch.utils.data.Dataset[Batch]):
     featurise: Callable[[np.ndarray], np.ndarray] | None = None
     seconds: tuple[float, float] = (0.0, float("inf"))
     decoded: DecodedAudio | None = None
+    spelled: Mapping[str, Sequence[int]] | None = None
 
     def __getitem__(self, cuts: Any) -> Batch:
         loaded: list[Utterance] = []
@@ -92,7 +94,8 @@ class Utterances(torch.utils.data.Dataset[Batch]):
             if not text:
                 raise _Refused("empty text", "its text is empty")
             try:
-                tokens = self.tokeniser.encode(text)
+                spelled = (self.spelled or {}).get(cut.id)
+                tokens = self.tokeniser.encode(text) if spelled is None else list(spelled)
             except TextError as error:
                 raise _Refused("outside the alphabet", str(error)) from error
         shortest, longest = self.seconds

@@ -339,10 +339,15 @@ class Intermediate(Section):
 
 class Training(TrainerSettings):
     """``keep_audio`` keeps decoded recordings in memory from epoch to epoch; ``auto`` where they fit in a quarter of
-    what is free."""
+    what is free.
+
+    ``choose_pronunciations`` is the epoch, counted from 0, before which each utterance takes the pronunciations
+    that the model's own alignment prefers; before it, and with null, words are said the first way of the lexicon.
+    """
 
     criterion: Annotated[Ctc | CtcCrf, Field(discriminator="kind")] = Ctc()
     intermediate: Intermediate | None = None
+    choose_pronunciations: Count | None = 3
     max_batch_seconds: PositiveFloat = 64.0
     utterance_seconds: Annotated[tuple[Annotated[float, Field(ge=0)], PositiveFloat], LowToHigh] = (0.1, 40.0)
     buckets: Positive = 10

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from asr import recipe, runtime
+from asr import checkpoint, recipe, runtime
 from asr.decode.greedy import GreedyDecoder, blank_rate
 from asr.errors import TextError, TrainingError
 from asr.model.acoustic import AcousticModel
@@ -19,6 +19,7 @@ from asr.text.tokenise import PhoneTokeniser, Tokeniser, frames_needed
 from asr.train.loop import train
 from asr.train.monitor import Monitor
 from asr.train.prepare import TrainingCorpora, measure_statistics, prepare
+from asr.train.pronunciations import choose, load_choices, save_choices, spell, weighed
 from asr.train.state import DevFigures
 from asr.train.step import Loss
 from asr.transcribe.recogniser import recognise
@@ -37,7 +38,7 @@ def train_acoustic_model(
     model = untrained(settings, corpora.tokeniser).to(on)
     if settings.features.normalise == "global":
         measure_statistics(model, corpora)
-    return train(AcousticTask(model, corpora), settings.training, directory, seed=settings.seed)
+    return train(AcousticTask(model, corpora, directory), settings.training, directory, seed=settings.seed)
 
 
 def untrained(settings: recipe.Recipe, tokeniser: Tokeniser) -> AcousticModel:
@@ -49,18 +50,42 @@ def untrained(settings: recipe.Recipe, tokeniser: Tokeniser) -> AcousticModel:
 class AcousticTask:
     """The training loop's view of a recipe."""
 
-    def __init__(self, model: AcousticModel, corpora: TrainingCorpora) -> None:
+    def __init__(self, model: AcousticModel, corpora: TrainingCorpora, directory: Path) -> None:
         self.model = model
         self.corpora = corpora
         self.batches = corpora.batches
+        self._directory = directory
         self._settings = corpora.recipe.training.criterion
-        self._final = build_criterion(self._settings, corpora.transcripts(), len(corpora.tokeniser.tokens))
+        self._spelled: dict[str, list[int]] | None = None
+        self._final = self._build_criterion()
         self.criterion: Criterion = self._final
 
     def epoch(self, number: int, *, skip: int) -> Iterator[Batch]:
         begins = self._settings.from_epoch if isinstance(self._settings, recipe.CtcCrf) else 0
+        choosing = self.corpora.recipe.training.choose_pronunciations
+        if self._spelled is None and choosing is not None and number >= choosing:
+            self._spelled = self._choose_pronunciations()
+            self._final = self._build_criterion()
         self.criterion = self._final if number >= begins else ctc_loss
-        return self.corpora.train(number, skip)
+        return self.corpora.train(number, skip, self._spelled)
+
+    def _build_criterion(self) -> Criterion:
+        transcripts = self.corpora.transcripts(self._spelled)
+        return build_criterion(self._settings, transcripts, len(self.corpora.tokeniser.tokens))
+
+    def _choose_pronunciations(self) -> dict[str, list[int]]:
+        """The tokens of the utterances that have words of several pronunciations, as chosen now or before a stop."""
+        tokeniser = self.corpora.tokeniser
+        if not isinstance(tokeniser, PhoneTokeniser):
+            return {}
+        texts = self.corpora.texts()
+        choices = load_choices(self._directory)
+        if choices is None:
+            choices = choose(self.model, tokeniser, self.corpora.unaugmented())
+            tokeniser.lexicon = weighed(tokeniser.lexicon, texts, choices)
+            checkpoint.save_lexicon(self._directory, tokeniser)
+            save_choices(self._directory, choices)
+        return {id: spell(texts[id], choice, tokeniser) for id, choice in choices.items() if id in texts}
 
     def loss(self, model: AcousticModel, batch: Batch) -> Loss:
         return loss_of(model, batch, self.criterion, self.corpora.recipe.training.intermediate)
@@ -75,10 +100,11 @@ class AcousticTask:
         loss, labels, scored = 0.0, 0, 0
         for batch, emissions, hypotheses in recognise(model, GreedyDecoder(tokeniser), self.corpora.dev()):
             monitor.reject(batch)
-            texts = [best.text for best, *_ in hypotheses]
-            references = [_spoken(text, tokeniser) for text in batch.texts]
-            words += word_errors(references, texts)
-            characters += character_errors(references, texts)
+            for text, (best, *_) in zip(batch.texts, hypotheses, strict=True):
+                reference = _spoken(text, tokeniser)
+                if reference is not None:
+                    words += word_errors([reference], [best.text])
+                    characters += character_errors([reference], [best.text])
             scored += len(batch)
             spent, count = _dev_loss(self._final, emissions, batch.texts, tokeniser)
             loss, labels = loss + spent, labels + count
@@ -120,14 +146,14 @@ def loss_of(
     )
 
 
-def _spoken(text: str, tokeniser: Tokeniser) -> str:
-    """``text`` as greedy decoding may find it: in phones, where these are the units; empty where it has none."""
+def _spoken(text: str, tokeniser: Tokeniser) -> str | None:
+    """``text`` as greedy decoding may find it: in phones, where these are the units; None where a word has none."""
     if not isinstance(tokeniser, PhoneTokeniser):
         return text
     try:
         return tokeniser.decode(tokeniser.encode(text))
     except TextError:
-        return ""
+        return None
 
 
 def _dev_loss(

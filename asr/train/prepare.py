@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from asr.train.ngram import estimate, read_text
 from asr.transcribe.loading import plain_batches, utterances, workers
 
 FREE_TO_CHANGE = {"data", "decoder", "training.workers", "training.save_minutes", "training.keep_audio"}
-"""Recipe keys that may differ when a run is resumed: they move no weight."""
+"""Recipe keys, or sections, that may differ when a run is resumed: they move no weight."""
 STATISTICS_BATCHES = 100
 UNIGRAMS = "unigrams.ngrams"
 """The language model of a model directory of phones: the training text's words."""
@@ -46,8 +46,9 @@ class TrainingCorpora:
     batches: int
     seconds: float
 
-    def train(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """Augmented batches of one epoch, the first ``skip`` left out."""
+    def train(self, epoch: int, skip: int = 0, spelled: Mapping[str, list[int]] | None = None) -> Iterator[Batch]:
+        """Augmented batches of one epoch, the first ``skip`` left out. ``spelled`` are the tokens of some utterances,
+        by id, in place of the tokeniser's."""
         settings = self.recipe
         return load_batches(
             self.mixture.epoch(epoch),
@@ -58,6 +59,7 @@ class TrainingCorpora:
                 epoch=epoch,
                 seconds=settings.training.utterance_seconds,
                 decoded=self.decoded,
+                spelled=spelled,
             ),
             max_batch_seconds=settings.training.max_batch_seconds,
             buckets=settings.training.buckets,
@@ -67,11 +69,22 @@ class TrainingCorpora:
             skip=skip,
         )
 
-    def transcripts(self) -> Iterator[list[int]]:
-        """The training texts in tokens, each once, as far as they can be spelled."""
-        for cut in self.mixture.whole():
+    def unaugmented(self) -> Iterator[Batch]:
+        """The training set as it is."""
+        return plain_batches(self.recipe, self.mixture.whole(), decoded=self.decoded)
+
+    def texts(self) -> dict[str, str]:
+        """The training texts, normalised, by their utterances' ids."""
+        return {cut.id: text_of(cut, self.recipe.text.form) for cut in self.mixture.whole()}
+
+    def transcripts(self, spelled: Mapping[str, list[int]] | None = None) -> Iterator[list[int]]:
+        """The training texts in tokens, each once, as far as they can be spelled; ``spelled`` as in ``train``."""
+        for id, text in self.texts().items():
+            if spelled and id in spelled:
+                yield spelled[id]
+                continue
             with contextlib.suppress(TextError):
-                yield self.tokeniser.encode(text_of(cut, self.recipe.text.form))
+                yield self.tokeniser.encode(text)
 
     def dev(self) -> Iterator[Batch]:
         """The dev set as it is: nothing augmented, nothing refused but what cannot be read."""
@@ -154,7 +167,7 @@ def check_same(stored: recipe.Section, given: recipe.Section, directory: Path) -
     differing = [
         f"{key}: was {before!r}, is {after!r}"
         for key, before, after in _differences("", stored.model_dump(), given.model_dump())
-        if key not in FREE_TO_CHANGE
+        if not any(f"{key}.".startswith(f"{free}.") for free in FREE_TO_CHANGE)
     ]
     if differing:
         lines = "\n".join(f"  - {line}" for line in differing)
