@@ -414,3 +414,17 @@ def test_confidences_are_fitted_to_the_words_of_phones():
     dev = DevSet(emissions=said, references=("ab a", "ab b", "ba"), greedy=ErrorCounts())
     *_, chosen = tune(BeamDecoder(phones(), settings, knowledge), dev)
     assert chosen.settings.calibration != recipe.Calibration()
+
+
+def test_choices_that_the_language_model_has_forgotten_do_not_fill_the_beam():
+    """Each A is one of two words, which no later word will tell apart; the B is heard as a C at first."""
+    two = PhoneTokeniser(
+        "ABC",
+        lexicon({"a": {"A": 1.0}, "eh": {"A": 1.0}, "bc": {"B C": 1.0}, "ca": {"C A": 1.0}}),
+        recipe.Phones(kind="phones"),
+    )
+    case = spoken(two, "A . A . A . A . C . C", sure=1 - 1e-3)
+    case.log_probs[0, 16, [2, 3]] = torch.tensor([0.25, 0.75]).log()
+    unigrams = "\\data\\\nngram 1=6\n\n\\1-grams:\n-9 <s>\n-1 </s>\n-0.5 a\n-0.6 eh\n-1 bc\n-1 ca\n\n\\end\\\n"
+    [best] = decode(two, case, recipe.Beam(width=4), nbest=1, model=words_model(unigrams), alpha=1.0)
+    assert best.text == "a a a a bc"

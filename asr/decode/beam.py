@@ -38,6 +38,8 @@ WORK_A_THREAD = 400_000
 """Frames times width, without a language model: with less, some 2 ms, sharing costs more than it gains."""
 FUSED_WORK = 20
 """How much dearer a frame is with one, or more."""
+SPARE = 0.03
+"""Where n-best lists are asked for, so much counts of a prefix that is sure to stay behind another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +115,7 @@ class BeamDecoder:
         return ThreadPoolExecutor(self.threads)
 
     def begin(self) -> BeamSearch:
-        return BeamSearch(self.tokeniser, self.settings, self.knowledge)
+        return BeamSearch(self.tokeniser, self.settings, self.knowledge, nbest=self.nbest)
 
     def reset(self, settings: recipe.Beam, *, nbest: int = 1) -> BeamDecoder:
         """A decoder that knows the same, with other ``settings`` and weights."""
@@ -137,7 +139,7 @@ class BeamDecoder:
         return lists
 
     def _search(self, log_probs: np.ndarray, lengths: np.ndarray, nbest: int) -> list[tuple[Hypothesis, ...]]:
-        (tables, context), limits = _tables_of(self.knowledge), _limits(self.settings, log_probs.shape[2])
+        (tables, context), limits = _tables_of(self.knowledge), _limits(self.settings, log_probs.shape[2], nbest)
         readings, spelt = self.knowledge.core.search(log_probs, lengths, tables, context, limits, nbest)
         return _hypotheses(readings, spelt, self.tokeniser, self.knowledge.words)
 
@@ -147,15 +149,16 @@ class BeamSearch:
 
     revises = True
 
-    def __init__(self, tokeniser: Tokeniser, settings: recipe.Beam, knowledge: Knowledge) -> None:
+    def __init__(self, tokeniser: Tokeniser, settings: recipe.Beam, knowledge: Knowledge, *, nbest: int = 1) -> None:
         self._tokeniser = tokeniser
         self._tables, context = _tables_of(knowledge)
-        self._limits = _limits(settings, len(tokeniser.tokens))
         self._lstm, self._rescoring = None, None
         if knowledge.lstm is not None and settings.lstm is not None and settings.lstm.mode == "rescore":
-            self._rescoring = (knowledge.lstm, settings.lstm, min(settings.lstm.nbest, settings.width))
+            nbest = max(nbest, min(settings.lstm.nbest, settings.width))
+            self._rescoring = (knowledge.lstm, settings.lstm, nbest)
         elif isinstance(knowledge.lstm, LanguageModel) and settings.lstm is not None:
             self._lstm, self._weight = PrefixRows(knowledge.lstm), settings.lstm.weight
+        self._limits = _limits(settings, len(tokeniser.tokens), nbest)
         self._words, self._core = knowledge.words, knowledge.core
         fused = self._lstm is not None
         self._state = self._core.begin(self._limits, len(tokeniser.tokens), self._tables, context, fused)
@@ -234,8 +237,16 @@ def _check_score(score: float) -> None:
         )
 
 
-def _limits(settings: recipe.Beam, vocabulary: int) -> tuple[int, int, float, float]:
-    return settings.width, min(settings.tokens, vocabulary - 1), settings.token_threshold, settings.score_threshold
+def _limits(settings: recipe.Beam, vocabulary: int, nbest: int) -> tuple[int, int, float, float, float]:
+    """What bounds a search; last, what counts of a prefix's mass where another one of the same future is ahead."""
+    spare = SPARE if nbest > 1 else 0.0
+    return (
+        settings.width,
+        min(settings.tokens, vocabulary - 1),
+        settings.token_threshold,
+        settings.score_threshold,
+        spare,
+    )
 
 
 def _hypotheses(

@@ -101,7 +101,7 @@ def _restart(state, context):  # type: ignore[no-untyped-def]
 @numba.njit(cache=True, nogil=True)
 def begin(limits, vocabulary, _tables, context, lstm):  # type: ignore[no-untyped-def]
     """A search that has one beam, the empty prefix, with all of the mass."""
-    width, token_limit, _, _ = limits
+    width, token_limit, _, _, _ = limits
     room = 1024 + 4 * width
     state = State(
         np.zeros(1, PROGRESS),
@@ -184,7 +184,7 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
     That is the end, or where the tree lacks room for one frame's prefixes, or where new ones want an LSTM's ``rows``.
     Where it meets what is no log probability, it passes over that frame, and ``scale`` is NaN or infinite ever after.
     """
-    width, token_limit, token_threshold, score_threshold = limits
+    width, token_limit, token_threshold, score_threshold, _ = limits
     progress, prefixes, rows, beams, candidates, masses, tokens, probabilities, dense = state
     now = progress[0]
     least_log_prob = np.float32(token_threshold)
