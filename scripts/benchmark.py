@@ -235,12 +235,20 @@ def decode(
     core besides. Thresholds are in nats, and everybody's."""
     import peers
 
-    from asr.decode.beam import BeamDecoder, Knowledge
-    from asr.decode.fusion import Fusion
-    from asr.decode.ngram import NgramModel
+    from asr.decode.beam import BeamDecoder
+    from asr.decode.decoder import gather_knowledge
     from asr.score.edits import word_errors
+    from asr.text.tokenise import PhoneTokeniser
 
     tokeniser, emissions, references, seconds = emissions_of(model, manifest, data)
+    unknown = -10.0
+    chosen = recipe.Beam(language_model=lm and str(lm.absolute()), alpha=alpha, beta=beta, unknown=unknown)
+    knowledge = gather_knowledge(chosen, tokeniser, root=Path(), form="none")
+    pronunciations = None
+    if isinstance(tokeniser, PhoneTokeniser):
+        if lm is None:
+            raise click.UsageError("phones spell words through a lexicon and a language model: name one with --lm")
+        pronunciations = {word: tokeniser.pronounce(word) for word in knowledge.words or ()}
     matrices = [
         np.ascontiguousarray(m[:n]) for e in emissions for m, n in zip(e.log_probs.numpy(), e.lengths, strict=True)
     ]
@@ -255,11 +263,9 @@ def decode(
         arpa=lm,
         alpha=alpha,
         beta=beta,
-        unknown=-10.0,
+        unknown=unknown,
+        pronunciations=pronunciations,
     )
-    fusion = None
-    if lm:
-        fusion = Fusion(tokeniser, model=NgramModel.load(lm), alpha=alpha, beta=beta, unknown=search.unknown)
     click.echo(
         f"{len(references)} utterances, {seconds:.0f} s of audio, {len(passing)} frames, {lm or 'no language model'}"
     )
@@ -269,7 +275,11 @@ def decode(
     present = {}
     for name, peer in peers.PEERS.items():
         reason = peers.missing(peer.modules) or (
-            "it takes no language model" if lm and not peer.language_model else None
+            "it takes no language model"
+            if lm and not peer.language_model
+            else "it takes no pronunciations"
+            if pronunciations and not peer.phones
+            else None
         )
         if reason:
             click.echo(f"  {name:18} left out: {reason}")
@@ -280,7 +290,7 @@ def decode(
 
     def ours(name: str, beam: int, threads: int) -> Callable[[], None]:
         settings = recipe.Beam(width=beam, token_threshold=token_threshold, score_threshold=score_threshold)
-        decoder = BeamDecoder(tokeniser, settings, Knowledge(fusion=fusion), threads=threads)
+        decoder = BeamDecoder(tokeniser, settings, knowledge, threads=threads)
 
         def run() -> None:
             texts[name] = [best.text for e in emissions for best, *_ in decoder(e)]

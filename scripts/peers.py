@@ -12,7 +12,7 @@ import importlib
 import itertools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ Decode = Callable[[np.ndarray], str]
 class Search:
     """What to decode with. Scores are natural logs.
 
-    ``tokens[0]`` is the blank and ``space`` parts words. A token is tried in frames where its log-probability passes
+    ``tokens[0]`` is the blank and ``space``, where it is a token, parts words. Where tokens are phones,
+    ``pronunciations`` says which spell each word. A token is tried in frames where its log-probability passes
     ``token_threshold``; ``token_limit`` says the same as a count, for who prunes by one. A prefix is dropped where the
     best is ahead of it by more than ``score_threshold``. The language model in ``arpa`` weighs ``alpha``, a word earns
     ``beta``, and one outside its vocabulary ``unknown`` too.
@@ -43,6 +44,7 @@ class Search:
     alpha: float
     beta: float
     unknown: float
+    pronunciations: Mapping[str, list[list[int]]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,7 @@ class Peer:
     build: Callable[[Search], Decode]
     reads: Callable[[np.ndarray, Search], np.ndarray] = lambda log_probs, _search: log_probs
     language_model: bool = True
+    phones: bool = False
 
 
 Listener = Callable[[np.ndarray], str]
@@ -91,7 +94,9 @@ def _flashlight(search: Search) -> Decode:
     from flashlight.lib.text.decoder.kenlm import KenLM
     from flashlight.lib.text.dictionary import Dictionary
 
-    silence, blank, threshold = search.tokens.index(search.space), 0, search.score_threshold
+    blank, threshold = 0, search.score_threshold
+    separator = [search.tokens.index(search.space)] if search.space in search.tokens else []
+    silence = separator[0] if separator else blank  # what lasts between two words
     sums, ctc = True, flashlight.CriterionType.CTC
     if search.arpa is None:
         letters = flashlight.LexiconFreeDecoderOptions(search.beam, search.token_limit, threshold, 0.0, 0.0, sums, ctc)
@@ -103,14 +108,16 @@ def _flashlight(search: Search) -> Decode:
 
         return spell
 
-    ids = {token: i for i, token in enumerate(search.tokens)}
-    words = [w for w in _vocabulary(search.arpa) if set(w) <= ids.keys()]
+    spellings = search.pronunciations or _spelled(search)
+    words = [word for word in _vocabulary(search.arpa) if word in spellings]
     dictionary = Dictionary([*words, "<unk>"])
     model = KenLM(str(search.arpa), dictionary)
     start = model.start(False)
     trie = flashlight.Trie(len(search.tokens), silence)
     for i, word in enumerate(words):
-        trie.insert([*(ids[character] for character in word), silence], i, model.score(start, i)[1])
+        score = model.score(start, i)[1]
+        for spelling in spellings[word]:
+            trie.insert([*spelling, *separator], i, score)
     trie.smear(flashlight.SmearingMode.MAX)
     alpha = search.alpha * math.log(10)  # KenLM's scores are decimal, and it leaves them so
     options = flashlight.LexiconDecoderOptions(
@@ -125,9 +132,16 @@ def _flashlight(search: Search) -> Decode:
     return decode
 
 
+def _spelled(search: Search) -> dict[str, list[list[int]]]:
+    """The words of the language model in letters, as far as there are tokens for them."""
+    assert search.arpa
+    ids = {token: i for i, token in enumerate(search.tokens)}
+    return {word: [[ids[c] for c in word]] for word in _vocabulary(search.arpa) if set(word) <= ids.keys()}
+
+
 def _closed_by_a_space(log_probs: np.ndarray, search: Search) -> np.ndarray:
     """A flashlight word ends in a space, the utterance's last one too: one more frame that says nothing else."""
-    if search.arpa is None:
+    if search.arpa is None or search.space not in search.tokens:
         return log_probs
     frame = np.full((1, log_probs.shape[1]), -1e3, np.float32)
     frame[0, search.tokens.index(search.space)] = 0.0
@@ -179,7 +193,9 @@ PEERS = {
         reads=lambda log_probs, _search: np.exp(log_probs),
         language_model=False,
     ),
-    "flashlight-text": Peer(modules=("flashlight.lib.text.decoder",), build=_flashlight, reads=_closed_by_a_space),
+    "flashlight-text": Peer(
+        modules=("flashlight.lib.text.decoder",), build=_flashlight, reads=_closed_by_a_space, phones=True
+    ),
     "ctc-beam-decoder": Peer(modules=("ctc_beam_decoder",), build=_ctc_beam_decoder),
     "pyctcdecode": Peer(modules=("pyctcdecode", "kenlm"), build=_pyctcdecode),
 }
