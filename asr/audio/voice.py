@@ -134,11 +134,13 @@ class Span:
 
 class SpanCutter:
     """Spans of speech out of a recording's frames, as they come. A span is known at the latest ``horizon`` frames after
-    its start."""
+    its start. ``longest``, ``pause`` and ``padding`` are in seconds."""
 
-    def __init__(self, *, longest: float = LONGEST_SECONDS) -> None:
+    def __init__(
+        self, *, longest: float = LONGEST_SECONDS, pause: float = PAUSE_SECONDS, padding: float = PADDING_SECONDS
+    ) -> None:
         self._longest = _frames(longest)
-        self._pause, self._padding = _frames(PAUSE_SECONDS), _frames(PADDING_SECONDS)
+        self._pause, self._padding = _frames(pause), _frames(padding)
         self.horizon = self._longest + self._pause + self._padding
         self.heard = 0
         """Frames."""

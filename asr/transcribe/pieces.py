@@ -17,7 +17,10 @@ import numpy as np
 
 from asr import audio
 from asr.audio import voice
-from asr.transcribe.windows import CONTEXT_SECONDS, WINDOW_SECONDS
+
+WINDOW_SECONDS = 40.0
+CONTEXT_SECONDS = 4.0
+"""On either side of a cut, which a bidirectional network needs as much as what came before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +37,18 @@ class Piece:
     goes_on: bool = False
 
 
-def pieces(blocks: Iterable[np.ndarray], *, rate: int, frame: int, vad: bool | None = None) -> Iterator[Piece]:
+def pieces(
+    blocks: Iterable[np.ndarray],
+    *,
+    rate: int,
+    frame: int,
+    vad: bool | None = None,
+    cutter: voice.SpanCutter | None = None,
+) -> Iterator[Piece]:
     """The pieces of a recording given as blocks (S,) at ``rate`` Hz, whose emission frames are ``frame`` samples each.
 
     ``vad`` says whether to leave out what is not speech; None does so where the recording does not fit in one window.
-    Without it everything is read.
+    Without it everything is read. ``cutter`` parts speech from what is not.
     """
     blocks = iter(blocks)
     held: list[np.ndarray] = []
@@ -52,26 +62,30 @@ def pieces(blocks: Iterable[np.ndarray], *, rate: int, frame: int, vad: bool | N
             samples = np.concatenate([np.zeros(0, np.float32), *held])
             yield Piece(samples=samples, start=0, stop=len(samples))
             return
-    yield from _spans(itertools.chain(held, blocks), rate, frame, detect=vad is not False)
+    cutter = cutter or voice.SpanCutter()
+    yield from _spans(itertools.chain(held, blocks), rate, frame, cutter, detect=vad is not False)
 
 
-def _spans(blocks: Iterable[np.ndarray], rate: int, frame: int, *, detect: bool) -> Iterator[Piece]:
-    cutter = voice.SpanCutter()
+def _spans(
+    blocks: Iterable[np.ndarray], rate: int, frame: int, cutter: voice.SpanCutter, *, detect: bool
+) -> Iterator[Piece]:
     kept = _Kept(blocks)
     context = round(CONTEXT_SECONDS * rate / frame)
     before = 0  # emission frames of context that the next piece has from the last one
 
-    def piece(span: voice.Span) -> Piece:
+    def piece(span: voice.Span, *, final: bool = False) -> Piece:
         nonlocal before
         start, stop = _on_grid(span.start, rate, frame), _on_grid(span.stop, rate, frame)
         after = context if span.goes_on else 0
         first, before = before, after
-        samples = kept.part((start - first) * frame, (stop + after) * frame)
+        # The recording's end need not be on the grid.
+        end = span.stop * voice.FRAME * rate // voice.RATE if final else stop * frame
+        samples = kept.part((start - first) * frame, end + after * frame)
         last = first + stop - start if span.goes_on else None
         return Piece(
             samples=samples,
             start=start * frame,
-            stop=min(stop * frame, (start - first) * frame + len(samples)),
+            stop=min(end, (start - first) * frame + len(samples)),
             first=first,
             last=last,
             goes_on=span.goes_on,
@@ -80,7 +94,7 @@ def _spans(blocks: Iterable[np.ndarray], rate: int, frame: int, *, detect: bool)
     for frames in voice.activity(audio.resampled(kept.heard(), rate, voice.RATE), detect=detect):
         yield from map(piece, cutter.feed(frames))
         kept.forget((_on_grid(cutter.heard - cutter.horizon, rate, frame) - context) * frame)
-    yield from map(piece, cutter.finish())
+    yield from (piece(span, final=True) for span in cutter.finish())
 
 
 def _on_grid(voice_frame: int, rate: int, frame: int) -> int:

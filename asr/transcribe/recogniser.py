@@ -21,9 +21,9 @@ from asr.model.language import LanguageModel
 from asr.recipe.reading import validate_recipe
 from asr.records import AlignedText, Batch, Emissions, Hypothesis, Transcript, Waveform
 from asr.text.tokenise import PhoneTokeniser, Tokeniser
+from asr.transcribe.emissions import emissions_of
 from asr.transcribe.live import CHUNK_SECONDS, CONTEXT_SECONDS, ENDPOINT_SECONDS, LiveRecogniser
 from asr.transcribe.recordings import Channels, Source, Transcription
-from asr.transcribe.windows import emissions_of
 
 Audible: TypeAlias = str | PathLike[str] | bytes | np.ndarray
 """A file, the bytes of one, or an array of samples: (S,) or (channels, S), floats in [-1, 1] or 16-bit integers."""

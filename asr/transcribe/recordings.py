@@ -14,8 +14,8 @@ from asr.decode.words import words_of
 from asr.errors import AudioError
 from asr.model.features import loader_features
 from asr.records import Emissions, Segment, Transcript
+from asr.transcribe.emissions import emit
 from asr.transcribe.pieces import Piece, pieces
-from asr.transcribe.windows import emit
 
 if TYPE_CHECKING:
     from asr.transcribe.recogniser import Recogniser
