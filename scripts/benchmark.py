@@ -727,7 +727,7 @@ def silence(model: Path, manifest: Path, device: str, path: Path | None) -> None
     and as streams; and aligned with their own text, as they are and with ten seconds more."""
     import os
 
-    from asr.text.score import word_errors
+    from asr.score.edits import word_errors
     from recordings import read_clips
 
     import asr
