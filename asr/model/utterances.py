@@ -35,11 +35,11 @@ RECENT_SECONDS = 5.0
 """In which a stream's level is looked for."""
 STEADY_DECIBELS = 4.0
 """Within ``RECENT_SECONDS`` the mean of a frame's energies in dB varies by less in steady noise: by 2.2 in white, pink
-and brown noise, by 3 to 4 in rain. Speech varies by 6 even where the noise is as loud as its pauses leave 5 dB."""
+and brown noise, by 3 to 4 in rain. Speech varies by 6 or more in white noise 5 dB below it."""
 SPEECH_DECIBELS = 15.0
 """What varies by so much is speech; less may be a room that is not quite steady."""
 DOUBT_SECONDS = 3.0
-"""After which what is not steady is taken for speech: in a noise 10 dB below it, speech varies by less."""
+"""After which what is not steady is taken for speech, which varies by less in a noise 10 dB below it."""
 FADING_DECIBELS = 1.0
 """A second: how fast the level follows speech that is fainter than what was heard before."""
 
@@ -63,10 +63,7 @@ class SpeechMemory:
         self.doubt = round(DOUBT_SECONDS / shift)
         self.level: Tensor | None = None
         self.steady = True
-        self.doubtful = 0
-        """Frames in which it was not clear whether the first speech had begun."""
-        self.heard = 0
-        """Frames."""
+        self.heard = self.doubtful = 0  # frames; those in which it was not clear whether the first speech had begun
         self.recent = torch.zeros(0, 2, device=device)  # of each frame, its loudness and its bins' mean energy
         self.energies = torch.zeros(0, extractor.settings.mels, device=device)
         self.loudness = torch.zeros(0, device=device)

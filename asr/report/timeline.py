@@ -131,9 +131,9 @@ def log_mel(waveform: Waveform, settings: recipe.LogMel) -> tuple[np.ndarray, np
     """Energies (T, F) in natural log, and the frequencies (F,) of their bins in Hz."""
     extractor = FeatureExtractor(settings)
     samples = torch.from_numpy(waveform.samples)
-    features = extractor.extract(samples[None], torch.tensor([len(samples)]))
+    energies = extractor.shape(extractor.extract(samples[None], torch.tensor([len(samples)])))
     frequencies = extractor.filters.argmax(dim=0) * waveform.sample_rate / extractor.fft
-    return features.values[0].numpy(), frequencies.numpy()
+    return energies[0].numpy(), frequencies.numpy()
 
 
 def _likely(posteriors: np.ndarray) -> list[int]:

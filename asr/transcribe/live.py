@@ -1,9 +1,9 @@
 """Live speech: samples in as they come, words out, partial first and then final.
 
 An utterance ends where no word is said for a while, by the model's own silence; the search is then concluded and begun
-anew. The network's recurrent state is carried on through endpoints, so that a one-directional model's emissions stay
-those of the whole recording; starting from zero instead gained nothing that could be told from chance. Speech without a
-pause is cut before its newest word, so that memory is flat over an endless stream.
+anew. The network's recurrent state is carried on through such endpoints; it begins from zero where the network did not
+read at all, in long silence (``model.utterances``). Speech without a pause is cut before its newest word, so that
+memory is flat over an endless stream.
 """
 
 from __future__ import annotations
