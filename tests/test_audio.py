@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import soundfile
 
 from asr import audio
+from asr.audio import reading
 from asr.errors import AudioError
 
 SOUNDFILE = {  # suffix: (format, subtype)
@@ -170,21 +172,21 @@ def test_blocks_join_without_a_seam(tmp_path, monkeypatch, rate, suffix):
     noise = np.random.default_rng(0).uniform(-0.3, 0.3, rate * 3 + 17).astype(np.float32)
     path = write(tmp_path / f"noise.{suffix}", noise, rate)
     whole = audio.read(path, sample_rate=16000).samples
-    monkeypatch.setattr(audio, "BLOCK_SECONDS", 1)
+    monkeypatch.setattr(reading, "BLOCK_SECONDS", 1)
     blocks = list(audio.stream(path, sample_rate=16000))
     assert len(blocks) > 2
     np.testing.assert_allclose(np.concatenate(blocks), whole, atol=1e-6)
 
 
-def test_a_truncated_stream_says_so_after_what_is_there(tmp_path, tone, monkeypatch):
-    monkeypatch.setattr(audio, "BLOCK_SECONDS", 1)
-    path = write(tmp_path / "cut.mp3", tone(4.0), 16000)
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3"])
+def test_a_stream_that_breaks_off_is_read_as_far_as_it_goes_and_says_so(tmp_path, tone, monkeypatch, caplog, suffix):
+    monkeypatch.setattr(reading, "BLOCK_SECONDS", 1)
+    path = write(tmp_path / f"cut.{suffix}", tone(4.0), 16000)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    blocks = audio.stream(path, sample_rate=16000)
-    assert len(next(blocks)) == 16000
-    with pytest.raises(AudioError, match=r"cut\.mp3 is truncated: its header promises 64000 samples"):
-        list(blocks)
+    heard = np.concatenate(list(audio.stream(path, sample_rate=16000)))
+    assert 1.5 < len(heard) / 16000 < 2.5
+    assert re.search(r"cut\.\w+ is truncated: its header promises 4\.0 s, and [12]\.\d s are there", caplog.text)
 
 
 @pytest.mark.parametrize("content", [b"", b"this is a text\n" * 100])
@@ -205,7 +207,7 @@ def test_a_stream_of_what_is_no_audio_says_what_read_says(tmp_path, content):
         ("empty.wav", b"", "is empty (0 bytes)"),
         ("text.wav", b"this is a text, whatever its name says\n" * 20, "is not audio that can be read"),
         ("zeros.mp3", bytes(5000), "is not audio that can be read: it begins with zero bytes alone"),
-        ("text.mp3", b"words, not sound\n" * 20, "is not audio that can be read: Invalid data found"),
+        ("text.mp3", b"words, not sound\n" * 20, "is not audio that can be read: Format not recognised"),
         ("header.wav", b"RIFF\x24\x00\x00\x00WAVE", "is not audio that can be read"),
         ("short.flac", b"not really", "is not audio that can be read"),
         ("page.webm", b"<!DOCTYPE html><html></html>", "is not audio that can be read"),
@@ -238,7 +240,7 @@ def test_a_truncated_mp3_says_so(tmp_path, tone):
     path = write(tmp_path / "cut.mp3", tone(2.0), 16000)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    assert "is truncated: its header promises 32000 samples" in sentence_of(path, str(path))
+    assert "is truncated: its header promises 2.0 s, and" in sentence_of(path, str(path))
 
 
 def test_a_truncated_m4a_is_named(tmp_path, tone):
@@ -264,7 +266,7 @@ def test_a_missing_file_and_a_folder_are_named_with_the_reason(tmp_path):
     missing = tmp_path / "nowhere.wav"
     assert sentence_of(missing, str(missing)).endswith("cannot be read: No such file or directory")
     assert sentence_of(tmp_path, str(tmp_path)).endswith("is a folder, not a recording")
-    assert "null byte" in sentence_of(Path("a\0.wav"), "a\0.wav")
+    assert "null byte" in sentence_of(Path("a\0.wav"), "a\\x00.wav")
 
 
 def test_a_file_without_samples_is_named(tmp_path):

@@ -666,7 +666,7 @@ def test_each_unusable_utterance_is_named_with_its_reason_and_the_others_still_c
         "missing": ({"audio_filepath": "nowhere.wav"}, "nowhere.wav cannot be read: No such file or directory"),
         "no audio": ({"audio_filepath": "text.wav"}, "text.wav is not audio that can be read"),
         "no bytes": ({"audio_filepath": "empty.wav"}, "empty.wav is empty (0 bytes)"),
-        "cut short": ({"audio_filepath": "cut.flac"}, "cut.flac is not audio that can be read"),
+        "cut short": ({"audio_filepath": "cut.flac"}, "cut.flac is truncated: its header promises 1.0 s"),
         "null byte": ({"audio_filepath": "a\0.wav"}, "null byte"),
         "past the end": ({"offset": 1.5}, "0.00 s is outside the limits of 0.05 to 3 s"),
         "no text": ({"text": " ?! "}, "its text is empty"),
