@@ -148,7 +148,9 @@ class _Job:
 
     @property
     def name(self) -> str:
-        return "-" if self.recording is None else str(self.recording)
+        from asr.audio import describe
+
+        return "-" if self.recording is None else describe(self.recording)
 
     def is_finished(self) -> bool:
         from asr.transcribe.folders import is_finished
@@ -241,6 +243,7 @@ def align(
     Words that the recording does not hold are named on standard error and have no times.
     """
     from asr import runtime
+    from asr.audio import describe
     from asr.transcribe import formats
     from asr.transcribe.recogniser import Recogniser
 
@@ -251,6 +254,7 @@ def align(
     words = inline if text is None else _read_text(text)
     recogniser = Recogniser.load(model_directory(model), device=device)
     recording = sys.stdin.buffer.read() if audio == "-" else Path(audio)
+    audio = describe(Path(audio))
     aligned = recogniser.align(recording, words or "", skip_unknown=skip_unknown)
     lost = [word.text for word in aligned.words if not word.found]
     if len(lost) == len(aligned.words):
