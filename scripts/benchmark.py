@@ -727,10 +727,10 @@ def silence(model: Path, manifest: Path, device: str, path: Path | None) -> None
     and as streams; and aligned with their own text, as they are and with ten seconds more."""
     import os
 
-    from asr.score.edits import word_errors
     from recordings import read_clips
 
     import asr
+    from asr.score.edits import word_errors
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     recogniser = asr.load(model, device=device)
