@@ -16,22 +16,26 @@ from asr.data.corpora import name_of, open_corpora
 from asr.decode.calibration import Reliability, reliability
 from asr.decode.words import words_of
 from asr.errors import CorpusError
-from asr.records import Rejection
+from asr.records import ErrorCounts, Rejection
 from asr.score.edits import word_hits
 from asr.score.forms import Line
 from asr.score.system import System, aligned
+from asr.text.tokenise import PhoneTokeniser
 from asr.transcribe.loading import plain_batches
+from asr.transcribe.phones import phone_errors
 from asr.transcribe.recogniser import Recogniser, recognise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetScore:
-    """The recogniser's score on a set, and what could not be read of it; ``audio`` and ``processing`` are seconds."""
+    """The recogniser's score on a set, and what could not be read of it; ``audio`` and ``processing`` are seconds.
+    ``phones`` are a model of phones' errors in these."""
 
     system: System
     unreadable: tuple[Rejection, ...]
     audio: float
     processing: float
+    phones: ErrorCounts | None = None
 
     @property
     def name(self) -> str:
@@ -82,6 +86,8 @@ def _evaluate_set(
     hypotheses: list[str] = []
     confidences: list[tuple[float, ...]] = []
     unreadable: list[Rejection] = []
+    tokeniser = recogniser.tokeniser
+    phones = ErrorCounts() if isinstance(tokeniser, PhoneTokeniser) else None
     audio = processing = 0.0
     started = time.perf_counter()
     batches = plain_batches(settings, open_corpora((source,), root).whole())
@@ -96,6 +102,8 @@ def _evaluate_set(
             calibration = recogniser.decoder.calibration
             words = words_of(best, recogniser.tokeniser, emissions.frame_shift, calibration=calibration)
             confidences.append(tuple(word.confidence for word in words))
+        if phones is not None and isinstance(tokeniser, PhoneTokeniser):
+            phones += phone_errors(batch.texts, [best for best, *_ in found], tokeniser)
         audio += sum(durations)
         advance(sum(durations))
         started = time.perf_counter()
@@ -107,6 +115,7 @@ def _evaluate_set(
         unreadable=tuple(unreadable),
         audio=audio,
         processing=processing,
+        phones=phones,
     )
 
 
@@ -120,7 +129,7 @@ def reliability_of(scores: Sequence[SetScore]) -> Reliability:
 
 def write_scores(path: Path, scores: Sequence[SetScore]) -> None:
     """``{"sets": {NAME: {"wer", "cer", "words", "utterances", "hits", "substitutions", "deletions", "insertions",
-    "wer_interval", "unreadable"}}, "rtf"}``, rates as fractions."""
+    "wer_interval", "unreadable"}}, "rtf"}``, rates as fractions; of a model of phones, "per" too."""
     sets: dict[str, Any] = {}
     for score in scores:
         words, interval = score.system.words, score.system.interval()
@@ -136,6 +145,8 @@ def write_scores(path: Path, scores: Sequence[SetScore]) -> None:
             "wer_interval": [interval.low, interval.high] if interval else None,
             "unreadable": [rejection.id for rejection in score.unreadable],
         }
+        if score.phones is not None:
+            sets[score.name]["per"] = score.phones.rate
     with runtime.replacing(path) as file:
         json.dump({"sets": sets, "rtf": real_time_factor(scores)}, file, indent=1, ensure_ascii=False)
         file.write("\n")

@@ -17,9 +17,11 @@ from asr.decode.ngram import NgramModel
 from asr.decode.rescore import reorder, sentence_scores
 from asr.decode.words import spellings
 from asr.errors import LanguageModelError
-from asr.records import Emissions, ErrorCounts
+from asr.records import Emissions, ErrorCounts, Hypothesis
 from asr.score.edits import align_words, character_errors, word_errors, word_hits
+from asr.text.tokenise import PhoneTokeniser
 from asr.transcribe.loading import plain_batches
+from asr.transcribe.phones import phone_errors
 from asr.transcribe.recogniser import Recogniser, recognise
 
 ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.3)
@@ -55,6 +57,7 @@ class DevSet:
     emissions: tuple[Emissions, ...]
     references: tuple[str, ...]
     greedy: ErrorCounts
+    """Of greedy decoding: word errors, or a model of phones' phone errors."""
 
 
 def listen(
@@ -68,16 +71,20 @@ def listen(
     """
     emissions: list[Emissions] = []
     references: list[str] = []
-    texts: list[str] = []
+    readings: list[Hypothesis] = []
     for sources, root in sets:
         batches = plain_batches(recogniser.recipe, open_corpora(sources, root).whole())
         for batch, emitted, hypotheses in recognise(recogniser.model, GreedyDecoder(recogniser.tokeniser), batches):
             if len(batch):
                 emissions.append(emitted)
                 references += batch.texts
-                texts += [best.text for best, *_ in hypotheses]
+                readings += [best for best, *_ in hypotheses]
                 advance(float(emitted.lengths.sum()) * emitted.frame_shift)
-    return DevSet(emissions=tuple(emissions), references=tuple(references), greedy=word_errors(references, texts))
+    if isinstance(recogniser.tokeniser, PhoneTokeniser):
+        greedy = phone_errors(references, readings, recogniser.tokeniser)
+    else:
+        greedy = word_errors(references, [reading.text for reading in readings])
+    return DevSet(emissions=tuple(emissions), references=tuple(references), greedy=greedy)
 
 
 def weighing(decoder: Decoder) -> BeamDecoder:

@@ -337,7 +337,7 @@ def evaluate(
     for score in scores:
         system, counts = score.system, score.system.counts(score.system.unit)
         click.echo(
-            f"{score.name}: {system.summary()}  "
+            f"{score.name}: {system.summary()}  {f'PER {score.phones.rate:.2%}  ' if score.phones else ''}"
             f"{counts.reference_length} {system.unit}s in {len(system.utterances)} utterances: "
             f"{counts.substitutions} substituted, {counts.deletions} deleted, {counts.insertions} inserted"
         )

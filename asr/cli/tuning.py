@@ -28,6 +28,7 @@ def tune(model: Path, sets: tuple[Path, ...], split: str, data: str | None, devi
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
     from asr import tune as tuning
+    from asr.text.tokenise import PhoneTokeniser
     from asr.transcribe.recogniser import Recogniser
 
     recogniser = Recogniser.load(model, device=device, decoding=decoding)
@@ -43,9 +44,10 @@ def tune(model: Path, sets: tuple[Path, ...], split: str, data: str | None, devi
             progress.advance(task)
     chosen = tuning.keep(model, recogniser, choice.settings, root=model)
     before, after = dev.greedy, choice.words
+    unit = "PER" if isinstance(recogniser.tokeniser, PhoneTokeniser) else "WER"
     click.echo(
-        f"{model}: WER {before.rate:.2%} greedy, {after.rate:.2%} with {_weights(decoder.settings, chosen)}, "
-        f"of {before.reference_length} words in {len(dev.references)} utterances"
+        f"{model}: {unit} {before.rate:.2%} greedy, WER {after.rate:.2%} with {_weights(decoder.settings, chosen)}, "
+        f"of {after.reference_length} words in {len(dev.references)} utterances"
     )
 
 

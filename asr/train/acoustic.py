@@ -22,6 +22,7 @@ from asr.train.prepare import TrainingCorpora, measure_statistics, prepare
 from asr.train.pronunciations import choose, load_choices, save_choices, spell, weighed
 from asr.train.state import DevFigures
 from asr.train.step import Loss
+from asr.transcribe.phones import phone_errors
 from asr.transcribe.recogniser import recognise
 
 
@@ -96,27 +97,28 @@ class AcousticTask:
         Utterances without an alignment have no loss, but are scored. Raises TrainingError where none can be read.
         """
         tokeniser = self.corpora.tokeniser
-        words, characters = ErrorCounts(), ErrorCounts()
+        words, characters, phones = ErrorCounts(), ErrorCounts(), ErrorCounts()
         loss, labels, scored = 0.0, 0, 0
         for batch, emissions, hypotheses in recognise(model, GreedyDecoder(tokeniser), self.corpora.dev()):
             monitor.reject(batch)
-            for text, (best, *_) in zip(batch.texts, hypotheses, strict=True):
-                reference = _spoken(text, tokeniser)
-                if reference is not None:
-                    words += word_errors([reference], [best.text])
-                    characters += character_errors([reference], [best.text])
+            readings = [best for best, *_ in hypotheses]
+            if isinstance(tokeniser, PhoneTokeniser):
+                phones += phone_errors(batch.texts, readings, tokeniser)
+            else:
+                words += word_errors(batch.texts, [best.text for best in readings])
+                characters += character_errors(batch.texts, [best.text for best in readings])
             scored += len(batch)
             spent, count = _dev_loss(self._final, emissions, batch.texts, tokeniser)
             loss, labels = loss + spent, labels + count
         if scored == 0:
             raise TrainingError("no utterance of the dev corpora can be read; asr check RECIPE says what is wrong")
         per_label = {"loss": loss / max(labels, 1)}
-        if isinstance(self._settings, recipe.CtcCrf):
-            # Its posteriors rely on the labels' n-gram, which greedy decoding does not hear.
-            rates = {"per": words.rate} if isinstance(tokeniser, PhoneTokeniser) else {"wer": words.rate}
-            return {**per_label, **rates}
         if isinstance(tokeniser, PhoneTokeniser):
-            return {"per": words.rate, **per_label}
+            rates = {"per": phones.rate}
+            # Greedy decoding does not hear the labels' n-gram, on which the posteriors of CTC-CRF rely.
+            return {**per_label, **rates} if isinstance(self._settings, recipe.CtcCrf) else {**rates, **per_label}
+        if isinstance(self._settings, recipe.CtcCrf):
+            return {**per_label, "wer": words.rate, "cer": characters.rate}
         # The loss before the CER: among epochs of equal WER a model still silent counts as getting somewhere.
         return {"wer": words.rate, **per_label, "cer": characters.rate}
 
@@ -144,16 +146,6 @@ def loss_of(
         blank_rate=blank_rate(emissions),
         audio_seconds=int(batch.waveform_lengths.sum()) / model.features.settings.sample_rate,
     )
-
-
-def _spoken(text: str, tokeniser: Tokeniser) -> str | None:
-    """``text`` as greedy decoding may find it: in phones, where these are the units; None where a word has none."""
-    if not isinstance(tokeniser, PhoneTokeniser):
-        return text
-    try:
-        return tokeniser.decode(tokeniser.encode(text))
-    except TextError:
-        return None
 
 
 def _dev_loss(
