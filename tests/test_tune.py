@@ -11,6 +11,7 @@ from asr import checkpoint, recipe
 from asr.cli.tuning import _weights
 from asr.decode.arpa import read_arpa
 from asr.decode.beam import BeamDecoder, Knowledge
+from asr.decode.decoder import gather_knowledge
 from asr.decode.fusion import Fusion
 from asr.decode.greedy import GreedyDecoder
 from asr.decode.ngram import NgramModel
@@ -18,7 +19,8 @@ from asr.errors import LanguageModelError
 from asr.model.language import LanguageModel
 from asr.recipe.reading import validate_recipe
 from asr.records import Emissions, ErrorCounts
-from asr.text.tokenise import CharacterTokeniser
+from asr.text.pronounce import Pronunciation, PronunciationLexicon
+from asr.text.tokenise import CharacterTokeniser, PhoneTokeniser
 from asr.tune import DevSet, Trial, keep, trials, tune, weighing
 
 WORDS = CharacterTokeniser(" abc")
@@ -113,3 +115,23 @@ def test_a_tuning_that_is_cut_short_leaves_the_one_before_it_whole(tmp_path, mon
     for words in ("c", "b", "c"):
         assert len(tuned(words)) == 4
         assert heard() == (words, f"{words} ")
+
+
+def test_the_words_that_a_language_model_brought_are_kept_with_their_pronunciations(tmp_path):
+    """A lexicon that lacks "cab", of phones that a new word is pronounced in letter by letter."""
+
+    def generate(words):
+        return {word: (Pronunciation(tuple(word.upper())),) for word in words}
+
+    settings = recipe.Phones(kind="phones")
+    tokeniser = PhoneTokeniser("ABC", PronunciationLexicon({"a": (Pronunciation(("A",)),)}, generate), settings)
+    described = validate_recipe(toy.recipe(text={"tokeniser": {"kind": "phones"}}), "toy")
+    model = tmp_path / "model"
+    checkpoint.save_description(model, described, tokeniser)
+    (tmp_path / "lm.arpa").write_text(ARPA)
+    chosen = recipe.Beam(language_model="lm.arpa")
+    gather_knowledge(chosen, tokeniser, root=tmp_path, form="none")
+    keep(model, SimpleNamespace(recipe=described, tokeniser=tokeniser), chosen, root=tmp_path)
+    assert (model / checkpoint.PRONUNCIATIONS).read_text() == "a A\ncab C A B\n"
+    again, tokeniser = checkpoint.load_description(model)
+    assert gather_knowledge(again.decoder, tokeniser, root=model, form="none").words == ("a", "cab")
