@@ -72,6 +72,19 @@ def test_a_span_is_padded_on_both_sides():
     assert spans([0] * 30 + [1] * 20 + [0] * 30) == [Span(start=27, stop=53)]
 
 
+def test_a_span_is_padded_further_where_the_room_is_quiet():
+    quiet, loud = [-40.0] * 30, [-10.0] * 30
+    speech = [0.0] * 20
+    probabilities = [0] * 30 + [1] * 20 + [0] * 30
+    assert spans(probabilities, quiet + speech + quiet) == [Span(start=21, stop=59)]
+    assert spans(probabilities, loud + speech + loud) == [Span(start=27, stop=53)]
+    assert spans(probabilities, [*quiet[:-5], *loud[:5], *speech, *loud[:5], *quiet[:-5]]) == [Span(start=27, stop=53)]
+    assert spans([1] * 20 + [0] * 20 + [1] * 20, speech + quiet[:20] + speech) == [
+        Span(start=0, stop=29),
+        Span(start=31, stop=60),
+    ]
+
+
 def test_a_short_pause_does_not_end_a_span_and_a_long_one_does():
     assert spans([1] * 20 + [0] * 15 + [1] * 20) == [Span(start=0, stop=55)]
     assert spans([1] * 20 + [0] * 25 + [1] * 20) == [Span(start=0, stop=23), Span(start=42, stop=65)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,10 @@ PADDING_SECONDS = 0.1
 """Kept before and after a span: a soft onset or a fading end is speech too. More of it costs nothing where pauses are
 silent; where they are loud, a quarter of a second made half as many errors again on AN4's clips, and half a second
 twice as many."""
+QUIET_PADDING_SECONDS = 0.3
+"""Kept where it is ``QUIET_DECIBELS`` below the span's loudest frame: utterances begin and end with some of a quiet
+room in training too."""
+QUIET_DECIBELS = 30.0
 SHORTEST_SECONDS = 0.09
 """Less speech than that is a click."""
 LONGEST_SECONDS = 30.0
@@ -141,7 +146,8 @@ class SpanCutter:
     ) -> None:
         self._longest = _frames(longest)
         self._pause, self._padding = _frames(pause), _frames(padding)
-        self.horizon = self._longest + self._pause + self._padding
+        self._quiet_padding = max(self._padding, _frames(QUIET_PADDING_SECONDS))
+        self.horizon = self._longest + self._pause + self._quiet_padding
         self.heard = 0
         """Frames."""
         self._previous = 0  # where the last span stops
@@ -150,17 +156,21 @@ class SpanCutter:
         self._spoken = 0  # frames of speech in this span
         self._joined = 0  # spans that go on into this one
         self._frames: list[tuple[float, float]] = []  # level and probability of those from ``_start``
+        self._newest: deque[float] = deque(maxlen=self._quiet_padding)  # levels
+        self._onset, self._before = 0, [0.0]  # where speech was found, and the levels of the frames before that
 
     def feed(self, frames: Activity) -> Iterator[Span]:
         for probability, level in zip(frames.probabilities.tolist(), frames.levels.tolist(), strict=True):
             now = self.heard
             self.heard += 1
-            if self._start is None:
-                if probability < ONSET:
-                    continue
+            if self._start is None and probability >= ONSET:
+                self._onset, self._before = now, list(self._newest)
                 self._start = max(self._previous, now - self._padding)
                 self._frames = [(level, probability)] * (now - self._start)
                 self._spoken = 0
+            self._newest.append(level)
+            if self._start is None:
+                continue
             self._frames.append((level, probability))
             if probability >= OFFSET:
                 self._voiced = now + 1
@@ -178,12 +188,18 @@ class SpanCutter:
     def _close(self) -> Iterator[Span]:
         assert self._start is not None
         if self._joined or self._spoken * FRAME_SECONDS >= SHORTEST_SECONDS:
-            self._previous = min(self._voiced + self._padding, self.heard)
-            yield Span(start=self._start, stop=self._previous)
+            first, stop = self._first(self._start), min(self._voiced + self._padding, self.heard)
+            while stop < min(self._voiced + self._quiet_padding, self.heard) and self._is_quiet(
+                self._frames[stop - self._start][0]
+            ):
+                stop += 1
+            self._previous = stop
+            yield Span(start=first, stop=stop)
         self._start, self._joined = None, 0
 
     def _cut(self, start: int) -> Span:
         """The span up to its quietest tenth of a second, which then begins the next."""
+        first_of_all = self._first(start)
         levels = np.array([level for level, _ in self._frames])
         smooth = np.convolve(levels, np.ones(3), mode="same")
         first = len(levels) // 2
@@ -194,7 +210,18 @@ class SpanCutter:
         self._frames = self._frames[quietest:]
         self._spoken = sum(probability >= OFFSET for _, probability in self._frames)
         self._start = self._previous if self._voiced > self._previous else None
-        return Span(start=start, stop=self._previous, goes_on=goes_on)
+        return Span(start=first_of_all, stop=self._previous, goes_on=goes_on)
+
+    def _first(self, start: int) -> int:
+        """``start``, or where the quiet before it begins."""
+        earliest = max(self._previous, self._onset - len(self._before))
+        while start > earliest and self._is_quiet(self._before[start - 1 - self._onset]):
+            start -= 1
+        return start
+
+    def _is_quiet(self, level: float) -> bool:
+        """Beside the loudest frame of the span."""
+        return level < max(level for level, _ in self._frames) - QUIET_DECIBELS
 
 
 def _frames(seconds: float) -> int:
