@@ -335,6 +335,16 @@ def test_any_name_is_a_file(sound, tmp_path, name, monkeypatch):
     str(caught.value).encode()
 
 
+def test_gigabytes_of_nothing_after_a_header_are_refused_at_once(sound, tmp_path):
+    path = tmp_path / "sparse.wav"
+    path.write_bytes(clip("wav", sound)[:36])
+    os.truncate(path, 2 << 30)
+    began = time.process_time()
+    with pytest.raises(AudioError, match="none of its first 1000 chunks holds the sound"):
+        audio.read(path)
+    assert time.process_time() - began < 2
+
+
 def test_what_is_no_file_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")
     began = time.monotonic()
@@ -363,7 +373,16 @@ def test_no_library_says_anything_of_its_own(sound, capfd):
     mp3 = clip("mp3", sound)
     aiff = bytearray(clip("aiff", sound))
     aiff[16:20] = b"\xff\xff\xff\xf0"  # a chunk that ends before it begins
-    for content in (mp3 * 2, mp3[: len(mp3) // 2], b"ID3\x04\0\0\0\0\0\x0a" + bytes(10) + mp3, bytes(aiff)):
+    alac = bytearray(clip("caf-alac", sound))
+    sizes = alac.index(b"pakt") + 36
+    alac[sizes : sizes + 8] = b"\xff" * 8
+    for content in (
+        bytes(alac),
+        mp3 * 2,
+        mp3[: len(mp3) // 2],
+        b"ID3\x04\0\0\0\0\0\x0a" + bytes(10) + mp3,
+        bytes(aiff),
+    ):
         for reading in (audio.probe, audio.read, heard):
             with contextlib.suppress(AudioError):
                 reading(content)

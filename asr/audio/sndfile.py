@@ -22,6 +22,8 @@ from asr.audio.recording import MAX_SECONDS
 HEAD_BYTES = 1024
 SCANNED_BYTES = 1 << 20
 """At once, in search of a second stream."""
+MOST_CHUNKS = 1000
+"""That are looked at. Gigabytes of zeros are chunks of no length, through which either decoder would go one by one."""
 REMEMBERED_FILES = 10_000
 _joined: dict[tuple[int, ...], bool] = {}
 _BEGINS = {b"OggS": b"OggS\0\2\0\0\0\0\0\0\0\0", b"fLaC": b"fLaC\0\0\0\x22"}
@@ -43,9 +45,19 @@ holds the samples (WAV, AIFF, CAF, Wave64)."""
 
 def reads(file: BinaryIO) -> bool:
     """Whether libsndfile would read all of what the file is, should it know the format."""
-    head = _at(file, 0, 4)
-    is_mpeg = head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")
-    return not is_mpeg and not (head in _BEGINS and _is_joined(file, _BEGINS[head]))
+    head = _at(file, 0, 32)
+    mark = head[:4]
+    is_mpeg = mark[:3] == b"ID3" or (mark[:1] == b"\xff" and mark[1:2] >= b"\xe0")
+    if is_mpeg or (mark == b"caff" and head[28:] == b"alac" and _has_broken_sizes(file)):
+        return False
+    return not (mark in _BEGINS and _is_joined(file, _BEGINS[mark]))
+
+
+def _has_broken_sizes(file: BinaryIO) -> bool:
+    """Whether a packet of an ALAC file in CAF claims 2²⁸ bytes or more, of which libsndfile prints what it thinks."""
+    start, length = _chunk(file, *_CHUNKS[b"caff"][:2], b"pakt")
+    sizes = _at(file, start + 24, min(length, SCANNED_BYTES))
+    return re.search(rb"[\x80-\xff]{4}", sizes) is not None
 
 
 def errors() -> tuple[type[Exception], ...]:
@@ -108,7 +120,7 @@ def _promised_excess(file: BinaryIO) -> float:
     elif head[:4] == b".snd" and len(head) > 12:
         start, length = struct.unpack(">4xII", head[:12])
     elif head[:4] in _CHUNKS:
-        start, length = _samples_chunk(file, *_CHUNKS[head[:4]])
+        start, length = _chunk(file, *_CHUNKS[head[:4]])
         if head[:4] == b"RF64" and head[12:16] == b"ds64" and len(head) >= 36:
             (length,) = struct.unpack("<Q", head[28:36])  # 4 GB and more do not fit into the chunk's own size
     else:
@@ -118,20 +130,22 @@ def _promised_excess(file: BinaryIO) -> float:
     return length / there if is_promise else 1.0
 
 
-def _samples_chunk(file: BinaryIO, start: int, layout: str, wanted: bytes) -> tuple[int, int]:
-    """Where the samples' chunk starts and the bytes it claims; (0, 0) where there is none."""
+def _chunk(file: BinaryIO, start: int, layout: str, wanted: bytes) -> tuple[int, int]:
+    """Where the chunk of that name starts and the bytes it claims; (0, 0) where there is none."""
     head = struct.calcsize(layout)
     wide = layout.endswith("Q")  # Wave64 counts a chunk's head in and pads to 8 bytes
-    while len(content := _at(file, start, head)) == head:
+    for _ in range(MOST_CHUNKS):
+        if len(content := _at(file, start, head)) < head:
+            return 0, 0
         name, length = struct.unpack(layout, content)
         if wide:
             length -= head
         if name == wanted:
             return start + head, length
         if length < 0:
-            break
+            return 0, 0
         start += head + length + (-length % (8 if wide else 2 if layout.endswith("I") else 1))
-    return 0, 0
+    raise RuntimeError(f"none of its first {MOST_CHUNKS} chunks holds the sound")
 
 
 def _at(file: BinaryIO, start: int, length: int) -> bytes:
