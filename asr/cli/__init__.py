@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -23,6 +24,7 @@ class _Commands(click.Group):
     """Turns an AsrError, an interrupt or a closed pipe into a sentence and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        _say_warnings()
         try:
             return super().invoke(ctx)
         except AsrError as error:
@@ -40,6 +42,16 @@ class _Commands(click.Group):
                 raise
             click.echo(f"asr: a loader process died, for want of memory perhaps: {error}", err=True)
         return ctx.exit(1)
+
+
+def _say_warnings() -> None:
+    """What the package logs, damaged audio above all, is said on standard error as errors are."""
+
+    class Echo(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            click.echo(f"asr: {record.getMessage()}", err=True)
+
+    logging.getLogger("asr").handlers = [Echo(logging.WARNING)]
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
