@@ -3,6 +3,7 @@
 
 scripts/benchmark.py encoder    our recurrent stack against nn.LSTM(bidirectional=True) on packed sequences
 scripts/benchmark.py loader     the training loop against the same loop fed with batches already in memory
+scripts/benchmark.py step       a training step's parts by criterion: the network, and CTC or CTC-CRF after it
 scripts/benchmark.py decode     our CTC decoder against others (extra `peers`) on the same emissions
 scripts/benchmark.py peers      transcripts of other recognisers (extra `peers`), for asr score
 scripts/benchmark.py align      word starts against pocketsphinx's aligner; wrong words; a recording of an hour
@@ -202,6 +203,75 @@ def loader(
         click.echo(f"  {name:8} {spread([seconds / v for v in values])} audio hours an hour")
     ratio = statistics.median(m / r for m, r in zip(times["memory"], times["loader"], strict=True))
     report({**times, "audio_seconds": seconds}, ratio, "share of the throughput with batches in memory", path)
+
+
+@main.command()
+@click.argument("recipe_path", default="recipes/mini_librispeech.yaml", metavar="[RECIPE]")
+@click.option("--utterances", default=10, show_default=True)
+@click.option("--seconds", default=12.0, show_default=True, help="Of noise in each.")
+@click.option("--tokens", default=40, show_default=True)
+@click.option("--repeats", default=5, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key.")
+@click.option("--json", "path", type=click.Path(path_type=Path))
+def step(
+    recipe_path: str,
+    utterances: int,
+    seconds: float,
+    tokens: int,
+    repeats: int,
+    device: str,
+    overrides: tuple[str, ...],
+    path: Path | None,
+) -> None:
+    """Milliseconds of a training step on RECIPE's network, forward and backward, and of each criterion alone."""
+    from asr.model.acoustic import AcousticModel
+    from asr.model.criterion import Criterion, CtcCrf, ctc_loss, estimate_ngram
+    from asr.records import Batch
+
+    on = runtime.pick_device(device)
+    settings = reading.load_recipe(Path(recipe_path), overrides)
+    torch.manual_seed(1)
+    model = AcousticModel(settings, tokens).to(on).train()
+    samples, labels = round(seconds * settings.features.sample_rate), round(10 * seconds)
+    batch = Batch(
+        ids=("",) * utterances,
+        texts=("",) * utterances,
+        speakers=("",) * utterances,
+        waveforms=torch.randn(utterances, samples),
+        waveform_lengths=torch.full((utterances,), samples),
+        tokens=torch.randint(1, tokens, (utterances, labels)),
+        token_lengths=torch.full((utterances,), labels),
+    )
+    transcripts = batch.tokens.tolist()
+    criteria: dict[str, Criterion] = {
+        "ctc": ctc_loss,
+        "ctc-crf, order 2": CtcCrf(estimate_ngram(transcripts, tokens, 2), ctc=0.1),
+        "ctc-crf, order 3": CtcCrf(estimate_ngram(transcripts, tokens, 3), ctc=0.1),
+    }
+    with runtime.autocast(on, settings.training.precision):
+        emissions = model(batch)
+    held = dataclasses.replace(emissions, log_probs=emissions.log_probs.detach().requires_grad_())
+
+    def whole(criterion: Criterion) -> None:
+        with runtime.autocast(on, settings.training.precision):
+            loss = criterion(model(batch), batch.tokens, batch.token_lengths)
+        (loss / batch.labels).backward()
+        model.zero_grad(set_to_none=True)
+
+    def alone(criterion: Criterion) -> None:
+        torch.autograd.grad(criterion(held, batch.tokens, batch.token_lengths), held.log_probs)
+
+    sides: dict[str, Callable[[], Any]] = {}
+    for name, criterion in criteria.items():
+        sides[f"step, {name}"] = functools.partial(whole, criterion)
+        sides[name] = functools.partial(alone, criterion)
+    times = alternate(sides, repeats, on, time.process_time if on.type == "cpu" else time.perf_counter)
+    click.echo(f"{recipe_path}, {utterances} utterances of {seconds:g} s, {on}, {torch.get_num_threads()} threads")
+    for name, values in times.items():
+        click.echo(f"  {name:22} {spread([1000 * value for value in values])} ms")
+    shares = [a / b for a, b in zip(times["ctc-crf, order 2"], times["step, ctc-crf, order 2"], strict=True)]
+    report(times, statistics.median(shares), "share of a step that CTC-CRF of bigrams takes", path)
 
 
 @main.command()
