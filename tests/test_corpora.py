@@ -529,6 +529,14 @@ def test_noise_and_reverb_change_the_samples_and_not_their_number(wav, manifest,
     assert 0.1 < np.square(wet - dry).mean() ** 0.5 / np.square(dry).mean() ** 0.5 < 2
 
 
+def test_a_noise_that_cannot_be_read_is_named_and_the_others_are_used(wav, tmp_path, caplog):
+    wav("hum/n.wav", 1.0, hz=900)
+    (tmp_path / "hum" / "bad.wav").write_bytes(b"this is not audio")
+    Augmenter(recipe.Augment(noise=recipe.Noise(path="hum")), tmp_path, seed=1)
+    assert "left out of augment.noise" in caplog.text
+    assert "bad.wav" in caplog.text
+
+
 def test_the_noise_is_as_loud_as_its_snr_says(wav, manifest, tmp_path):
     wav("a.wav", 1.0, hz=500), wav("hum/n.wav", 0.3, hz=2000)
     (cut,) = manifest([{}])

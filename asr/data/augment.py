@@ -7,13 +7,16 @@ does not depend on the number of workers or on where a run was resumed.
 from __future__ import annotations
 
 import io
+import logging
 import random
 from pathlib import Path
 from typing import Any
 
 from asr import audio, recipe
 from asr.data.layouts import recordings_below
-from asr.errors import CorpusError
+from asr.errors import AudioError, CorpusError
+
+log = logging.getLogger(__name__)
 
 
 class Augmenter:
@@ -79,7 +82,11 @@ def _find_noises(folder: Path) -> list[Any]:
 
     cuts = []
     for path in recordings_below(folder):
-        header = audio.probe(path)
+        try:
+            header = audio.probe(path)
+        except AudioError as error:
+            log.warning(f"left out of augment.noise: {error}")
+            continue
         source = AudioSource(type="file", channels=list(range(header.channels)), source=str(path))
         recording = Recording(path.stem, [source], header.sample_rate, header.samples, header.duration)
         cuts.append(recording.to_cut())
