@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -24,7 +26,10 @@ class _Commands(click.Group):
     """Turns an AsrError, an interrupt or a closed pipe into a sentence and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        _say_warnings()
+        with _warnings_said():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except AsrError as error:
@@ -44,14 +49,20 @@ class _Commands(click.Group):
         return ctx.exit(1)
 
 
-def _say_warnings() -> None:
+@contextlib.contextmanager
+def _warnings_said() -> Iterator[None]:
     """What the package logs, damaged audio above all, is said on standard error as errors are."""
 
     class Echo(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             click.echo(f"asr: {record.getMessage()}", err=True)
 
-    logging.getLogger("asr").handlers = [Echo(logging.WARNING)]
+    log, echo = logging.getLogger("asr"), Echo(logging.WARNING)
+    log.addHandler(echo)
+    try:
+        yield
+    finally:
+        log.removeHandler(echo)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
