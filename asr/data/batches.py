@@ -26,7 +26,7 @@ from asr.data.decoded import DecodedAudio
 from asr.errors import CorpusError, TextError
 from asr.records import Batch, Fault, Rejection
 from asr.text.normalise import normalise
-from asr.text.tokenise import Tokeniser
+from asr.text.tokenise import Tokeniser, frames_needed
 
 CANCELLED = 0.02
 """A mix whose peak is below so much of its channels' is what is left of channels of opposite sign."""
@@ -142,7 +142,7 @@ def load_samples(cut: Any, sample_rate: int) -> np.ndarray:
 
 def check_length(frames: int, tokens: Sequence[int]) -> None:
     """CTC needs a frame for each label and one more between equal neighbours. Raises _Refused."""
-    needed = len(tokens) + sum(a == b for a, b in itertools.pairwise(tokens))
+    needed = frames_needed(tokens)
     if frames < needed:
         raise _Refused(
             "too short for its labels", f"too short for its labels: {frames} emission frames, {needed} needed"

@@ -36,13 +36,15 @@ def choose(model: AcousticModel, tokeniser: PhoneTokeniser, batches: Iterable[Ba
     choices: Choices = {}
     with torch.inference_mode():
         for batch in batches:
-            emissions = model(batch) if len(batch) else None
+            if not len(batch):
+                continue
+            emissions = model(batch)
             for i, text in enumerate(batch.texts):
                 try:
                     ways = [tokeniser.pronounce(word) for word in text.split()]
                 except TextError:
                     continue  # the loader names it
-                if emissions is not None and any(len(some) > 1 for some in ways):
+                if any(len(some) > 1 for some in ways):
                     frames = int(emissions.lengths[i])
                     choices[batch.ids[i]] = _likeliest(emissions.log_probs[i, :frames], ways, tokeniser)
     model.train(training)

@@ -16,7 +16,7 @@ from asr.decode.align import Alignment, Slack, align
 from asr.errors import TextError
 from asr.records import AlignedText, AlignedWord, Emissions, Word
 from asr.text.normalise import normalise
-from asr.text.tokenise import Tokeniser
+from asr.text.tokenise import Tokeniser, frames_needed
 
 LAG = 0.03
 """Seconds from the beginning of a sound to that of its token's frames. The separator before a word is closer to the
@@ -82,7 +82,7 @@ def align_text(
     Raises TextError where the recording has no room for the text.
     """
     log_probs, shift = emissions.log_probs[0].numpy(), emissions.frame_shift
-    needed = len(spelling.tokens) + sum(a == b for a, b in itertools.pairwise(spelling.tokens))
+    needed = frames_needed(spelling.tokens)
     if needed > len(log_probs):
         raise TextError(
             f"the text takes {needed * shift:.1f} s at the very least ({needed} emission frames of {shift * 1000:.0f} "
