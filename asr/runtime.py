@@ -38,7 +38,8 @@ def resolve_precision(device: torch.device, precision: str) -> str:
 
     On a GPU float16, with a loss scaler: autocast casts cuDNN's recurrent layers to it even where bfloat16 is asked for
     (ATen's AutocastRNN.cpp), so small gradients need the scaler either way. On a CPU bfloat16 where there is AMX, else
-    float32: AVX512_BF16 alone made a step of AN4's recipe take 1.88 s of a core in place of 1.22 (and AMX 1.10).
+    float32: held to AVX512_BF16 on a processor with AMX, a step of AN4's recipe took 1.88 s of a core in place of 1.22
+    (AMX: 1.10; two to eight steps each, on a busy machine). Processors that have AVX512_BF16 alone were not tried.
     """
     import torch
 
