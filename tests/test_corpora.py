@@ -473,6 +473,7 @@ def augmenter(tmp_path, wav):
             speed=(0.9, 1.0, 1.1),
             noise=recipe.Noise(path="noise", probability=0.7),
             reverb=recipe.Reverb(probability=0.5),
+            codec=recipe.Codec(kinds=("telephone", "mp3", "opus", "vorbis"), probability=0.5),
         )
         return Augmenter(settings, tmp_path, seed=seed)
 
@@ -516,17 +517,27 @@ def test_augmenting_draws_nothing_from_the_generator_of_the_training_step(wav, m
     [
         {"noise": {"path": "noise", "probability": 1.0, "snr": [10, 10]}},
         {"reverb": {"probability": 1.0}},
+        *({"codec": {"kinds": [kind], "probability": 1.0}} for kind in ("mp3", "opus", "vorbis")),
     ],
-    ids=["noise", "reverb"],
+    ids=["noise", "reverb", "mp3", "opus", "vorbis"],
 )
-def test_noise_and_reverb_change_the_samples_and_not_their_number(wav, manifest, tmp_path, settings):
+def test_noise_reverb_and_codecs_change_the_samples_and_not_their_number(wav, manifest, tmp_path, settings):
     wav("a.wav", 0.5)
     (cut,) = manifest([{}])
     change = Augmenter(recipe.Augment.model_validate_json(json.dumps({"speed": [1.0], **settings})), tmp_path, seed=1)
     dry, wet = load_samples(cut, RATE), load_samples(change(cut, 1), RATE)
     assert wet.shape == dry.shape
     assert np.isfinite(wet).all()
-    assert 0.1 < np.square(wet - dry).mean() ** 0.5 / np.square(dry).mean() ** 0.5 < 2
+    assert 0.01 < np.square(wet - dry).mean() ** 0.5 / np.square(dry).mean() ** 0.5 < 2
+
+
+def test_a_telephone_carries_nothing_above_4_kHz(wav, manifest, tmp_path):
+    wav("low.wav", 0.5, hz=1000), wav("high.wav", 0.5, hz=6000)
+    settings = recipe.Augment(speed=(1.0,), codec=recipe.Codec(probability=1.0))
+    call = Augmenter(settings, tmp_path, seed=1)
+    cuts = manifest([{"audio_filepath": "low.wav"}, {"audio_filepath": "high.wav"}])
+    low, high = (np.square(load_samples(call(cut, 1), RATE)).mean() for cut in cuts)
+    assert high < 0.02 * low
 
 
 def test_a_noise_that_cannot_be_read_is_named_and_the_others_are_used(wav, tmp_path, caplog):

@@ -20,7 +20,16 @@ def test_a_shipped_recipe_validates(path):
 
 def test_the_recipes_are_the_ones_the_documentation_names():
     names = {path.stem for path in RECIPES}
-    assert names == {"digits", "digits_cy", "an4", "mini_librispeech", "librispeech", "librispeech_960", "custom"}
+    assert names == {
+        "digits",
+        "digits_cy",
+        "an4",
+        "mini_librispeech",
+        "english",
+        "librispeech",
+        "librispeech_960",
+        "custom",
+    }
 
 
 @pytest.mark.parametrize("path", sorted((RECIPES[0].parent / "results").glob("*.json")), ids=lambda path: path.stem)

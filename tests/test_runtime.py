@@ -15,17 +15,19 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.parametrize(
-    ("device", "amx", "asked", "resolved"),
+    ("device", "has", "asked", "resolved"),
     [
-        (CPU, False, "auto", "float32"),
-        (CPU, True, "auto", "bfloat16"),
-        (GPU, False, "auto", "float16"),
-        (CPU, True, "float32", "float32"),
-        (GPU, False, "bfloat16", "bfloat16"),
+        (CPU, "", "auto", "float32"),
+        (CPU, "amx_tile", "auto", "bfloat16"),
+        (CPU, "avx512_bf16", "auto", "bfloat16"),
+        (GPU, "", "auto", "float16"),
+        (CPU, "amx_tile", "float32", "float32"),
+        (GPU, "", "bfloat16", "bfloat16"),
     ],
 )
-def test_auto_is_the_precision_that_the_hardware_multiplies_fastest(monkeypatch, device, amx, asked, resolved):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+def test_auto_is_the_precision_that_the_hardware_multiplies_fastest(monkeypatch, device, has, asked, resolved):
+    for feature in ("amx_tile", "avx512_bf16"):
+        monkeypatch.setattr(torch.cpu, f"_is_{feature}_supported", lambda feature=feature: feature == has)
     assert runtime.resolve_precision(device, asked) == resolved
 
 

@@ -1,4 +1,4 @@
-"""Waveform augmentation in the loader, by lhotse: speed, noise at a random SNR, reverberation.
+"""Waveform augmentation in the loader, by lhotse: speed, reverberation, a codec, noise at a random SNR.
 
 Every draw comes from a generator seeded with the run's seed, the epoch and the utterance's id, so that what is heard
 does not depend on the number of workers or on where a run was resumed.
@@ -35,6 +35,9 @@ class Augmenter:
         reverb = self._settings.reverb
         if reverb and draw.random() < reverb.probability:
             cut = cut.reverb_rir(_room(cut.sampling_rate, seed=draw.getrandbits(31)))
+        codec = self._settings.codec
+        if codec and draw.random() < codec.probability:
+            cut = _coded(cut, draw.choice(codec.kinds), level=draw.random())
         noise = self._settings.noise
         if noise and draw.random() < noise.probability:
             cut = cut.mix(self._noise_for(cut, draw), snr=draw.uniform(*noise.snr), preserve_id="left")
@@ -49,6 +52,11 @@ class Augmenter:
         while noise.duration <= cut.duration:
             noise = noise.append(loop)
         return noise.truncate(offset=draw.uniform(0, noise.duration - cut.duration), duration=cut.duration)
+
+
+def _coded(cut: Any, kind: str, *, level: float) -> Any:
+    """``cut`` after a codec of ``recipe.Codec``'s kinds and back, at a compression ``level`` in [0, 1]."""
+    return cut.narrowband("mulaw") if kind == "telephone" else cut.compress(kind, compression_level=level)
 
 
 def _room(sample_rate: int, *, seed: int) -> Any:

@@ -208,10 +208,19 @@ class Reverb(Section):
     probability: Fraction = 0.2
 
 
+class Codec(Section):
+    """Each utterance goes, with ``probability``, through one of ``kinds``: ``telephone`` is 8 kHz mu-law (G.711), the
+    others are lossy at a random compression level."""
+
+    kinds: Annotated[tuple[Literal["telephone", "mp3", "opus", "vorbis"], ...], Field(min_length=1)] = ("telephone",)
+    probability: Fraction = 0.2
+
+
 class Augment(Section):
     speed: Annotated[tuple[Annotated[float, Field(ge=0.5, le=2.0)], ...], Field(min_length=1)] = (0.9, 1.0, 1.1)
     noise: Noise | None = None
     reverb: Reverb | None = None
+    codec: Codec | None = None
     spec_augment: SpecAugment | None = SpecAugment()
 
 
