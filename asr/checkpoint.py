@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from asr import recipe, runtime
+from asr import files, recipe, runtime
 from asr.errors import CheckpointError, RecipeError, TextError
 from asr.model.acoustic import AcousticModel
 from asr.model.language import LanguageModel
@@ -67,9 +67,9 @@ def save_description(directory: Path, settings: recipe.Section, tokeniser: Token
     """Writes tokenizer.json and, last, recipe.yaml: all of the directory but weights and results."""
     if isinstance(tokeniser, PhoneTokeniser):
         save_lexicon(directory, tokeniser)
-    with runtime.replacing(directory / "tokenizer.json") as file:
+    with files.replacing(directory / "tokenizer.json") as file:
         file.write(tokeniser.to_json())
-    with runtime.replacing(directory / "recipe.yaml") as file:
+    with files.replacing(directory / "recipe.yaml") as file:
         file.write(reading.dump_recipe(settings))
 
 
@@ -78,12 +78,12 @@ def save_lexicon(directory: Path, tokeniser: PhoneTokeniser) -> None:
 
 
 def save_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
-    with runtime.replacing(path, "wb") as file:
+    with files.replacing(path, "wb") as file:
         file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}))
 
 
 def save_meta(directory: Path, meta: dict[str, Any]) -> None:
-    with runtime.replacing(directory / "meta.json") as file:
+    with files.replacing(directory / "meta.json") as file:
         json.dump({"format": FORMAT, **meta}, file, indent=1, ensure_ascii=False)
         file.write("\n")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from asr import recipe, runtime
+from asr import files, recipe
 from asr.data.corpora import name_of, open_corpora
 from asr.decode.calibration import Reliability, reliability
 from asr.decode.words import words_of
@@ -21,7 +21,7 @@ from asr.score.edits import word_hits
 from asr.score.forms import Line
 from asr.score.system import System, aligned
 from asr.text.tokenise import PhoneTokeniser
-from asr.transcribe.loading import plain_batches
+from asr.transcribe.corpus import plain_batches
 from asr.transcribe.phones import phone_errors
 from asr.transcribe.recogniser import Recogniser, recognise
 
@@ -40,28 +40,6 @@ class SetScore:
     @property
     def name(self) -> str:
         return self.system.name
-
-
-def sources_of(settings: recipe.Recipe, split: str) -> tuple[recipe.Corpus, ...]:
-    """The recipe's sources for ``train``, ``dev`` or ``test``. Raises CorpusError where it names none."""
-    sources: tuple[recipe.Corpus, ...] = getattr(settings.corpora, split)
-    if not sources:
-        raise CorpusError(f"the recipe names no {split} corpus; give manifests to evaluate on, or --split dev")
-    return sources
-
-
-def manifest_source(path: Path) -> recipe.ManifestCorpus:
-    """A manifest on disk as a source; its name is the path without suffix."""
-    return recipe.ManifestCorpus(kind="manifest", path=str(path.absolute()), name=str(path.with_suffix("")))
-
-
-def check_names(sources: Sequence[recipe.Corpus]) -> None:
-    """Raises CorpusError where two different sources go by one name: their scores could not be told apart."""
-    paths: dict[str, str] = {}
-    for source in sources:
-        name, path = name_of(source), source.model_dump_json(exclude={"name", "weight"})
-        if paths.setdefault(name, path) != path:
-            raise CorpusError(f'two different sets are called "{name}"; give each a name of its own in a recipe')
 
 
 def evaluate(
@@ -147,14 +125,14 @@ def write_scores(path: Path, scores: Sequence[SetScore]) -> None:
         }
         if score.phones is not None:
             sets[score.name]["per"] = score.phones.rate
-    with runtime.replacing(path) as file:
+    with files.replacing(path) as file:
         json.dump({"sets": sets, "rtf": real_time_factor(scores)}, file, indent=1, ensure_ascii=False)
         file.write("\n")
 
 
 def write_hypotheses(path: Path, scores: Sequence[SetScore]) -> None:
     """JSON lines of ``{"id", "ref", "hyp"}``."""
-    with runtime.replacing(path) as file:
+    with files.replacing(path) as file:
         for score in scores:
             for u in score.system.utterances:
                 line = {"id": u.line.id, "ref": u.line.text, "hyp": u.hypothesis}

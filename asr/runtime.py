@@ -1,4 +1,4 @@
-"""Device, precision, seeds, files: the one place that knows what the process runs on."""
+"""Device, precision, seeds, threads: the one place that knows what the process runs on."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from asr.errors import AsrError
 
@@ -136,43 +135,3 @@ def free_memory() -> int:
 def default_workers() -> int:
     """Loader processes: one per two cores, at most eight."""
     return min(8, max(1, cores() // 2))
-
-
-def cache_directory() -> Path:
-    """Where synthesised corpora and downloads are kept: ``$ASR_CACHE``, or ``asr`` under the user's cache directory."""
-    if explicit := os.environ.get("ASR_CACHE"):
-        return Path(explicit)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asr"
-
-
-def data_root(explicit: str | None, recipe: str) -> Path:
-    """Where relative corpus paths start: ``--data``, else ``$ASR_DATA``, else the recipe's ``data:``."""
-    return Path(explicit or os.environ.get("ASR_DATA") or recipe).expanduser().absolute()
-
-
-@contextlib.contextmanager
-def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """A file that appears under ``path`` whole or not at all: written aside, flushed to disk, then renamed.
-
-    The aside name is fixed, so that a killed writer leaves one file that the next overwrites. What is no regular file
-    (/dev/stdout, a pipe) is written to as it is. Raises AsrError where the disk refuses.
-    """
-    encoding = None if "b" in mode else "utf-8"
-    target = path.resolve()  # a link stays a link
-    aside = target.with_name(f".{target.name}.partial")
-    try:
-        if target.exists() and not target.is_file() and not target.is_dir():
-            with target.open(mode, encoding=encoding) as file:
-                yield file
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open(mode, encoding=encoding) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(target)
-    except OSError as error:
-        raise AsrError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from asr import checkpoint, recipe, runtime
+from asr import checkpoint, files, recipe
 from asr.data.corpora import open_corpora
 from asr.decode.beam import BeamDecoder
 from asr.decode.calibration import fit_calibration
@@ -20,7 +20,7 @@ from asr.errors import LanguageModelError
 from asr.records import Emissions, ErrorCounts, Hypothesis
 from asr.score.edits import align_words, character_errors, word_errors, word_hits
 from asr.text.tokenise import PhoneTokeniser
-from asr.transcribe.loading import plain_batches
+from asr.transcribe.corpus import plain_batches
 from asr.transcribe.phones import phone_errors
 from asr.transcribe.recogniser import Recogniser, recognise
 
@@ -228,7 +228,7 @@ def keep(directory: Path, recogniser: Recogniser, settings: recipe.Beam, *, root
     if settings.lexicon:
         words = read_lexicon(root / settings.lexicon, recogniser.recipe.text.form)
         new, other = _names(LEXICONS, before)
-        with runtime.replacing(directory / new) as file:
+        with files.replacing(directory / new) as file:
             file.writelines(f"{word}\n" for word in words)
         kept["lexicon"] = new
         old.append(other)

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from asr import recipe, runtime
+from asr import files, recipe, runtime
 from asr.recipe import reading
 from asr.records import Emissions
 from asr.text.tokenise import Tokeniser
@@ -77,7 +77,7 @@ def spread(values: list[float]) -> str:
 def report(figures: dict[str, Any], ratio: float | None, label: str, path: Path | None) -> None:
     """``ratio`` is None where there was nothing to compare with."""
     if path:
-        with runtime.replacing(path) as file:
+        with files.replacing(path) as file:
             json.dump({**figures, "ratio": ratio}, file, indent=1)
     click.echo(f"{label}: {'no peer is installed' if ratio is None else f'{ratio:.2f}'}")
 
@@ -183,7 +183,7 @@ def loader(
     overrides = [] if augment else ["augment.speed=[1.0]", "augment.noise=null", "augment.reverb=null"]
     settings = reading.load_recipe(Path(recipe_path), overrides)
     with tempfile.TemporaryDirectory() as folder:
-        corpora = prepare(settings, Path(folder), root=runtime.data_root(data, settings.data), resume=False)
+        corpora = prepare(settings, Path(folder), root=files.data_root(data, settings.data), resume=False)
         model = AcousticModel(settings, len(corpora.tokeniser.tokens)).to(on).train()
     trainer = Trainer(model, loss_of, settings.training)
 
@@ -401,16 +401,15 @@ def emissions_of(
     model: Path, manifest: Path | None, data: str | None
 ) -> tuple[Tokeniser, list[Emissions], list[str], float]:
     """A model's tokeniser, and of a set its emissions, references and seconds."""
-    from asr import evaluate
-    from asr.data.corpora import open_corpora
+    from asr.data.corpora import manifest_source, open_corpora, sources_of
     from asr.decode.greedy import GreedyDecoder
-    from asr.transcribe.loading import plain_batches
+    from asr.transcribe.corpus import plain_batches
     from asr.transcribe.recogniser import Recogniser, recognise
 
     recogniser = Recogniser.load(model)
     settings = recogniser.recipe
-    sources = (evaluate.manifest_source(manifest),) if manifest else evaluate.sources_of(settings, "test")
-    root = Path() if manifest else runtime.data_root(data, settings.data)
+    sources = (manifest_source(manifest),) if manifest else sources_of(settings, "test")
+    root = Path() if manifest else files.data_root(data, settings.data)
     emissions, references, samples = [], [], 0
     batches = plain_batches(settings, open_corpora(sources, root).whole())
     for batch, each, _ in recognise(recogniser.model, GreedyDecoder(recogniser.tokeniser), batches):
@@ -443,7 +442,7 @@ def transcribe_by_peers(manifest: Path, out: Path, lm: Path | None) -> None:
             continue
         listen = peer.build(torch.get_num_threads())
         texts = [listen(clip.samples) for clip in clips]
-        with runtime.replacing(out / f"{name}.jsonl") as file:
+        with files.replacing(out / f"{name}.jsonl") as file:
             for clip, text in zip(clips, texts, strict=True):
                 file.write(json.dumps({"id": clip.id, "hyp": text}, ensure_ascii=False) + "\n")
         click.echo(f"{out / f'{name}.jsonl'}: {len(texts)} clips")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from asr import recipe
-from asr.decode.calibration import confidence, draw_reliability, fit_calibration, reliability
+from asr.decode.calibration import confidence, fit_calibration, reliability
+from asr.report.reliability import draw_reliability
 from asr.score.edits import align_words, word_hits
 
 

@@ -10,9 +10,9 @@ import toy
 
 from asr import checkpoint
 from asr.errors import CheckpointError
+from asr.files import replacing
 from asr.model.acoustic import AcousticModel
 from asr.recipe.reading import validate_recipe
-from asr.runtime import replacing
 from asr.text.tokenise import CharacterTokeniser
 
 

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from asr.data.corpora import manifest_source, sources_of
 from asr.errors import CorpusError
-from asr.evaluate import SetScore, manifest_source, sources_of, write_hypotheses, write_scores
+from asr.evaluate import SetScore, write_hypotheses, write_scores
 from asr.recipe.reading import load_recipe
 from asr.records import ErrorCounts
 from asr.score.edits import character_errors

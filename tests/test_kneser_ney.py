@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from asr.decode.arpa import Arpa, read_arpa, write_arpa
 from asr.decode.ngram import ROOT, NgramModel, advance
 from asr.errors import LanguageModelError
-from asr.train.ngram import Estimate, estimate, read_text
+from asr.train.kneser_ney import Estimate, estimate, read_text
 
 
 def model_of(*sentences: str, order: int, prune: tuple[int, ...] = (0,), **limits: int) -> Estimate:

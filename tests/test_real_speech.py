@@ -15,7 +15,7 @@ from asr.recipe import reading
 from asr.recipe.reading import validate_recipe
 from asr.text.tokenise import CharacterTokeniser
 from asr.train.acoustic import train_acoustic_model as train
-from asr.transcribe.loading import utterances
+from asr.transcribe.corpus import utterances
 
 ALPHABET = " 'abcdefghijklmnopqrstuvwxyz"
 

@@ -16,13 +16,13 @@ from click.testing import CliRunner
 
 from asr import recipe
 from asr.cli import main
-from asr.cli.recognition import _described
+from asr.cli.evaluate import _described
 from asr.decode.calibration import reliability
 from asr.records import Waveform, Word
 from asr.report import FOLDED, OPEN, confused_characters, confused_words, write_report
 from asr.report.clips import Clip, as_sound, worth_hearing
 from asr.report.figures import as_svg
-from asr.report.reading import DRAWN_RIGHT, DRAWN_WORST, worth_drawing
+from asr.report.pictures import DRAWN_RIGHT, DRAWN_WORST, worth_drawing
 from asr.report.timeline import speech_figure
 from asr.score.compare import compare
 from asr.score.forms import Line

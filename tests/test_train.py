@@ -29,7 +29,7 @@ from asr.train import optimiser
 from asr.train.acoustic import loss_of
 from asr.train.acoustic import train_acoustic_model as train
 from asr.train.step import Trainer
-from asr.transcribe.loading import utterances
+from asr.transcribe.corpus import utterances
 
 
 @pytest.fixture(scope="module")

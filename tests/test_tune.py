@@ -8,7 +8,7 @@ import torch
 import toy
 
 from asr import checkpoint, recipe
-from asr.cli.tuning import _weights
+from asr.cli.tune import _weights
 from asr.decode.arpa import read_arpa
 from asr.decode.beam import BeamDecoder, Knowledge
 from asr.decode.decoder import gather_knowledge

@@ -11,14 +11,19 @@ from typing import Any
 import click
 
 from asr import __version__
-from asr.cli.language import lm
+from asr.cli.align import align
+from asr.cli.check import check
+from asr.cli.evaluate import evaluate
+from asr.cli.inspect import inspect
 from asr.cli.lexicon import lexicon
-from asr.cli.live import listen
-from asr.cli.recognition import align, evaluate, transcribe
-from asr.cli.scoring import score
-from asr.cli.studying import inspect, study
-from asr.cli.training import check, text, train
-from asr.cli.tuning import tune
+from asr.cli.listen import listen
+from asr.cli.lm import lm
+from asr.cli.score import score
+from asr.cli.study import study
+from asr.cli.text import text
+from asr.cli.train import train
+from asr.cli.transcribe import transcribe
+from asr.cli.tune import tune
 from asr.errors import AsrError
 
 

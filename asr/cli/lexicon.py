@@ -62,7 +62,7 @@ def make(files: tuple[str, ...], out: Path, language: str, origin: str | None, f
     """
     from asr import recipe
     from asr.errors import TextError
-    from asr.runtime import replacing
+    from asr.files import replacing
     from asr.text.pronounce import open_lexicon, write_entries
     from asr.text.vocabulary import read_vocabulary
 

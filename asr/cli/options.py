@@ -169,17 +169,17 @@ def chosen_sources(sets: Sequence[Path], own: Recipe, split: str, data: str | No
 
     Raises RecipeError, CorpusError.
     """
-    from asr import evaluate
+    from asr.data import corpora
+    from asr.files import data_root
     from asr.recipe.reading import load_recipe
-    from asr.runtime import data_root
 
     chosen: list[tuple[Sources, Path]] = []
     for path in sets:
         if path.suffix in {".yaml", ".yml"}:
             settings = load_recipe(path)
-            chosen.append((evaluate.sources_of(settings, split), data_root(data, settings.data)))
+            chosen.append((corpora.sources_of(settings, split), data_root(data, settings.data)))
         else:
-            chosen.append(((evaluate.manifest_source(path),), Path()))
-    chosen = chosen or [(evaluate.sources_of(own, split), data_root(data, own.data))]
-    evaluate.check_names([source for sources, _ in chosen for source in sources])
+            chosen.append(((corpora.manifest_source(path),), Path()))
+    chosen = chosen or [(corpora.sources_of(own, split), data_root(data, own.data))]
+    corpora.check_names([source for sources, _ in chosen for source in sources])
     return chosen

@@ -11,7 +11,7 @@ import dataclasses
 import gzip
 import itertools
 import random
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,28 @@ def name_of(source: recipe.Corpus) -> str:
         case recipe.CommonVoiceCorpus():
             return f"{source.path}/{source.split}"
     return str(Path(source.path).with_suffix(""))
+
+
+def sources_of(settings: recipe.Recipe, split: str) -> tuple[recipe.Corpus, ...]:
+    """The recipe's sources for ``train``, ``dev`` or ``test``. Raises CorpusError where it names none."""
+    sources: tuple[recipe.Corpus, ...] = getattr(settings.corpora, split)
+    if not sources:
+        raise CorpusError(f"the recipe names no {split} corpus; give manifests to evaluate on, or --split dev")
+    return sources
+
+
+def manifest_source(path: Path) -> recipe.ManifestCorpus:
+    """A manifest on disk as a source; its name is the path without suffix."""
+    return recipe.ManifestCorpus(kind="manifest", path=str(path.absolute()), name=str(path.with_suffix("")))
+
+
+def check_names(sources: Sequence[recipe.Corpus]) -> None:
+    """Raises CorpusError where two different sources go by one name: their scores could not be told apart."""
+    paths: dict[str, str] = {}
+    for source in sources:
+        name, path = name_of(source), source.model_dump_json(exclude={"name", "weight"})
+        if paths.setdefault(name, path) != path:
+            raise CorpusError(f'two different sets are called "{name}"; give each a name of its own in a recipe')
 
 
 def _utterances(source: recipe.Corpus, root: Path) -> Callable[[], Iterator[Utterance]]:

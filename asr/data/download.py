@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tarfile
 import tempfile
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Mapping, Sequence
-from http.client import HTTPException
 from pathlib import Path
 
 from asr.errors import DownloadError
+from asr.files import fetch
 
 SHA256 = {
     "dev-clean": "76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3",
@@ -25,8 +22,6 @@ SHA256 = {
     "train-other-500": "ddb22f27f96ec163645d53215559df6aa36515f26e01dd70798188350adcb6d2",
 }
 """Checksums of OpenSLR 12's archives, as torchaudio.datasets lists them."""
-_TIMEOUT = 60
-_BLOCK = 1 << 20
 
 
 def download_librispeech(
@@ -49,55 +44,6 @@ def download_librispeech(
             archive.unlink()
         except OSError as error:
             raise DownloadError(f"{split} cannot be stored in {folder}: {error.strerror or error}") from error
-
-
-def fetch(url: str, path: Path, sha256: str) -> None:
-    """Downloads ``url`` to ``path``, going on from ``path``.part where there is one; the file appears under its name
-    only once its checksum is right. Raises DownloadError."""
-    if path.is_file():
-        return
-    part = path.with_name(path.name + ".part")
-    have = part.stat().st_size if part.exists() else 0
-    try:
-        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
-            _receive(response, part, have if response.status == 206 else 0)
-    except urllib.error.HTTPError as error:
-        if error.code != 416:  # 416: nothing lies past what we have, so the part is the whole or is wrong
-            raise DownloadError(f"{url}: the server answered {error.code} {error.reason}") from error
-    except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
-        kept = part.stat().st_size if part.exists() else 0
-        reason = getattr(error, "reason", None) or error
-        raise DownloadError(f"{url}: {reason}; {kept} bytes are kept, run again to go on from there") from error
-    except ValueError as error:
-        raise DownloadError(f"{url} is not an address: it starts with neither https:// nor http://") from error
-    with part.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
-        part.unlink()
-        raise DownloadError(f"{url}: wrong checksum, expected SHA-256 {sha256}, found {found}; it was thrown away")
-    part.replace(path)
-
-
-def _receive(response: object, part: Path, have: int) -> None:
-    """Appends the response to ``part`` after its first ``have`` bytes. Raises ConnectionError where it falls short."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    length = response.headers.get("Content-Length")  # type: ignore[attr-defined]
-    total = have + int(length) if length else None
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with (
-        part.open("ab" if have else "wb") as file,
-        Progress(*columns, console=Console(stderr=True), transient=True) as progress,
-    ):
-        task = progress.add_task(part.stem, total=total, completed=have)
-        while block := response.read(_BLOCK):  # type: ignore[attr-defined]
-            file.write(block)
-            have += len(block)
-            progress.update(task, completed=have)
-    if total is not None and have < total:
-        raise ConnectionError(f"the connection was cut at {have} of {total} bytes")
 
 
 def _unpack(archive: Path, split: str, folder: Path) -> None:

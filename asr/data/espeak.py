@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from asr import audio, recipe, runtime
+from asr import audio, files, recipe
 from asr.errors import CorpusError
 from asr.text.espeak import engine
 
@@ -23,7 +23,7 @@ SAMPLE_RATE = 16000
 def synthesise_corpus(source: recipe.EspeakCorpus) -> Path:
     """The manifest of the corpus that ``source`` describes, synthesised at the first call and cached for the next."""
     settings = source.model_dump_json(exclude={"name", "weight"})
-    folder = runtime.cache_directory() / f"espeak-{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
+    folder = files.cache_directory() / f"espeak-{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
     manifest = folder / "manifest.jsonl"
     if manifest.is_file():
         return manifest

@@ -35,7 +35,7 @@ from typing import IO, cast
 
 import numpy as np
 
-from asr import runtime
+from asr import files
 from asr.errors import LanguageModelError
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
@@ -123,7 +123,7 @@ def write_arpa(path: Path, arpa: Arpa) -> None:
     """Writes the model, compressed where the name ends in .gz. Raises AsrError where the disk refuses."""
     names = np.array(arpa.words, dtype=object)
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(runtime.replacing(path, "wb"))
+        file = stack.enter_context(files.replacing(path, "wb"))
         if path.suffix == ".gz":
             # Without a name and a time, so that the same model is the same file.
             file = cast(IO[bytes], stack.enter_context(gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0)))

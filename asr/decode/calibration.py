@@ -6,15 +6,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from asr import recipe, runtime
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from asr import recipe
 
 BINS = 10
 
@@ -81,32 +76,3 @@ def log_odds(probability: float) -> float:
     """log(p / (1 - p)), as if a network were never surer than 0.999: beyond that its figures say little."""
     bounded = min(max(probability, 0.001), 0.999)
     return math.log(bounded / (1.0 - bounded))
-
-
-def draw_reliability(measured: Reliability, path: Path, title: str) -> None:
-    """The reliability diagram as a PNG."""
-    figure = reliability_figure(measured, title)
-    with runtime.replacing(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=110)
-
-
-def reliability_figure(measured: Reliability, title: str = "") -> Figure:
-    """The reliability diagram, with the number of words in each bin below it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 6), layout="constrained")
-    FigureCanvasAgg(figure)
-    diagram, histogram = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
-    left = np.arange(BINS) / BINS
-    diagram.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1, label="as said")
-    diagram.bar(left, measured.accuracy, 1 / BINS, align="edge", color="tab:blue", alpha=0.5, edgecolor="white")
-    diagram.plot(measured.confidence, measured.accuracy, "o", color="tab:blue", label="words of a bin")
-    diagram.set_title(title, parse_math=False)  # sets are called what people call them, "$" and all
-    diagram.set(ylabel="words that are right", xlim=(0, 1), ylim=(0, 1))
-    diagram.legend(frameon=False, loc="upper left")
-    histogram.bar(left, measured.counts, 1 / BINS, align="edge", color="tab:gray", edgecolor="white")
-    histogram.set(xlabel="confidence", ylabel="words")
-    for axes in (diagram, histogram):
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure

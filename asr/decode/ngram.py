@@ -22,7 +22,7 @@ import numba
 import numpy as np
 from safetensors.numpy import save
 
-from asr import runtime
+from asr import files
 from asr.decode.arpa import END, MAX_ORDER, START, UNKNOWN, Arpa, Section, read_arpa
 from asr.errors import AsrError, LanguageModelError
 
@@ -162,7 +162,7 @@ class NgramModel:
             raise LanguageModelError(f"{path} cannot be read: {error.strerror or error}") from error
         source = f"{resolved} {status.st_size} {status.st_mtime_ns}"
         name = f"{path.name}-{hashlib.sha256(str(resolved).encode()).hexdigest()[:16]}.safetensors"
-        kept = runtime.cache_directory() / "ngrams" / name
+        kept = files.cache_directory() / "ngrams" / name
         with contextlib.suppress(LanguageModelError):
             return _map(kept, source)
         model = cls.from_arpa(read_arpa(path), str(path))
@@ -195,7 +195,7 @@ class NgramModel:
         """Writes the model in the form that loads at once: safetensors, so that nothing in it can run."""
         spelling = np.frombuffer("\n".join(self.words).encode(), np.uint8)
         metadata = {"format": FORMAT, "order": str(self.order), "source": source}
-        with runtime.replacing(path, "wb") as file:
+        with files.replacing(path, "wb") as file:
             file.write(save({**self.arrays._asdict(), "spelling": spelling}, metadata))
 
     def index(self, word: str) -> int:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr import runtime
-from asr.decode.calibration import Reliability, reliability_figure
+from asr import files
+from asr.decode.calibration import Reliability
 from asr.report import figures
 from asr.report.pages import render
+from asr.report.reliability import reliability_figure
 from asr.score.compare import Comparison
 from asr.score.edits import Edit, Unit, align_characters
 from asr.score.system import ScoredLine, System
@@ -94,7 +95,7 @@ def write_report(
         calibration=figures.as_svg(reliability_figure(reliability), "calibration") if reliability else "",
         calibration_error=reliability.error if reliability else 0.0,
     )
-    with runtime.replacing(path) as file:
+    with files.replacing(path) as file:
         file.write(page)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from asr import runtime
+from asr import files
 from asr.errors import CorpusError
 from asr.records import ErrorCounts
 from asr.score import significance
@@ -443,6 +443,6 @@ def write_json(
             for c in comparisons
         ],
     }
-    with runtime.replacing(path) as file:
+    with files.replacing(path) as file:
         json.dump(document, file, indent=1, ensure_ascii=False)
         file.write("\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from asr import audio, recipe, runtime
+from asr import audio, files, recipe
 from asr.audio import Recording
 from asr.data.collation import Utterance, collate
 from asr.decode.words import words_of
@@ -76,7 +76,7 @@ def write_inspection(path: Path, inspection: Inspection, recogniser: Recogniser,
         speech=speech_picture(inspection, recogniser),
         gates=gates_section(inspection.trace, inspection.words),
     )
-    with runtime.replacing(path) as file:
+    with files.replacing(path) as file:
         file.write(page)
 
 

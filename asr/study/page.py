@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from asr import recipe, runtime
+from asr import files, recipe
 from asr.records import Batch, Waveform
 from asr.report.figures import as_svg
 from asr.report.pages import render
@@ -64,7 +64,7 @@ def write_page(
         plots=_plots(contestants),
         inside=_inside(contestants, utterance),
     )
-    with runtime.replacing(path) as file:
+    with files.replacing(path) as file:
         file.write(page)
 
 
@@ -158,7 +158,7 @@ def write_numbers(path: Path, contestants: Sequence[Contestant]) -> None:
             "cer": c.characters.rate if c.outcomes else None,
             "runs": [_numbers(run) for run in c.runs],
         }
-    with runtime.replacing(path) as file:
+    with files.replacing(path) as file:
         json.dump(cells, file, indent=1)
         file.write("\n")
 

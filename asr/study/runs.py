@@ -23,7 +23,7 @@ from asr.study.memory import Memory, effective_memory
 from asr.text.tokenise import Tokeniser
 from asr.train.acoustic import train_acoustic_model, untrained
 from asr.train.monitor import json_lines
-from asr.transcribe.loading import plain_batches
+from asr.transcribe.corpus import plain_batches
 from asr.transcribe.recogniser import Recogniser
 
 LOOKED_AT = 6

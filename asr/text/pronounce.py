@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from asr import recipe, runtime
+from asr import files, recipe
 from asr.errors import TextError
 from asr.text.arpabet import English
 from asr.text.espeak import Speller
@@ -214,7 +214,7 @@ def parse_entry(line: str) -> tuple[str, Pronunciation]:
 def write_lexicon(lexicon: Mapping[str, Pronunciations], path: Path) -> None:
     """Writes ``word phone phone ...``, a line a pronunciation, in the lexicon's order. Where one is less likely than 1,
     each line has its probability after the word, as in Kaldi's lexiconp.txt."""
-    with runtime.replacing(path) as file:
+    with files.replacing(path) as file:
         write_entries(lexicon.items(), file)
 
 

@@ -17,7 +17,7 @@ from rich import progress as bars
 from rich.console import Console
 from torch import Tensor
 
-from asr import recipe, runtime
+from asr import files, recipe
 from asr.errors import AsrError, DivergenceError, TrainingError
 from asr.train.state import DevFigures, Progress
 from asr.train.step import Labelled, StepFigures
@@ -127,7 +127,7 @@ class Monitor:
         self.history = _history_until(self.directory / "metrics.jsonl", self.progress)
         for line in json_lines(self.directory / "training" / "rejected.jsonl"):
             self._rejected[line["id"]] = line["reason"]
-        with runtime.replacing(self.directory / "metrics.jsonl") as file:
+        with files.replacing(self.directory / "metrics.jsonl") as file:
             file.writelines(json.dumps(line) + "\n" for line in self.history)
         self._metrics = (self.directory / "metrics.jsonl").open("a", encoding="utf-8")
         self._board = SummaryWriter(str(self.directory / "training" / "tensorboard"), purge_step=self.progress.step + 1)

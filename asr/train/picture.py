@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from asr import runtime
+from asr import files
 
 
 def draw_training(history: list[dict[str, Any]], path: Path) -> None:
@@ -52,5 +52,5 @@ def draw_training(history: list[dict[str, Any]], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
-    with runtime.replacing(path, "wb") as file:
+    with files.replacing(path, "wb") as file:
         figure.savefig(file, format="png", dpi=110)

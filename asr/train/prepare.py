@@ -22,8 +22,8 @@ from asr.errors import CorpusError, RecipeError, TextError
 from asr.model.acoustic import AcousticModel
 from asr.records import Batch
 from asr.text.tokenise import PhoneTokeniser, Tokeniser, build_tokeniser
-from asr.train.ngram import estimate, read_text
-from asr.transcribe.loading import plain_batches, utterances, workers
+from asr.train.kneser_ney import estimate, read_text
+from asr.transcribe.corpus import plain_batches, utterances, workers
 
 FREE_TO_CHANGE = {"data", "decoder", "training.workers", "training.save_minutes", "training.keep_audio"}
 """Recipe keys, or sections, that may differ when a run is resumed: they move no weight."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from asr import runtime
+from asr import files
 from asr.errors import CheckpointError, TextError
 from asr.model.acoustic import AcousticModel
 from asr.records import BLANK, Batch
@@ -100,7 +100,7 @@ def weighed(lexicon: PronunciationLexicon, texts: Mapping[str, str], choices: Ch
 
 
 def save_choices(directory: Path, choices: Choices) -> None:
-    with runtime.replacing(directory / CHOICES) as file:
+    with files.replacing(directory / CHOICES) as file:
         json.dump(choices, file)
 
 

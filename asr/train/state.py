@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from asr import checkpoint, recipe, runtime
+from asr import checkpoint, files, recipe
 from asr.errors import CheckpointError
 from asr.train.step import Trainer
 
@@ -68,7 +68,7 @@ def is_time_up(seconds: float, settings: recipe.TrainerSettings) -> bool:
 
 def save_state(directory: Path, progress: Progress, trainer: Trainer[Any, Any]) -> None:
     """Writes the whole state aside and renames it, so that a kill at any moment leaves the old or the new one."""
-    with runtime.replacing(directory / STATE, "wb") as file:
+    with files.replacing(directory / STATE, "wb") as file:
         torch.save({"progress": asdict(progress), **trainer.state_dict()}, file)
 
 

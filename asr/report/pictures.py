@@ -13,7 +13,7 @@ from asr.report.figures import HIT, INSERTION, SUBSTITUTION, as_svg
 from asr.report.timeline import speech_figure
 from asr.score.edits import align_words
 from asr.score.system import ScoredLine, System
-from asr.transcribe.loading import plain_batches
+from asr.transcribe.corpus import plain_batches
 from asr.transcribe.recogniser import Recogniser, recognise
 
 DRAWN_WORST, DRAWN_RIGHT = 12, 3

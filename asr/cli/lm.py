@@ -108,14 +108,14 @@ def train(
         return
     from asr.decode.arpa import write_arpa
     from asr.decode.ngram import NgramModel
-    from asr.train import ngram
+    from asr.train import kneser_ney
 
     with _progress(files) as progress:
         [task] = progress.task_ids
         sentences = _Symbols(files, form, tokeniser, lambda count: progress.advance(task, count))
-        text = ngram.read_text(sentences, vocabulary=vocabulary, min_count=min_count)
+        text = kneser_ney.read_text(sentences, vocabulary=vocabulary, min_count=min_count)
         progress.update(task, description="estimating", total=None)
-        estimate = ngram.estimate(text, order=order, prune=prune if prune is not None else (0, 0, 1)[:order])
+        estimate = kneser_ney.estimate(text, order=order, prune=prune if prune is not None else (0, 0, 1)[:order])
         progress.update(task, description="writing")
         if out.suffix == ".safetensors":
             NgramModel.from_arpa(estimate.model).save(out)
@@ -126,7 +126,7 @@ def train(
         orders = " and ".join(map(str, estimate.fallbacks))
         click.echo(
             f"asr: the text is too small or too regular to estimate the discounts of order {orders}; "
-            f"{', '.join(map(str, ngram.FALLBACK_DISCOUNTS))} were taken",
+            f"{', '.join(map(str, kneser_ney.FALLBACK_DISCOUNTS))} were taken",
             err=True,
         )
     sizes = " + ".join(str(len(section.ids)) for section in estimate.model.sections)

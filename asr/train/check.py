@@ -22,7 +22,7 @@ from asr.model.criterion import ctc_loss
 from asr.records import Batch, Rejection
 from asr.text.arpabet import English
 from asr.text.tokenise import PhoneTokeniser, build_tokeniser
-from asr.transcribe.loading import utterances, workers
+from asr.transcribe.corpus import utterances, workers
 
 SPLITS = ("train", "dev", "test")
 HISTOGRAM_BINS = 8

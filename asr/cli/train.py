@@ -1,0 +1,41 @@
+"""asr train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from asr.cli.options import FOLDER, data_option, device_option, set_option, threads_option
+
+
+@click.command()
+@click.argument("recipe", type=FOLDER)
+@click.option("--out", type=FOLDER, metavar="DIR", help="Model directory; default models/RECIPE.")
+@click.option("--resume", is_flag=True, help="Go on with the run in DIR, or start it where there is none.")
+@data_option
+@set_option
+@device_option
+@threads_option
+def train(
+    recipe: Path, out: Path | None, resume: bool, data: str | None, overrides: tuple[str, ...], device: str
+) -> None:
+    """Train the model that RECIPE describes."""
+    from asr.files import data_root
+    from asr.recipe.reading import load_recipe
+    from asr.train.acoustic import train_acoustic_model
+
+    settings = load_recipe(recipe, overrides)
+    root = data_root(data, settings.data)
+    directory = out or Path("models") / recipe.stem
+    meta = train_acoustic_model(
+        settings.model_copy(update={"data": str(root)}), directory, root=root, device=device, resume=resume
+    )
+    results, spent = meta["results"], meta["training"]
+    rates = ", ".join(
+        f"{name.upper()} {results['dev'][name]:.2%}" for name in ("wer", "cer", "per") if name in results["dev"]
+    )
+    click.echo(
+        f"{directory}: dev {rates} at epoch {results['best_epoch']} of {spent['epochs']}, "
+        f"{meta['parameters'] / 1e6:.2f} M parameters, {spent['minutes']:.1f} min"
+    )

@@ -1,0 +1,167 @@
+"""asr transcribe."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from asr.cli.options import (
+    FOLDER,
+    FORMS,
+    chosen_channels,
+    chosen_forms,
+    decoder_options,
+    device_option,
+    model_directory,
+    progress_bar,
+)
+from asr.errors import AsrError
+
+if TYPE_CHECKING:
+    from asr.transcribe.jobs import Job
+    from asr.transcribe.recordings import Channels
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE|DIR|GLOB...")
+@click.option("--model", type=FOLDER, metavar="DIR", help="Model directory; default: the newest under models/.")
+@click.option(
+    "--format",
+    "forms",
+    multiple=True,
+    default=["txt"],
+    show_default=True,
+    callback=chosen_forms,
+    metavar="FORM,...",
+    help=", ".join(FORMS) + ".",
+)
+@click.option("-o", "--out", type=FOLDER, metavar="DIR", help="Write files there; default: standard output.")
+@click.option("--overwrite", is_flag=True, help="Transcribe again what is finished in DIR.")
+@click.option(
+    "--channels",
+    default="mix",
+    show_default=True,
+    callback=chosen_channels,
+    metavar="mix|split|N",
+    help="split transcribes each channel by itself.",
+)
+@click.option("--track", default=1, show_default=True, type=click.IntRange(1), help="Of a container's audio tracks.")
+@click.option(
+    "--vad/--no-vad", default=None, help="Leave out what is not speech; default: in recordings longer than 40 s."
+)
+@decoder_options
+@device_option
+def transcribe(
+    files: tuple[str, ...],
+    model: Path | None,
+    forms: tuple[str, ...],
+    out: Path | None,
+    overwrite: bool,
+    channels: Channels,
+    track: int,
+    vad: bool | None,
+    device: str,
+    decoding: list[str],
+) -> None:
+    """Transcribe recordings of any format and length, and those in folders ("-" reads standard input).
+
+    Below DIR the transcripts lie in folders like the recordings'. Those that are finished there are left as they are.
+    """
+    import time
+
+    from asr import runtime
+
+    runtime.keep_few_kernels()
+    from asr.transcribe import folders, formats, jobs
+    from asr.transcribe.recogniser import Recogniser
+
+    recordings: Sequence[Path | None] = [None] if files == ("-",) else folders.find_recordings(files)
+    if out is None and len(forms) > 1:
+        raise AsrError(f"{len(forms)} formats at once ({', '.join(forms)}) need a folder to be written to: --out DIR")
+    if out is None and len(recordings) > 1 and forms[0] not in ("txt", "json", "ctm"):
+        raise AsrError(f"{forms[0]} says of one recording what is in it: several need --out DIR")
+    work = [jobs.Job(recording, {}) for recording in recordings]
+    if out is not None:
+        folders.check_writable(out)
+        work = jobs.plan(files, recordings, out, forms)
+    waiting = [job for job in work if overwrite or not job.is_finished()]
+    if not waiting:
+        click.echo(f"all {len(work)} recordings were finished before: --overwrite transcribes them again", err=True)
+        return
+    recogniser = Recogniser.load(model_directory(model), device=device, decoding=decoding)
+    began = time.perf_counter()
+    failed, seconds = 0, 0.0
+    with _listening(waiting, channels, track) as (progress, advance):
+        outcomes = recogniser.transcribe_all(
+            (sys.stdin.buffer.read() if job.recording is None else job.recording for job in waiting),
+            channels=channels,
+            track=track,
+            vad=vad,
+            advance=advance,
+        )
+        for job, outcome in zip(waiting, outcomes, strict=True):
+            progress.stop()  # so that what is printed does not run into it
+            if isinstance(outcome, AsrError):
+                click.echo(f"asr: {outcome}", err=True)
+                failed += 1
+            else:
+                seconds += outcome.duration
+                if not outcome.words:
+                    click.echo(f"{job.name} holds no words", err=True)
+                if out is None and forms == ("txt",) and len(waiting) > 1:
+                    click.echo(f"{job.name}\t{outcome.text}")
+                elif out is None:
+                    click.echo(formats.FORMS[forms[0]](outcome, job.name))
+                else:
+                    job.write(outcome)
+            progress.start()
+    if out is not None:
+        elapsed = time.perf_counter() - began
+        before = f", {len(work) - len(waiting)} finished before" if len(waiting) < len(work) else ""
+        click.echo(
+            f"{len(waiting) - failed} transcribed{before}, {failed} failed: "
+            f"{seconds / 60:.1f} minutes of audio in {elapsed:.1f} s, {elapsed / max(seconds, 1e-9):.4f} x real time",
+            err=True,
+        )
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+@contextlib.contextmanager
+def _listening(jobs: Sequence[Job], channels: Channels, track: int) -> Iterator[tuple[Any, Callable[[float], None]]]:
+    """A progress bar over the jobs' seconds of audio, and what moves it. Headers are read only where it is seen."""
+    import time
+
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from asr import audio
+
+    columns = (
+        TextColumn("transcribing, {task.completed:.0f} s of audio at {task.fields[factor]} x real time"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    with progress_bar(*columns) as progress:
+        total = 0.0
+        for job in () if progress.disable else jobs:
+            if job.recording is not None:
+                with contextlib.suppress(AsrError):  # told when its turn comes
+                    outline = audio.outline(job.recording, track=track)
+                    total += outline.duration * (outline.channels if channels == "split" else 1)
+        task = progress.add_task("", total=total or None, factor="-")
+        began = time.perf_counter()
+        done = 0.0
+
+        def advance(seconds: float) -> None:
+            nonlocal done
+            done += seconds
+            factor = f"{(time.perf_counter() - began) / done:.3f}" if done else "-"
+            progress.update(task, advance=seconds, factor=factor)
+
+        yield progress, advance
