@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 from safetensors import SafetensorError
@@ -24,7 +24,9 @@ from asr import files, recipe, runtime
 from asr.errors import CheckpointError, RecipeError, TextError
 from asr.model.acoustic import AcousticModel
 from asr.model.language import LanguageModel
+from asr.model.network import TorchNetwork
 from asr.recipe import reading
+from asr.records import Network
 from asr.text.pronounce import read_lexicon, write_lexicon
 from asr.text.tokenise import PhoneTokeniser, Tokeniser, tokeniser_from_json
 
@@ -32,6 +34,8 @@ FORMAT = 1
 R = TypeVar("R", bound=recipe.Section)
 WEIGHTS, LAST_WEIGHTS = "model.safetensors", "last.safetensors"
 PRONUNCIATIONS = "pronunciations.txt"
+Engine = Literal["auto", "torch", "onnx"]
+"""What computes the network: ``auto`` is what is there and quickest on this machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +43,16 @@ class Checkpoint:
     """A model directory in memory: the model is in evaluation mode on its device."""
 
     model: AcousticModel
+    tokeniser: Tokeniser
+    recipe: recipe.Recipe
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedNetwork:
+    """A model directory ready to recognise, whatever computes its network."""
+
+    network: Network
     tokeniser: Tokeniser
     recipe: recipe.Recipe
     meta: dict[str, Any]
@@ -112,6 +126,18 @@ def load_checkpoint(directory: Path, *, device: str = "auto", weights: str = WEI
     meta = _load_weights(model, directory, weights)
     return Checkpoint(
         model=model.to(runtime.pick_device(device)).eval(), tokeniser=tokeniser, recipe=settings, meta=meta
+    )
+
+
+def load_network(
+    directory: Path, *, engine: Engine = "auto", device: str = "auto", weights: str = WEIGHTS
+) -> LoadedNetwork:
+    """The network of ``directory`` by ``engine``. Raises CheckpointError as ``load_checkpoint`` does."""
+    if engine == "onnx":
+        raise CheckpointError(f"{directory} holds no network for ONNX Runtime")
+    loaded = load_checkpoint(directory, device=device, weights=weights)
+    return LoadedNetwork(
+        network=TorchNetwork(loaded.model), tokeniser=loaded.tokeniser, recipe=loaded.recipe, meta=loaded.meta
     )
 
 

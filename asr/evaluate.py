@@ -69,7 +69,7 @@ def _evaluate_set(
     audio = processing = 0.0
     started = time.perf_counter()
     batches = plain_batches(settings, open_corpora((source,), root).whole())
-    for batch, emissions, found in recognise(recogniser.model, recogniser.decoder, batches):
+    for batch, emissions, found in recognise(recogniser.network, recogniser.decoder, batches):
         processing += time.perf_counter() - started
         unreadable += batch.rejected
         durations = (batch.waveform_lengths / settings.features.sample_rate).tolist()

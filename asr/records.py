@@ -7,9 +7,11 @@ V tokens (blank is 0), F feature bins, H hidden units. Lengths are integers in t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from torch import Tensor, device
 
@@ -18,6 +20,8 @@ Fault = Literal["unreadable", "empty text", "outside the alphabet", "too short f
 
 BLANK = 0
 """The CTC blank's token id, in every tokeniser and every emission."""
+SURELY_NOT = -20.0
+"""The log probability, in nats, of a token where nobody speaks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,11 +111,44 @@ class Sentences:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Emissions:
-    """``log_probs`` (B, T', V), natural log, float32; ``lengths`` (B,) in frames; ``frame_shift`` in seconds."""
+    """``log_probs`` (B, T', V), natural log, float32; ``lengths`` (B,) int64, in frames; ``frame_shift`` in seconds."""
 
-    log_probs: Tensor
-    lengths: Tensor
+    log_probs: np.ndarray
+    lengths: np.ndarray
     frame_shift: float
+
+
+class Network(Protocol):
+    """What a recogniser reads with, whatever computes it. ``sample_rate`` in Hz, ``frame_shift`` in seconds: S samples
+    become S // (sample_rate * frame_shift) + 1 emission frames."""
+
+    sample_rate: int
+    frame_shift: float
+
+    def emit(self, waveforms: Sequence[np.ndarray]) -> Emissions:
+        """The emissions of utterances (S,) of any lengths, float32 at ``sample_rate``. Each is what it is alone."""
+        ...
+
+
+class EmissionStream(Protocol):
+    """One stream's way through a network. ``latency`` is what it hears ahead, in seconds, at the most."""
+
+    latency: float
+
+    def feed(self, samples: np.ndarray, *, last: bool = False) -> np.ndarray:
+        """The log probabilities (T', V) that samples (S,) more complete; after the ``last``, all that are left."""
+        ...
+
+
+class Streaming(Protocol):
+    """A network that reads live."""
+
+    sample_rate: int
+    frame_shift: float
+
+    def stream(self, *, chunk: float, context: float) -> EmissionStream:
+        """A stream read ``chunk`` seconds at a time and, where the network looks ahead, ``context`` beyond them."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,7 @@ def listen(
     readings: list[Hypothesis] = []
     for sources, root in sets:
         batches = plain_batches(recogniser.recipe, open_corpora(sources, root).whole())
-        for batch, emitted, hypotheses in recognise(recogniser.model, GreedyDecoder(recogniser.tokeniser), batches):
+        for batch, emitted, hypotheses in recognise(recogniser.network, GreedyDecoder(recogniser.tokeniser), batches):
             if len(batch):
                 emissions.append(emitted)
                 references += batch.texts

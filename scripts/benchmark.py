@@ -251,7 +251,7 @@ def step(
     }
     with runtime.autocast(on, settings.training.precision):
         emissions = model(batch)
-    held = dataclasses.replace(emissions, log_probs=emissions.log_probs.detach().requires_grad_())
+    held = emissions._replace(log_probs=emissions.log_probs.detach().requires_grad_())
 
     def whole(criterion: Criterion) -> None:
         with runtime.autocast(on, settings.training.precision):
@@ -319,9 +319,7 @@ def decode(
         if lm is None:
             raise click.UsageError("phones spell words through a lexicon and a language model: name one with --lm")
         pronunciations = {word: tokeniser.pronounce(word) for word in knowledge.words or ()}
-    matrices = [
-        np.ascontiguousarray(m[:n]) for e in emissions for m, n in zip(e.log_probs.numpy(), e.lengths, strict=True)
-    ]
+    matrices = [np.ascontiguousarray(m[:n]) for e in emissions for m, n in zip(e.log_probs, e.lengths, strict=True)]
     passing = np.concatenate([(m > token_threshold).sum(axis=1) for m in matrices])
     search = peers.Search(
         tokens=tokeniser.tokens,
@@ -412,7 +410,7 @@ def emissions_of(
     root = Path() if manifest else files.data_root(data, settings.data)
     emissions, references, samples = [], [], 0
     batches = plain_batches(settings, open_corpora(sources, root).whole())
-    for batch, each, _ in recognise(recogniser.model, GreedyDecoder(recogniser.tokeniser), batches):
+    for batch, each, _ in recognise(recogniser.network, GreedyDecoder(recogniser.tokeniser), batches):
         if len(batch):
             emissions.append(each)
             references += batch.texts

@@ -8,7 +8,9 @@ import torch
 
 from asr import recipe
 from asr.model.criterion import CtcCrf, Denominator, build_criterion, ctc_loss, estimate_ngram, label_log_prob
-from asr.records import BLANK, Emissions
+from asr.model.emitted import Emitted
+from asr.records import BLANK
+from asr.train.acoustic import blank_rate
 
 VOCABULARY = 4
 TRANSCRIPTS = [[1, 2, 2], [3, 1], [2, 3, 3, 1], [1]]
@@ -63,7 +65,7 @@ def test_the_denominator_and_its_gradient_are_those_of_the_sum_over_all_paths(lo
 def test_the_loss_is_the_share_of_the_labels_own_paths_among_all(ngram):
     """The gradient is taken before the softmax, where PyTorch's CTC loss gives it."""
     logits = torch.randn(3, 5, VOCABULARY, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    emissions = Emissions(log_probs=logits.log_softmax(-1), lengths=LENGTHS, frame_shift=0.03)
+    emissions = Emitted(logits.log_softmax(-1), LENGTHS)
     found = CtcCrf(ngram)(emissions, TOKENS, TOKEN_LENGTHS)
     exact = logits.detach().double().requires_grad_()
     expected = exact.new_zeros(())
@@ -79,7 +81,7 @@ def test_the_loss_is_the_share_of_the_labels_own_paths_among_all(ngram):
 
 
 def test_ctc_beside_it_is_added_with_its_weight(log_probs, ngram):
-    emissions = Emissions(log_probs=log_probs, lengths=LENGTHS, frame_shift=0.03)
+    emissions = Emitted(log_probs, LENGTHS)
     alone, beside = (CtcCrf(ngram, ctc=weight)(emissions, TOKENS, TOKEN_LENGTHS) for weight in (0.0, 0.3))
     ctc = ctc_loss(emissions, TOKENS, TOKEN_LENGTHS)
     assert (beside - alone).item() == pytest.approx(0.3 * ctc.item(), rel=1e-5)
@@ -107,7 +109,7 @@ def test_a_long_utterance_of_sure_emissions_stays_in_range(ngram):
 
 
 def test_an_utterance_too_short_for_its_labels_has_an_infinite_loss(log_probs, ngram):
-    emissions = Emissions(log_probs=log_probs[:1, :3], lengths=torch.tensor([3]), frame_shift=0.03)
+    emissions = Emitted(log_probs[:1, :3], torch.tensor([3]))
     assert CtcCrf(ngram)(emissions, torch.tensor([[1, 1, 3]]), torch.tensor([3])).item() == math.inf
 
 
@@ -157,3 +159,9 @@ def test_a_gpu_computes_what_the_cpu_does(ngram):
             gradients.append(torch.autograd.grad(found.sum(), log_probs)[0].cpu())
         torch.testing.assert_close(*sums, rtol=1e-5, atol=1e-4)
         torch.testing.assert_close(*gradients, rtol=0, atol=1e-4)
+
+
+def test_the_blank_rate_counts_real_frames_alone():
+    likeliest = torch.tensor([[0, 0, 2, 0], [0, 1, 1, 1]])
+    emitted = Emitted(torch.nn.functional.one_hot(likeliest, VOCABULARY).float(), torch.tensor([4, 1]))
+    assert float(blank_rate(emitted)) == pytest.approx(4 / 5)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from asr import recipe
-from asr.model.features import FeatureExtractor, ReferenceFeatures, feature_frames, feature_size, frame_loudness
+from asr.model.features import FeatureExtractor, ReferenceFeatures, frame_loudness
+from asr.recipe.frames import feature_frames, feature_size
 from asr.records import Features
 
 KINDS = {

@@ -11,8 +11,8 @@ import toy
 from torch import nn
 
 from asr import recipe, runtime
-from asr.data.collation import Utterance, collate
 from asr.errors import DivergenceError
+from asr.model.collation import Utterance, collate
 from asr.model.encoder import RecurrentStack
 from asr.model.features import frame_mask
 from asr.model.recurrent import RecurrentLayer

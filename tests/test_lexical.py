@@ -69,8 +69,8 @@ def random_emissions(seed: int, frames: int, tokens: int, *, peaky: float = 1.0)
 
 
 def emissions(log_probs: np.ndarray) -> Emissions:
-    values = torch.from_numpy(np.asarray(log_probs, np.float32))[None]
-    return Emissions(log_probs=values, lengths=torch.tensor([values.shape[1]]), frame_shift=0.04)
+    values = np.asarray(log_probs, np.float32)[None]
+    return Emissions(log_probs=values, lengths=np.array([values.shape[1]]), frame_shift=0.04)
 
 
 def spoken(tokeniser: PhoneTokeniser, tokens: str, *, sure: float = 0.97) -> Emissions:
@@ -166,7 +166,7 @@ def words_model(text: str = ARPA) -> NgramModel:
 def test_unpruned_search_equals_the_sum_over_all_paths_and_pronunciations(seed, frames, peaky, separator):
     tokeniser = phones(separator=separator)
     case = random_emissions(seed, frames, len(tokeniser.tokens), peaky=peaky)
-    truth = brute_force(case.log_probs[0].double().numpy(), tokeniser)
+    truth = brute_force(case.log_probs[0].astype(float), tokeniser)
     found = decode(tokeniser, case)
     assert {h.text: pytest.approx(h.acoustic_score, abs=1e-5) for h in found} == truth
     assert len(found) == len(truth)
@@ -194,7 +194,7 @@ def test_language_model_and_hotwords_add_their_score_to_every_word_sequence(seed
     tokeniser = phones(separator=separator)
     case = random_emissions(seed, frames, len(tokeniser.tokens))
     found = {h.text: h for h in decode(tokeniser, case, model=words_model(), hotwords=HOTWORDS, **weights)}
-    truth = brute_force(case.log_probs[0].double().numpy(), tokeniser)
+    truth = brute_force(case.log_probs[0].astype(float), tokeniser)
     assert found.keys() == truth.keys()
     assert {text: found[text].acoustic_score for text in truth} == pytest.approx(truth, abs=1e-4)
     expected = {text: expected_score(text, **weights) for text in truth}
@@ -210,7 +210,7 @@ def test_a_search_fed_in_chunks_is_the_search_fed_at_once(separator):
         decoder = BeamDecoder(tokeniser, recipe.Beam(width=8), Knowledge(fusion=fusion), nbest=3)
         search = decoder.begin()
         for start, end in itertools.pairwise([0, 7, 8, 21, 40]):
-            search.feed(case.log_probs[0, start:end].numpy())
+            search.feed(case.log_probs[0, start:end])
             search.best()
         assert search.nbest(3) == decoder(case)[0]
 
@@ -242,7 +242,7 @@ def test_each_word_has_the_phones_frames_and_time_in_which_it_is_said(separator,
 
 def test_a_word_that_is_not_finished_is_left_out():
     search = BeamDecoder(phones(), recipe.Beam(), Knowledge(fusion=LexicalFusion(phones()))).begin()
-    search.feed(spoken(phones(), "A . C", sure=1 - 1e-9).log_probs[0].numpy())
+    search.feed(spoken(phones(), "A . C", sure=1 - 1e-9).log_probs[0])
     best = search.best()
     assert best.text in ("a", "eh")
     assert (best.tokens, best.spans) == ((1,), ((0, 1),))
@@ -376,7 +376,7 @@ def test_an_lstm_over_letters_rescores_the_text():
     expected = [0.5 * score + 0.3 * len(text.split()) for score, text in zip(scores, texts, strict=True)]
     assert [h.lm_score for h in found] == pytest.approx(expected, abs=1e-4)
     search = decoder.begin()
-    search.feed(case.log_probs[0].numpy())
+    search.feed(case.log_probs[0])
     assert search.conclude() == found[0]
 
 
@@ -399,7 +399,7 @@ def test_live_words_are_the_words_of_the_whole(separator):
     live = LiveDecoder(decoder, tokeniser, frame_shift=0.04, endpoint=0.2, longest=10.0)
     heard = [
         live.feed(rows, last=last)
-        for rows, last in zip(np.split(said.log_probs[0].numpy(), 13), 12 * [False] + [True], strict=True)
+        for rows, last in zip(np.split(said.log_probs[0], 13), 12 * [False] + [True], strict=True)
     ]
     final = [word for each in heard for word in each.final]
     [[whole]] = decoder(said)
@@ -424,7 +424,7 @@ def test_choices_that_the_language_model_has_forgotten_do_not_fill_the_beam():
         recipe.Phones(kind="phones"),
     )
     case = spoken(two, "A . A . A . A . C . C", sure=1 - 1e-3)
-    case.log_probs[0, 16, [2, 3]] = torch.tensor([0.25, 0.75]).log()
+    case.log_probs[0, 16, [2, 3]] = np.log([0.25, 0.75])
     unigrams = "\\data\\\nngram 1=6\n\n\\1-grams:\n-9 <s>\n-1 </s>\n-0.5 a\n-0.6 eh\n-1 bc\n-1 ca\n\n\\end\\\n"
     [best] = decode(two, case, recipe.Beam(width=4), nbest=1, model=words_model(unigrams), alpha=1.0)
     assert best.text == "a a a a bc"

@@ -14,6 +14,7 @@ from asr.decode.beam import BeamDecoder
 from asr.decode.greedy import GreedyDecoder, decode_greedy
 from asr.errors import AudioError
 from asr.model.acoustic import AcousticModel
+from asr.model.network import TorchNetwork
 from asr.recipe.reading import validate_recipe
 from asr.records import Emissions, Heard, Word
 from asr.text.tokenise import CharacterTokeniser
@@ -93,7 +94,7 @@ def test_speech_without_a_pause_is_cut_between_words_and_loses_none(path, longes
     words = [w[: longest // 4] for w in path.split()]  # a word that is no longer than an utterance may last
     emissions = frames("- -".join(words))
     expected = decode_greedy(
-        Emissions(log_probs=torch.tensor(emissions)[None], lengths=torch.tensor([len(emissions)]), frame_shift=1.0),
+        Emissions(log_probs=np.array(emissions)[None], lengths=np.array([len(emissions)]), frame_shift=1.0),
         TOKENISER,
     )
     decoder = live(endpoint=1000, longest=longest)
@@ -127,7 +128,7 @@ def recogniser(encoder: dict, normalise: str = "none", decoder: str = "greedy") 
     torch.manual_seed(5)
     model = AcousticModel(settings, 5)
     torch.nn.init.normal_(model.head.weight, std=4)
-    return Recogniser(model, TOKENISER, settings, {}, DECODERS[decoder])
+    return Recogniser(TorchNetwork(model), TOKENISER, settings, {}, DECODERS[decoder])
 
 
 @settings(max_examples=60)

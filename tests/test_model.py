@@ -11,11 +11,13 @@ from torch import nn
 from asr import recipe
 from asr.model.acoustic import AcousticModel
 from asr.model.criterion import ctc_loss
-from asr.model.encoder import Dropout, Encoder, RecurrentStack, emission_frames
+from asr.model.emitted import Emitted
+from asr.model.encoder import Dropout, Encoder, RecurrentStack
 from asr.model.recurrent import RecurrentLayer, flip_within
 from asr.model.spec_augment import augment, warp_frequencies
 from asr.recipe import reading
-from asr.records import BLANK, Batch, Emissions
+from asr.recipe.frames import emission_frames
+from asr.records import BLANK, Batch
 from asr.train.acoustic import loss_of
 
 CELLS = {
@@ -263,13 +265,13 @@ def test_ctc_loss_is_minus_the_log_of_the_sum_over_all_paths():
         for path in itertools.product(range(3), repeat=4)
         if [k for k, _ in itertools.groupby(path) if k != BLANK] == [1, 2]
     )
-    emissions = Emissions(log_probs=log_probs, lengths=torch.tensor([4]), frame_shift=0.04)
+    emissions = Emitted(log_probs, torch.tensor([4]))
     loss = ctc_loss(emissions, torch.tensor([[1, 2]]), torch.tensor([2]))
     assert float(loss) == pytest.approx(-math.log(total), abs=1e-5)
 
 
 def test_an_utterance_too_short_for_its_labels_has_infinite_loss_rather_than_none():
-    emissions = Emissions(log_probs=torch.zeros(1, 2, 3).log_softmax(-1), lengths=torch.tensor([2]), frame_shift=0.04)
+    emissions = Emitted(torch.zeros(1, 2, 3).log_softmax(-1), torch.tensor([2]))
     assert ctc_loss(emissions, torch.tensor([[1, 1]]), torch.tensor([2])).isinf()
 
 

@@ -6,9 +6,10 @@ import torch
 import toy
 
 from asr.audio import voice
-from asr.data.collation import Utterance, collate
 from asr.decode.greedy import GreedyDecoder
 from asr.model.acoustic import AcousticModel
+from asr.model.collation import Utterance, collate
+from asr.model.network import TorchNetwork
 from asr.recipe.reading import validate_recipe
 from asr.records import Batch
 from asr.text.tokenise import CharacterTokeniser
@@ -105,7 +106,7 @@ def recogniser() -> Recogniser:
     torch.manual_seed(5)
     network = AcousticModel(settings, len(tokeniser.tokens))
     torch.nn.init.normal_(network.head.weight, std=4)
-    return Recogniser(network, tokeniser, settings, {}, GreedyDecoder(tokeniser))
+    return Recogniser(TorchNetwork(network), tokeniser, settings, {}, GreedyDecoder(tokeniser))
 
 
 def around(before: float, after: float, level: float = 1.0) -> np.ndarray:

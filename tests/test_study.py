@@ -13,9 +13,10 @@ from torch import nn
 
 from asr import recipe
 from asr.cli import main
-from asr.data.collation import Utterance, collate
 from asr.errors import RecipeError
 from asr.model.acoustic import AcousticModel
+from asr.model.collation import Utterance, collate
+from asr.model.emitted import Emitted
 from asr.model.encoder import RecurrentStack
 from asr.model.features import feature_size
 from asr.recipe.reading import load_recipe, validate_recipe
@@ -109,14 +110,13 @@ def test_a_linear_recurrence_multiplies_the_gradient_by_its_factor_at_each_frame
 def test_the_gradients_of_all_frames_together_are_the_loss_s_own(utterance):
     """Each frame's error, followed back, sums to what back-propagation through time gives."""
     from asr.model.criterion import ctc_loss
-    from asr.records import Emissions
     from asr.study import gradients
 
     model = model_of(settings_of(kind="lstm")).double()
     layer = model.encoder.stack.recurrent_layers()[-1]
     values = torch.randn(1, 30, layer.forwards.input_size, dtype=torch.float64)
     hidden, encodings = gradients._read(layer, values, torch.tensor([30]))
-    emissions = Emissions(log_probs=model.classify(encodings), lengths=torch.tensor([30]), frame_shift=0.04)
+    emissions = Emitted(model.classify(encodings), torch.tensor([30]))
     loss = ctc_loss(emissions, utterance.tokens, utterance.token_lengths)
     whole = torch.autograd.grad(loss, hidden, retain_graph=True)
     [error] = torch.autograd.grad(loss, encodings, retain_graph=True)

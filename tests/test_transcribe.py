@@ -14,6 +14,7 @@ from asr.audio import voice
 from asr.decode.greedy import GreedyDecoder
 from asr.errors import AsrError, AudioError
 from asr.model.acoustic import AcousticModel
+from asr.model.network import TorchNetwork
 from asr.recipe.reading import validate_recipe
 from asr.records import Transcript
 from asr.text.tokenise import CharacterTokeniser
@@ -37,7 +38,7 @@ def recogniser() -> Recogniser:
     tokeniser = CharacterTokeniser(" abc")
     model = AcousticModel(settings, len(tokeniser.tokens))
     model.head.weight.data.mul_(20)
-    return Recogniser(model, tokeniser, settings, {}, GreedyDecoder(tokeniser))
+    return Recogniser(TorchNetwork(model), tokeniser, settings, {}, GreedyDecoder(tokeniser))
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:
@@ -117,9 +118,10 @@ def test_a_transcript_does_not_depend_on_what_it_is_batched_with(recogniser, mon
     sounds = [noise(seconds, i) for i, seconds in enumerate(lengths)]
     alone = [recogniser.transcribe(sound, sample_rate=RATE, vad=False) for sound in sounds]
     sources = [recordings.Source(channels=lambda: 1, blocks=lambda _, sound=sound: [sound]) for sound in sounds]
+    reader = (recogniser.network, recogniser.decoder, recogniser.tokeniser)
     for pool in (1.0, 20.0, 480.0):
         monkeypatch.setattr(recordings, "POOL_SECONDS", pool)
-        together = list(recordings.Transcription(recogniser, vad=False)(sources))
+        together = list(recordings.Transcription(*reader, vad=False)(sources))
         assert [t.text for t in together] == [t.text for t in alone]
         assert [t.duration for t in together] == pytest.approx(lengths)
 

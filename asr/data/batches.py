@@ -20,10 +20,10 @@ from lhotse.audio.backend import AudioBackend, audio_backend
 
 from asr import audio
 from asr.data.augment import Augmenter
-from asr.data.collation import Utterance, collate
 from asr.data.corpora import FAULT
 from asr.data.decoded import DecodedAudio
 from asr.errors import CorpusError, TextError
+from asr.model.collation import Utterance, collate
 from asr.records import Batch, Fault, Rejection
 from asr.text.normalise import normalise
 from asr.text.tokenise import Tokeniser, frames_needed

@@ -21,16 +21,14 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 
 import numpy as np
-import torch
 
 from asr import recipe, runtime
 from asr.decode import lexical_search, prefix_search
 from asr.decode.fusion import NO_MODEL, Fusion, FusionTables
 from asr.decode.lexical import LexicalFusion, LexicalTables
 from asr.decode.prefix_search import NONE, READING
-from asr.decode.rescore import TextModel, rescore
+from asr.decode.rescore import PrefixRows, TextModel, TokenModel, rescore
 from asr.errors import EmissionsError
-from asr.model.language import LanguageModel, PrefixRows
 from asr.records import Emissions, Hypothesis
 from asr.text.tokenise import PhoneTokeniser, Tokeniser
 
@@ -48,7 +46,7 @@ class Knowledge:
     search for the words of phones needs a lexical one."""
 
     fusion: Fusion | LexicalFusion | None = None
-    lstm: LanguageModel | TextModel | None = None
+    lstm: TokenModel | TextModel | None = None
 
     @property
     def words(self) -> tuple[str, ...] | None:
@@ -93,8 +91,8 @@ class BeamDecoder:
 
     def __call__(self, emissions: Emissions) -> list[tuple[Hypothesis, ...]]:
         """Raises EmissionsError where emissions are not of the tokeniser's tokens, or no log probabilities."""
-        log_probs = np.ascontiguousarray(emissions.log_probs.numpy(force=True))
-        lengths = emissions.lengths.numpy(force=True).astype(np.int64, copy=False)
+        log_probs = np.ascontiguousarray(emissions.log_probs)
+        lengths = emissions.lengths.astype(np.int64, copy=False)
         _check_shape(log_probs, 3, self.tokeniser)
         frames = lengths.tolist()
         if len(frames) != len(log_probs) or max(frames, default=0) > log_probs.shape[1] or min(frames, default=0) < 0:
@@ -152,18 +150,19 @@ class BeamSearch:
     def __init__(self, tokeniser: Tokeniser, settings: recipe.Beam, knowledge: Knowledge, *, nbest: int = 1) -> None:
         self._tokeniser = tokeniser
         self._tables, context = _tables_of(knowledge)
-        self._lstm, self._rescoring = None, None
+        self._lstm: PrefixRows | None = None
+        self._rescoring: tuple[TokenModel | TextModel, recipe.LstmFusion, int] | None = None
         if knowledge.lstm is not None and settings.lstm is not None and settings.lstm.mode == "rescore":
             nbest = max(nbest, min(settings.lstm.nbest, settings.width))
             self._rescoring = (knowledge.lstm, settings.lstm, nbest)
-        elif isinstance(knowledge.lstm, LanguageModel) and settings.lstm is not None:
-            self._lstm, self._weight = PrefixRows(knowledge.lstm), settings.lstm.weight
+        elif knowledge.lstm is not None and not isinstance(knowledge.lstm, TextModel) and settings.lstm is not None:
+            self._lstm, self._weight = knowledge.lstm.prefixes(), settings.lstm.weight
         self._limits = _limits(settings, len(tokeniser.tokens), nbest)
         self._words, self._core = knowledge.words, knowledge.core
         fused = self._lstm is not None
         self._state = self._core.begin(self._limits, len(tokeniser.tokens), self._tables, context, fused)
         if self._lstm is not None:
-            self._state.rows[0] = self._weight * self._lstm.rows[0].cpu().numpy()
+            self._state.rows[0] = self._weight * self._lstm.rows[0]
 
     def feed(self, log_probs: np.ndarray) -> None:
         """Reads (T', V) emissions more. Raises EmissionsError as the decoder does."""
@@ -175,8 +174,7 @@ class BeamSearch:
             frame = self._core.advance(log_probs, frame, self._tables, self._limits, self._state)
             if self._lstm is not None and self._prefixes > known:
                 new = self._state.prefixes[known : self._prefixes]
-                rows = self._lstm.grow(torch.from_numpy(new["parent"].copy()), torch.from_numpy(new["token"].copy()))
-                self._state.rows[known : self._prefixes] = self._weight * rows.cpu().numpy()
+                self._state.rows[known : self._prefixes] = self._weight * self._lstm.grow(new["parent"], new["token"])
         _check_score(float(self._state.progress["scale"][0]))
 
     @property
@@ -209,7 +207,7 @@ class BeamSearch:
 
 
 def _rescored(
-    readings: tuple[Hypothesis, ...], network: LanguageModel | TextModel, part: recipe.LstmFusion
+    readings: tuple[Hypothesis, ...], network: TokenModel | TextModel, part: recipe.LstmFusion
 ) -> tuple[Hypothesis, ...]:
     return rescore(readings, network, weight=part.weight, length_bonus=part.beta)
 

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from asr.decode.beam import Knowledge
-    from asr.decode.rescore import TextModel
-    from asr.model.language import LanguageModel
+    from asr.decode.rescore import TextModel, TokenModel
 
 SENTENCE_MARKS = ("<s>", "</s>", "<unk>")
 """What a language model lists besides words."""
@@ -51,7 +50,7 @@ class Decoder(Protocol):
         ...
 
     def __call__(self, emissions: Emissions) -> list[tuple[Hypothesis, ...]]:
-        """A batch of emissions, on the CPU, to each utterance's readings, the best one first and at least one."""
+        """A batch of emissions to each utterance's readings, the best one first and at least one."""
         ...
 
     def begin(self) -> Search: ...
@@ -63,7 +62,7 @@ def build_decoder(
     *,
     root: Path,
     form: str = "none",
-    lstm: LanguageModel | TextModel | None = None,
+    lstm: TokenModel | TextModel | None = None,
     nbest: int = 1,
 ) -> Decoder:
     """``root`` is where the settings' relative paths start, ``form`` the model's text normalisation, which hotwords and
@@ -77,7 +76,7 @@ def build_decoder(
 
 
 def gather_knowledge(
-    settings: recipe.Beam, tokeniser: Tokeniser, *, root: Path, form: str, lstm: LanguageModel | TextModel | None = None
+    settings: recipe.Beam, tokeniser: Tokeniser, *, root: Path, form: str, lstm: TokenModel | TextModel | None = None
 ) -> Knowledge:
     """As ``build_decoder``: what the settings let the search know.
 

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from asr.records import BLANK, Emissions, Hypothesis
 from asr.text.tokenise import PhoneTokeniser, Tokeniser
 
-if TYPE_CHECKING:
-    import numpy as np
-
 
 def decode_greedy(emissions: Emissions, tokeniser: Tokeniser) -> list[Hypothesis]:
     """One hypothesis an utterance, batch order. A token's frame is where its run peaks, its probability that peak's."""
-    best, ids = emissions.log_probs.max(dim=-1)
     hypotheses = []
-    for scores, path, length in zip(best.tolist(), ids.tolist(), emissions.lengths.tolist(), strict=True):
+    for log_probs, length in zip(emissions.log_probs, emissions.lengths.tolist(), strict=True):
         search = GreedySearch(tokeniser)
-        search.follow(path[:length], scores[:length])
+        search.feed(log_probs[:length])
         hypotheses.append(search.best())
     return hypotheses
 
@@ -56,10 +49,8 @@ class GreedySearch:
 
     def feed(self, log_probs: np.ndarray) -> None:
         """Reads (T', V) emissions more."""
-        self.follow(log_probs.argmax(axis=1).tolist(), log_probs.max(axis=1).tolist())
-
-    def follow(self, path: Sequence[int], scores: Sequence[float]) -> None:
-        """Reads frames of which the likeliest token and its log probability are known."""
+        path = log_probs.argmax(axis=1).tolist()
+        scores = log_probs.max(axis=1).tolist()
         for frame, (token, score) in enumerate(zip(path, scores, strict=True), start=self._read):
             if token != BLANK:
                 if token != self._previous:
@@ -93,10 +84,3 @@ class GreedySearch:
     def conclude(self) -> Hypothesis:
         """The reading of the whole utterance: there is no better one."""
         return self.best()
-
-
-def blank_rate(emissions: Emissions) -> Tensor:
-    """Share of real frames whose likeliest token is the blank, as a scalar tensor on the emissions' device."""
-    log_probs, lengths = emissions.log_probs.detach(), emissions.lengths
-    real = torch.arange(log_probs.shape[1], device=log_probs.device)[None, :] < lengths[:, None]
-    return (log_probs.argmax(-1).eq(BLANK) & real).sum() / lengths.sum()

@@ -5,10 +5,37 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from asr.model.language import LanguageModel
+import numpy as np
+
 from asr.records import Hypothesis
 from asr.text.tokenise import Tokeniser
+
+
+class PrefixRows(Protocol):
+    """What a language model says may follow each prefix of a search's growing tree. Prefixes are numbered as they come;
+    0 is the empty one."""
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(N, V) natural log: what may follow each of N prefixes; at the blank's place, its end."""
+        ...
+
+    def grow(self, parents: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Takes in prefixes N, N + 1, ...: earlier ones, ``parents`` (M,), and one more token each, ``tokens`` (M,).
+        Returns their rows (M, V)."""
+        ...
+
+
+class TokenModel(Protocol):
+    """A language model over the recogniser's own tokens."""
+
+    def score(self, sentences: Sequence[Sequence[int]]) -> list[float]:
+        """Natural-log probability of each sentence, its end included."""
+        ...
+
+    def prefixes(self) -> PrefixRows: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +45,7 @@ class TextModel:
     Characters that it cannot spell are passed over.
     """
 
-    model: LanguageModel
+    model: TokenModel
     tokeniser: Tokeniser
 
     def score(self, texts: Sequence[str]) -> list[float]:
@@ -29,7 +56,7 @@ class TextModel:
         )
 
 
-def sentence_scores(nbest: Sequence[Hypothesis], model: LanguageModel | TextModel) -> list[float]:
+def sentence_scores(nbest: Sequence[Hypothesis], model: TokenModel | TextModel) -> list[float]:
     """Natural-log probability of each whole sentence."""
     if isinstance(model, TextModel):
         return model.score([hypothesis.text for hypothesis in nbest])
@@ -37,7 +64,7 @@ def sentence_scores(nbest: Sequence[Hypothesis], model: LanguageModel | TextMode
 
 
 def rescore(
-    nbest: Sequence[Hypothesis], model: LanguageModel | TextModel, *, weight: float, length_bonus: float = 0.0
+    nbest: Sequence[Hypothesis], model: TokenModel | TextModel, *, weight: float, length_bonus: float = 0.0
 ) -> tuple[Hypothesis, ...]:
     """``nbest`` with ``model`` heard, best first; of equal ones the earlier stays before the later.
 

@@ -7,11 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from asr import recipe
+from asr.model.emitted import Emitted
 from asr.model.encoder import Encoder
-from asr.model.features import FeatureExtractor, feature_size
+from asr.model.features import FeatureExtractor
 from asr.model.silence import audible
 from asr.model.spec_augment import augment
-from asr.records import Batch, Emissions, Features
+from asr.recipe.frames import feature_size
+from asr.records import Batch, Features
 
 
 class AcousticModel(nn.Module):
@@ -29,7 +31,7 @@ class AcousticModel(nn.Module):
     def device(self) -> torch.device:
         return self.head.weight.device
 
-    def forward(self, batch: Batch) -> Emissions:
+    def forward(self, batch: Batch) -> Emitted:
         """The batch may lie on another device: it is moved. In evaluation mode, long silence is not read."""
         energies = self.energies(batch)
         features = self.features.normalise(energies)
@@ -49,21 +51,21 @@ class AcousticModel(nn.Module):
         waveforms = batch.waveforms.to(self.device, non_blocking=True)
         return self.features.extract(waveforms, batch.waveform_lengths.to(self.device))
 
-    def emit(self, features: Features) -> Emissions:
-        return self._emissions(*self.encoder(self._augmented(features), features.lengths))
+    def emit(self, features: Features) -> Emitted:
+        return self._emitted(*self.encoder(self._augmented(features), features.lengths))
 
-    def emit_tapped(self, features: Features, layer: int) -> tuple[Emissions, Emissions]:
+    def emit_tapped(self, features: Features, layer: int) -> tuple[Emitted, Emitted]:
         """As ``emit``, and what the head makes of recurrent layer ``layer``'s encodings, counted from 1."""
         last, middle, lengths = self.encoder.forward_tapped(self._augmented(features), features.lengths, layer)
-        return self._emissions(last, lengths), self._emissions(middle, lengths)
+        return self._emitted(last, lengths), self._emitted(middle, lengths)
 
     def _augmented(self, features: Features) -> Tensor:
         if not self.training or self.spec_augment is None:
             return features.values
         return augment(features.values, features.lengths, self.spec_augment, self.features.settings.sample_rate)
 
-    def _emissions(self, encodings: Tensor, lengths: Tensor) -> Emissions:
-        return Emissions(log_probs=self.classify(encodings), lengths=lengths, frame_shift=self.frame_shift)
+    def _emitted(self, encodings: Tensor, lengths: Tensor) -> Emitted:
+        return Emitted(log_probs=self.classify(encodings), lengths=lengths)
 
     def classify(self, encodings: Tensor) -> Tensor:
         """Encodings (B, T', size) to log-probabilities (B, T', V) in float32."""

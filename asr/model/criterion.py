@@ -22,11 +22,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from asr import recipe
-from asr.records import BLANK, Emissions
+from asr.model.emitted import Emitted
+from asr.records import BLANK
 
 
 class Criterion(Protocol):
-    def __call__(self, emissions: Emissions, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+    def __call__(self, emissions: Emitted, tokens: Tensor, token_lengths: Tensor) -> Tensor:
         """The loss of labels (B, U) in nats, summed over the batch: a scalar in float32, whatever the autocast.
 
         Impossible utterances give infinity: they are refused by the loader, not zeroed here.
@@ -43,7 +44,7 @@ def build_criterion(
     return CtcCrf(estimate_ngram(transcripts, vocabulary, settings.order), ctc=settings.ctc)
 
 
-def ctc_loss(emissions: Emissions, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+def ctc_loss(emissions: Emitted, tokens: Tensor, token_lengths: Tensor) -> Tensor:
     """CTC loss (Graves et al. 2006) in nats, summed over the batch, in float32."""
     device = emissions.log_probs.device
     return functional.ctc_loss(
@@ -65,7 +66,7 @@ class CtcCrf:
         self.ctc = ctc
         self._denominators: dict[torch.device, Denominator] = {}
 
-    def __call__(self, emissions: Emissions, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+    def __call__(self, emissions: Emitted, tokens: Tensor, token_lengths: Tensor) -> Tensor:
         device = emissions.log_probs.device
         if device not in self._denominators:
             self._denominators[device] = Denominator(self.ngram.to(device))

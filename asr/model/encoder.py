@@ -10,22 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from asr import recipe
-from asr.model.features import feature_frames, frame_mask
+from asr.model.features import frame_mask
 from asr.model.recurrent import RecurrentLayer, State
-
-
-def subsampled(frames: int, conv: recipe.Convolution | None) -> int:
-    """Emission frames left of ``frames`` feature frames."""
-    factor: int = conv.subsampling if conv else 1
-    while factor > 1:
-        frames = (frames - 1) // 2 + 1
-        factor //= 2
-    return frames
-
-
-def emission_frames(samples: int, features: recipe.FeatureSettings, conv: recipe.Convolution | None) -> int:
-    """Emission frames of an utterance of ``samples`` samples: what CTC has to spell its labels in."""
-    return subsampled(feature_frames(samples, features), conv)
 
 
 class ConvolutionFrontEnd(nn.Module):

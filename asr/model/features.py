@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from asr import recipe
+from asr.recipe.frames import feature_size, window_samples
 from asr.records import Features
 
 DECIBEL = math.log(10) / 10
@@ -39,22 +40,6 @@ FLOOR_DECIBELS = 25.0
 """Below a mel bin's mean over active frames lies its floor. In AN4 and LibriSpeech rooms lie 25 to 35 dB below."""
 DEVIATION_FLOOR = 1e-3
 """Added to an utterance's standard deviations, which digital silence leaves at nothing."""
-
-
-def window_samples(settings: recipe.FeatureSettings) -> tuple[int, int, int]:
-    """FFT size, window and hop in samples; the FFT is the next power of two."""
-    window = round(settings.window * settings.sample_rate)
-    return 1 << (window - 1).bit_length(), window, round(settings.shift * settings.sample_rate)
-
-
-def feature_size(settings: recipe.LogMel | recipe.Mfcc) -> int:
-    if isinstance(settings, recipe.Mfcc):
-        return settings.coefficients * (3 if settings.deltas else 1)
-    return settings.mels
-
-
-def feature_frames(samples: int, settings: recipe.FeatureSettings) -> int:
-    return samples // window_samples(settings)[2] + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -90,6 +91,10 @@ class LanguageModel(nn.Module):
         encodings, after = self.stack(inputs, torch.ones(len(tokens), dtype=torch.int64), states)
         return self._next(encodings[:, 0]), after
 
+    def prefixes(self) -> PrefixRows:
+        """What follows each prefix of a search's growing tree."""
+        return PrefixRows(self)
+
     def _next(self, encodings: Tensor) -> Tensor:
         """(..., H) to log-probabilities (..., V)."""
         logits = functional.linear(encodings, self.embedding.weight) if self.head is None else self.head(encodings)
@@ -115,15 +120,16 @@ class PrefixRows:
         self._count = 1
 
     @property
-    def rows(self) -> Tensor:
+    def rows(self) -> np.ndarray:
         """(N, V) natural log: what may follow each of the N prefixes; at BOUNDARY, its end."""
-        return self._rows[: self._count]
+        return self._rows[: self._count].cpu().numpy()
 
     @torch.inference_mode()
-    def grow(self, parents: Tensor, tokens: Tensor) -> Tensor:
+    def grow(self, parents: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Takes in prefixes N, N + 1, ...: each an earlier one of ``parents`` (M,) and one more of ``tokens`` (M,).
         Returns their rows (M, V)."""
-        log_probs, after = self.model.step(tokens, select(self._states, parents))
+        before = select(self._states, torch.from_numpy(parents.astype(np.int64)))
+        log_probs, after = self.model.step(torch.from_numpy(tokens.astype(np.int64)), before)
         end = self._count + len(tokens)
         if end > len(self._rows):
             more = max(end, 2 * len(self._rows)) - len(self._rows)
@@ -134,7 +140,7 @@ class PrefixRows:
             for part, new in zip(state, new_state, strict=True):
                 part[:, self._count : end] = new
         self._count = end
-        return log_probs
+        return log_probs.cpu().numpy()
 
 
 def _lengthened(values: Tensor, more: int, *, dim: int) -> Tensor:

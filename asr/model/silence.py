@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from asr.model.emitted import Emitted
 from asr.model.features import DECIBEL, FeatureExtractor, frame_loudness, frame_mask
-from asr.records import BLANK, Emissions, Features
+from asr.records import BLANK, SURELY_NOT, Features
 
 SILENT_DECIBELS = 40.0
 """Below the level a frame is silent."""
@@ -24,8 +25,6 @@ PAUSE_SECONDS = 1.0
 """Silence that is no longer is read."""
 MARGIN_SECONDS = 0.2
 """Of longer silence, what is read before and after what is audible: a word may begin or end softly."""
-SURELY_NOT = -20.0
-"""The log probability, in nats, of a token where nobody speaks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,16 +43,12 @@ class Audible:
         values = features.values.gather(1, order[:, :, None].expand(-1, -1, features.values.shape[2]))
         return Features(values=values * frame_mask(lengths, order.shape[1])[:, :, None], lengths=lengths)
 
-    def spread(self, emissions: Emissions, lengths: Tensor) -> Emissions:
+    def spread(self, emissions: Emitted, lengths: Tensor) -> Emitted:
         """Emissions of what was kept, in their places among blanks; ``lengths`` (B,) are the whole's."""
         place = (self.kept.cumsum(1) - 1).clamp(min=0)
         log_probs = emissions.log_probs.gather(1, place[:, :, None].expand(-1, -1, emissions.log_probs.shape[2]))
         silence = blanks(1, log_probs.shape[2]).to(log_probs)
-        return Emissions(
-            log_probs=torch.where(self.kept[:, :, None], log_probs, silence),
-            lengths=lengths,
-            frame_shift=emissions.frame_shift,
-        )
+        return Emitted(log_probs=torch.where(self.kept[:, :, None], log_probs, silence), lengths=lengths)
 
 
 def audible(extractor: FeatureExtractor, energies: Features, step: int) -> Audible:

@@ -8,6 +8,7 @@ normalised by utterance, ``model.utterances`` says what is read, and an utteranc
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from asr.model.utterances import UtteranceCutter
 from asr.records import Features
 
 
-class EmissionStream:
+class TorchStream:
     """One stream's way through an acoustic model in evaluation mode: samples in, log-probabilities out.
 
     Whatever pieces it is fed with, it works in chunks of ``chunk`` seconds from the stream's beginning. A sound has
@@ -49,9 +50,9 @@ class EmissionStream:
         self.latency = latency / settings.sample_rate
 
     @torch.inference_mode()
-    def feed(self, samples: Tensor, *, last: bool = False) -> Tensor:
-        """The log-probabilities (T', V), on the CPU, that ``samples`` (S,) complete; after the ``last``, all."""
-        waiting = torch.cat([self.waiting, samples])
+    def feed(self, samples: np.ndarray, *, last: bool = False) -> np.ndarray:
+        """The log-probabilities (T', V) that ``samples`` (S,) complete; after the ``last``, all."""
+        waiting = torch.cat([self.waiting, torch.from_numpy(samples)])
         emissions = []
         while len(waiting) >= self.chunk_samples:
             emissions.append(self._hear(waiting[: self.chunk_samples], last=False))
@@ -60,7 +61,7 @@ class EmissionStream:
             emissions.append(self._hear(waiting, last=True))
         self.waiting = waiting[:0] if last else waiting.clone()
         vocabulary = self.model.head.out_features
-        return torch.cat([torch.zeros(0, vocabulary), *emissions])
+        return torch.cat([torch.zeros(0, vocabulary), *emissions]).numpy()
 
     def _begin(self) -> None:
         """Has read nothing of the next utterance."""

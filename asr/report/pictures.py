@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from asr import recipe
 from asr.data.corpora import open_corpora
 from asr.decode.words import words_of
@@ -37,7 +39,7 @@ def clips_of(
     settings, tokeniser = recogniser.recipe, recogniser.tokeniser
     cuts = open_corpora((source,), root).only(wanted)
     clips = {}
-    for batch, emissions, found in recognise(recogniser.model, recogniser.decoder, plain_batches(settings, cuts)):
+    for batch, emissions, found in recognise(recogniser.network, recogniser.decoder, plain_batches(settings, cuts)):
         for i, (id, (best, *_)) in enumerate(zip(batch.ids, found, strict=True)):
             waveform = Waveform(
                 samples=batch.waveforms[i, : batch.waveform_lengths[i]].numpy(),
@@ -48,7 +50,7 @@ def clips_of(
                 [alignment] = align_words([drawn[id].line.text], [best.text])
                 figure = speech_figure(
                     waveform,
-                    posteriors=emissions.log_probs[i, : emissions.lengths[i]].exp().numpy(),
+                    posteriors=np.exp(emissions.log_probs[i, : emissions.lengths[i]]),
                     tokens=tokeniser.tokens,
                     frame_shift=emissions.frame_shift,
                     words=words_of(best, tokeniser, emissions.frame_shift),

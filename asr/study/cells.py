@@ -9,7 +9,7 @@ import torch
 from asr import recipe
 from asr.errors import RecipeError
 from asr.model.encoder import Encoder
-from asr.model.features import feature_size
+from asr.recipe.frames import feature_size
 
 CELLS: dict[str, dict[str, Any]] = {
     "feedforward": {"kind": "feedforward"},

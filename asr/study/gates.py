@@ -123,7 +123,7 @@ def trace(model: AcousticModel, features: Features) -> Trace:
     log_probs = model.classify(outputs[None]).cpu()
     return Trace(
         layers=tuple(layers),
-        emissions=Emissions(log_probs=log_probs, lengths=lengths.cpu(), frame_shift=model.frame_shift),
+        emissions=Emissions(log_probs=log_probs.numpy(), lengths=lengths.cpu().numpy(), frame_shift=model.frame_shift),
         difference=float((log_probs - expected.log_probs.cpu()).abs().max()),
     )
 

@@ -16,9 +16,10 @@ from torch import Tensor
 from asr.model.acoustic import AcousticModel
 from asr.model.cells import unroll
 from asr.model.criterion import ctc_loss
+from asr.model.emitted import Emitted
 from asr.model.encoder import RecurrentStack
 from asr.model.recurrent import RecurrentLayer, flip_within
-from asr.records import Batch, Emissions, Features
+from asr.records import Batch, Features
 
 FRAMES = 6
 """Frames of an utterance from which the error is followed back."""
@@ -75,8 +76,7 @@ def _followed_back(exact: AcousticModel, features: Features, utterance: Batch, r
         for each in below:
             values, _ = each(values, lengths)
     hidden, encodings = _read(layer, values, lengths)
-    emissions = Emissions(log_probs=exact.classify(encodings), lengths=lengths, frame_shift=exact.frame_shift)
-    loss = ctc_loss(emissions, utterance.tokens, utterance.token_lengths)
+    loss = ctc_loss(Emitted(exact.classify(encodings), lengths), utterance.tokens, utterance.token_lengths)
     [error] = torch.autograd.grad(loss, encodings, retain_graph=True)
     last = len(hidden) - 1
     followed = []

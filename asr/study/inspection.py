@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from asr import audio, files, recipe
 from asr.audio import Recording
-from asr.data.collation import Utterance, collate
 from asr.decode.words import words_of
 from asr.errors import AsrError, AudioError
+from asr.model.acoustic import AcousticModel
+from asr.model.collation import Utterance, collate
 from asr.model.encoder import RecurrentStack
 from asr.model.features import loader_features
+from asr.model.network import TorchNetwork
 from asr.records import Waveform, Word
 from asr.report.figures import as_svg
 from asr.report.pages import render
@@ -35,12 +39,19 @@ class Inspection:
     cut: bool
 
 
+def acoustic_model(recogniser: Recogniser) -> AcousticModel:
+    """The torch module that the recogniser reads with. Raises AsrError where it reads with another engine."""
+    if not isinstance(recogniser.network, TorchNetwork):
+        raise AsrError("only a network computed by torch can be looked into: load it with the engine torch")
+    return recogniser.network.model
+
+
 def inspect(recogniser: Recogniser, clip: Recording) -> Inspection:
     """Reads the clip's first ``LONGEST_SECONDS`` in one piece, as an utterance of a corpus.
 
     Raises AudioError for what cannot be read or is silent; AsrError for a model in which nothing recurs.
     """
-    model, settings = recogniser.model, recogniser.recipe
+    model, settings = acoustic_model(recogniser), recogniser.recipe
     if not isinstance(model.encoder.stack, RecurrentStack):
         raise AsrError("the model is feed-forward: nothing in it recurs, so there are no gates to inspect")
     rate = settings.features.sample_rate
@@ -56,9 +67,10 @@ def look_inside(recogniser: Recogniser, waveform: Waveform, *, cut: bool = False
     featurise = loader_features(recogniser.recipe.features)
     samples = waveform.samples
     utterance = Utterance(samples=samples, features=featurise(samples) if featurise else None)
-    traced = trace(recogniser.model, recogniser.model.featurise(collate([utterance])))
+    model = acoustic_model(recogniser)
+    traced = trace(model, model.featurise(collate([utterance])))
     [(best, *_)] = recogniser.decoder(traced.emissions)
-    words = words_of(best, recogniser.tokeniser, recogniser.model.frame_shift)
+    words = words_of(best, recogniser.tokeniser, recogniser.network.frame_shift)
     return Inspection(waveform=waveform, words=words, trace=traced, cut=cut)
 
 
@@ -72,7 +84,7 @@ def write_inspection(path: Path, inspection: Inspection, recogniser: Recogniser,
         seconds=inspection.waveform.duration,
         cut=inspection.cut,
         network=describe(recogniser.recipe.encoder),
-        frame_shift=recogniser.model.frame_shift,
+        frame_shift=recogniser.network.frame_shift,
         speech=speech_picture(inspection, recogniser),
         gates=gates_section(inspection.trace, inspection.words),
     )
@@ -85,7 +97,7 @@ def speech_picture(inspection: Inspection, recogniser: Recogniser) -> str:
     emissions = inspection.trace.emissions
     figure = speech_figure(
         inspection.waveform,
-        posteriors=emissions.log_probs[0].exp().numpy(),
+        posteriors=np.exp(emissions.log_probs[0]),
         tokens=recogniser.tokeniser.tokens,
         frame_shift=emissions.frame_shift,
         words=inspection.words,

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from asr import checkpoint, recipe
-from asr.data.collation import Utterance, collate
 from asr.data.corpora import open_corpora
 from asr.errors import CorpusError, DivergenceError, TextError
 from asr.evaluate import evaluate, write_hypotheses
+from asr.model.collation import Utterance, collate
 from asr.records import Batch, ErrorCounts
 from asr.score.significance import Interval, rate_interval
 from asr.score.system import System
 from asr.study.cells import with_cell
 from asr.study.gradients import GradientFlow, gradient_flow
+from asr.study.inspection import acoustic_model
 from asr.study.memory import Memory, effective_memory
 from asr.text.tokenise import Tokeniser
 from asr.train.acoustic import train_acoustic_model, untrained
@@ -145,7 +146,7 @@ def judge(
         if (plan.directory / checkpoint.WEIGHTS).is_file():
             recogniser = Recogniser.load(plan.directory, device=device, decoding=["decoder={kind: greedy}"])
             # Global statistics were measured before the first step.
-            before.features.load_state_dict(recogniser.model.features.state_dict())
+            before.features.load_state_dict(acoustic_model(recogniser).features.state_dict())
             scores = evaluate(recogniser, sources, root=root)
             write_hypotheses(plan.directory / "hypotheses.jsonl", scores)
             outcome = _look_inside(plan, recogniser, [score.system for score in scores], utterances)
@@ -167,8 +168,8 @@ def _look_inside(plan: Plan, recogniser: Recogniser, systems: Sequence[System], 
         meta=recogniser.meta,
         systems=tuple(systems),
         dev_wer=tuple(wer for _, wer in _history(plan, "epoch", "dev_wer")),
-        flow=gradient_flow(recogniser.model, utterances),
-        memory=effective_memory(recogniser.model, utterances),
+        flow=gradient_flow(acoustic_model(recogniser), utterances),
+        memory=effective_memory(acoustic_model(recogniser), utterances),
     )
 
 

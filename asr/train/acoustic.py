@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from asr import checkpoint, recipe, runtime
-from asr.decode.greedy import GreedyDecoder, blank_rate
+from asr.decode.greedy import decode_greedy
 from asr.errors import TextError, TrainingError
 from asr.model.acoustic import AcousticModel
 from asr.model.criterion import Criterion, build_criterion, ctc_loss
-from asr.records import Batch, Emissions, ErrorCounts
+from asr.model.emitted import Emitted
+from asr.model.features import frame_mask
+from asr.records import BLANK, Batch, Emissions, ErrorCounts
 from asr.score.edits import character_errors, word_errors
 from asr.text.tokenise import PhoneTokeniser, Tokeniser, frames_needed
 from asr.train.loop import train
@@ -23,7 +26,6 @@ from asr.train.pronunciations import choose, load_choices, save_choices, spell, 
 from asr.train.state import DevFigures
 from asr.train.step import Loss
 from asr.transcribe.phones import phone_errors
-from asr.transcribe.recogniser import recognise
 
 
 def train_acoustic_model(
@@ -99,16 +101,19 @@ class AcousticTask:
         tokeniser = self.corpora.tokeniser
         words, characters, phones = ErrorCounts(), ErrorCounts(), ErrorCounts()
         loss, labels, scored = 0.0, 0, 0
-        for batch, emissions, hypotheses in recognise(model, GreedyDecoder(tokeniser), self.corpora.dev()):
+        for batch in self.corpora.dev():
             monitor.reject(batch)
-            readings = [best for best, *_ in hypotheses]
+            if not len(batch):
+                continue
+            emitted = _emit(model, batch)
+            readings = decode_greedy(_emissions(emitted, model.frame_shift), tokeniser)
             if isinstance(tokeniser, PhoneTokeniser):
                 phones += phone_errors(batch.texts, readings, tokeniser)
             else:
                 words += word_errors(batch.texts, [best.text for best in readings])
                 characters += character_errors(batch.texts, [best.text for best in readings])
             scored += len(batch)
-            spent, count = _dev_loss(self._final, emissions, batch.texts, tokeniser)
+            spent, count = _dev_loss(self._final, emitted, batch.texts, tokeniser)
             loss, labels = loss + spent, labels + count
         if scored == 0:
             raise TrainingError("no utterance of the dev corpora can be read; asr check RECIPE says what is wrong")
@@ -148,12 +153,28 @@ def loss_of(
     )
 
 
-def _dev_loss(
-    criterion: Criterion, emissions: Emissions, texts: Sequence[str], tokeniser: Tokeniser
-) -> tuple[float, int]:
+@torch.inference_mode()
+def _emit(model: AcousticModel, batch: Batch) -> Emitted:
+    """On the CPU."""
+    log_probs, lengths = model(batch)
+    return Emitted(log_probs.cpu(), lengths.cpu())
+
+
+def _emissions(emitted: Emitted, frame_shift: float) -> Emissions:
+    return Emissions(log_probs=emitted.log_probs.numpy(), lengths=emitted.lengths.numpy(), frame_shift=frame_shift)
+
+
+def blank_rate(emitted: Emitted) -> Tensor:
+    """Share of real frames whose likeliest token is the blank, as a scalar tensor on the emissions' device."""
+    log_probs = emitted.log_probs.detach()
+    real = frame_mask(emitted.lengths, log_probs.shape[1])
+    return (log_probs.argmax(-1).eq(BLANK) & real).sum() / emitted.lengths.sum()
+
+
+def _dev_loss(criterion: Criterion, emitted: Emitted, texts: Sequence[str], tokeniser: Tokeniser) -> tuple[float, int]:
     """The loss in nats and the number of labels of a batch's utterances that can be spelled and fit their frames."""
     rows, spelled = [], []
-    for row, (text, frames) in enumerate(zip(texts, emissions.lengths.tolist(), strict=True)):
+    for row, (text, frames) in enumerate(zip(texts, emitted.lengths.tolist(), strict=True)):
         try:
             tokens = tokeniser.encode(text)
         except TextError:
@@ -165,7 +186,5 @@ def _dev_loss(
         return 0.0, 0
     lengths = torch.tensor([len(tokens) for tokens in spelled])
     padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(tokens) for tokens in spelled], batch_first=True)
-    some = Emissions(
-        log_probs=emissions.log_probs[rows], lengths=emissions.lengths[rows], frame_shift=emissions.frame_shift
-    )
+    some = Emitted(emitted.log_probs[rows], emitted.lengths[rows])
     return float(criterion(some, padded, lengths)), int(lengths.sum())

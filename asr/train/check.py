@@ -19,6 +19,7 @@ from asr.data.corpora import open_corpora
 from asr.data.remarks import remarks
 from asr.model.acoustic import AcousticModel
 from asr.model.criterion import ctc_loss
+from asr.model.features import loader_features
 from asr.records import Batch, Rejection
 from asr.text.arpabet import English
 from asr.text.tokenise import PhoneTokeniser, build_tokeniser
@@ -115,7 +116,12 @@ def check(
         limits = settings.training.utterance_seconds if name == "train" else (0.0, float("inf"))
         batches = load_batches(
             cuts,
-            dataclasses.replace(utterances(settings), tokeniser=tokeniser, seconds=limits),
+            dataclasses.replace(
+                utterances(settings),
+                featurise=loader_features(settings.features),
+                tokeniser=tokeniser,
+                seconds=limits,
+            ),
             max_batch_seconds=settings.training.max_batch_seconds,
             buckets=settings.training.buckets,
             workers=workers(settings),

@@ -20,6 +20,7 @@ from asr.data.decoded import DecodedAudio, keep_decoded
 from asr.decode.ngram import NgramModel
 from asr.errors import CorpusError, RecipeError, TextError
 from asr.model.acoustic import AcousticModel
+from asr.model.features import loader_features
 from asr.records import Batch
 from asr.text.tokenise import PhoneTokeniser, Tokeniser, build_tokeniser
 from asr.train.kneser_ney import estimate, read_text
@@ -54,6 +55,7 @@ class TrainingCorpora:
             self.mixture.epoch(epoch),
             dataclasses.replace(
                 utterances(settings),
+                featurise=loader_features(settings.features),
                 tokeniser=self.tokeniser,
                 augmenter=self.augmenter,
                 epoch=epoch,
@@ -71,7 +73,7 @@ class TrainingCorpora:
 
     def unaugmented(self) -> Iterator[Batch]:
         """The training set as it is."""
-        return plain_batches(self.recipe, self.mixture.whole(), decoded=self.decoded)
+        return self._plain(self.mixture)
 
     def texts(self) -> dict[str, str]:
         """The training texts, normalised, by their utterances' ids."""
@@ -88,7 +90,11 @@ class TrainingCorpora:
 
     def dev(self) -> Iterator[Batch]:
         """The dev set as it is: nothing augmented, nothing refused but what cannot be read."""
-        return plain_batches(self.recipe, self.dev_mixture.whole(), decoded=self.decoded)
+        return self._plain(self.dev_mixture)
+
+    def _plain(self, mixture: Mixture) -> Iterator[Batch]:
+        featurise = loader_features(self.recipe.features)
+        return plain_batches(self.recipe, mixture.whole(), decoded=self.decoded, featurise=featurise)
 
 
 def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: bool) -> TrainingCorpora:

@@ -81,7 +81,7 @@ def align_text(
 
     Raises TextError where the recording has no room for the text.
     """
-    log_probs, shift = emissions.log_probs[0].numpy(), emissions.frame_shift
+    log_probs, shift = emissions.log_probs[0], emissions.frame_shift
     needed = frames_needed(spelling.tokens)
     if needed > len(log_probs):
         raise TextError(

@@ -1,17 +1,18 @@
-"""The loader as a recipe wants it: the one place where corpora meet the model's features and frames."""
+"""The loader as a recipe wants it: the one place where corpora meet the network's frames."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import numpy as np
 
 from asr import recipe, runtime
 from asr.data.batches import Utterances, load_batches
 from asr.data.decoded import DecodedAudio
-from asr.model.encoder import emission_frames
-from asr.model.features import loader_features
+from asr.recipe.frames import emission_frames
 from asr.records import Batch
 
 
@@ -22,15 +23,20 @@ def utterances(settings: recipe.Recipe) -> Utterances:
         sample_rate=features.sample_rate,
         normalisation=settings.text.form,
         emission_frames=functools.partial(emission_frames, features=features, conv=settings.encoder.conv),
-        featurise=loader_features(features),
     )
 
 
-def plain_batches(settings: recipe.Recipe, cuts: Any, *, decoded: DecodedAudio | None = None) -> Iterator[Batch]:
+def plain_batches(
+    settings: recipe.Recipe,
+    cuts: Any,
+    *,
+    decoded: DecodedAudio | None = None,
+    featurise: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Iterator[Batch]:
     """A corpus as it is: nothing augmented, nothing refused but what cannot be read."""
     return load_batches(
         cuts,
-        dataclasses.replace(utterances(settings), decoded=decoded),
+        dataclasses.replace(utterances(settings), decoded=decoded, featurise=featurise),
         max_batch_seconds=settings.training.max_batch_seconds,
         workers=workers(settings),
     )

@@ -1,4 +1,4 @@
-"""What a network emits of a recording: of pieces, several in one batch, and of the whole, in one array.
+"""What a network emits of a whole recording, in one array.
 
 Pieces start on emission frames, so that frames and times are those of the recording read at once. What is no speech in
 a long recording is not read. Its emissions are blanks.
@@ -10,17 +10,9 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from asr import recipe
 from asr.audio import voice
-from asr.data.collation import Utterance, collate
-from asr.model.acoustic import AcousticModel
-from asr.model.encoder import emission_frames
-from asr.model.features import ReferenceFeatures, loader_features
-from asr.model.silence import blanks
-from asr.records import Emissions
+from asr.records import BLANK, SURELY_NOT, Emissions, Network
 from asr.transcribe.pieces import Piece, pieces
 
 PIECES_A_BATCH = 4
@@ -30,25 +22,20 @@ activity overhears must not be lost to a text that holds it."""
 MARGIN_SECONDS = 0.8
 
 
-def emit(model: AcousticModel, featurise: ReferenceFeatures | None, members: Sequence[Piece]) -> list[Tensor]:
-    """Log-probabilities (T', V) on the CPU of what is kept of each piece, all read in one batch."""
-    emissions = model(
-        collate([Utterance(samples=p.samples, features=featurise(p.samples) if featurise else None) for p in members])
-    )
+def emit(network: Network, members: Sequence[Piece]) -> list[np.ndarray]:
+    """Log probabilities (T', V) of what is kept of each piece, all read in one batch."""
+    emissions = network.emit([piece.samples for piece in members])
     return [
         # A piece that is cut at its end has a last frame that is centred on its first missing sample.
-        log_probs[piece.first : int(length) if piece.last is None else piece.last]
-        for piece, log_probs, length in zip(members, emissions.log_probs.cpu(), emissions.lengths, strict=True)
+        log_probs[piece.first : length if piece.last is None else piece.last]
+        for piece, log_probs, length in zip(members, emissions.log_probs, emissions.lengths.tolist(), strict=True)
     ]
 
 
-@torch.inference_mode()
-def emissions_of(
-    model: AcousticModel, settings: recipe.Recipe, blocks: Iterable[np.ndarray], *, vad: bool | None = None
-) -> Emissions:
-    """A batch of one: the emissions of a recording given as blocks of samples (S,) at the recipe's rate. ``vad`` is
-    that of ``pieces``. The model must be in evaluation mode."""
-    rate, heard = settings.features.sample_rate, 0
+def emissions_of(network: Network, blocks: Iterable[np.ndarray], *, tokens: int, vad: bool | None = None) -> Emissions:
+    """A batch of one: the emissions, of so many ``tokens``, of a recording given as blocks of samples (S,) at the
+    network's rate. ``vad`` is that of ``pieces``."""
+    heard = 0
 
     def counted() -> Iterator[np.ndarray]:
         nonlocal heard
@@ -56,21 +43,32 @@ def emissions_of(
             heard += len(block)
             yield block
 
-    frame, tokens = round(model.frame_shift * rate), model.head.out_features
+    frame = frame_samples(network)
     cutter = voice.SpanCutter(pause=SILENCE_SECONDS, padding=MARGIN_SECONDS)
-    cut = pieces(counted(), rate=rate, frame=frame, vad=vad, cutter=cutter)
-    featurise = loader_features(settings.features)
+    cut = pieces(counted(), rate=network.sample_rate, frame=frame, vad=vad, cutter=cutter)
     rows, length = [blanks(0, tokens)], 0
     for members in _batched(cut, PIECES_A_BATCH):
-        for piece, log_probs in zip(members, emit(model, featurise, members), strict=True):
+        for piece, log_probs in zip(members, emit(network, members), strict=True):
             # Where a piece begins, the one before has ended, but for the frame centred on its first missing sample.
             start = piece.start // frame
             rows[-1] = rows[-1][: len(rows[-1]) - max(0, length - start)]
             rows += [blanks(max(0, start - length), tokens), log_probs]
             length = start + len(log_probs)
-    whole = emission_frames(heard, settings.features, settings.encoder.conv)
-    log_probs = torch.cat([*rows, blanks(max(0, whole - length), tokens)])[:whole]
-    return Emissions(log_probs=log_probs[None], lengths=torch.tensor([whole]), frame_shift=model.frame_shift)
+    whole = heard // frame + 1
+    log_probs = np.concatenate([*rows, blanks(max(0, whole - length), tokens)])[:whole]
+    return Emissions(log_probs=log_probs[None], lengths=np.array([whole]), frame_shift=network.frame_shift)
+
+
+def frame_samples(network: Network) -> int:
+    """Samples from one emission frame to the next."""
+    return round(network.frame_shift * network.sample_rate)
+
+
+def blanks(frames: int, tokens: int) -> np.ndarray:
+    """Emissions (frames, tokens) of silence."""
+    silence = np.full((frames, tokens), SURELY_NOT, np.float32)
+    silence[:, BLANK] = 0.0
+    return silence
 
 
 def _batched(cut: Iterator[Piece], size: int) -> Iterator[list[Piece]]:

@@ -9,15 +9,12 @@ memory is flat over an endless stream.
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from asr.audio import Resampling, as_floats
 from asr.decode.decoder import Decoder
 from asr.decode.words import words_of
 from asr.errors import AudioError
-from asr.model.acoustic import AcousticModel
-from asr.model.streaming import EmissionStream
-from asr.records import BLANK, Heard, Hypothesis, Segment, Word
+from asr.records import BLANK, Heard, Hypothesis, Segment, Streaming, Word
 from asr.text.tokenise import Tokeniser
 
 CHUNK_SECONDS = 0.4
@@ -130,7 +127,7 @@ class LiveRecogniser:
 
     def __init__(
         self,
-        model: AcousticModel,
+        network: Streaming,
         tokeniser: Tokeniser,
         decoder: Decoder,
         *,
@@ -140,8 +137,8 @@ class LiveRecogniser:
         endpoint: float = ENDPOINT_SECONDS,
         longest: float = LONGEST_SECONDS,
     ) -> None:
-        """``sample_rate`` in Hz, None being the model's; the rest in seconds. Raises AudioError."""
-        rate = model.features.settings.sample_rate
+        """``sample_rate`` in Hz, None being the network's; the rest in seconds. Raises AudioError."""
+        rate = network.sample_rate
         sample_rate = rate if sample_rate is None else sample_rate
         if min(sample_rate, chunk, endpoint, longest) <= 0 or context < 0:
             raise AudioError(
@@ -152,8 +149,10 @@ class LiveRecogniser:
         self.heard = 0.0
         """Seconds."""
         self.resampling = Resampling(sample_rate, rate)
-        self.emissions = EmissionStream(model, chunk=chunk, context=context)
-        self.words = LiveDecoder(decoder, tokeniser, frame_shift=model.frame_shift, endpoint=endpoint, longest=longest)
+        self.emissions = network.stream(chunk=chunk, context=context)
+        self.words = LiveDecoder(
+            decoder, tokeniser, frame_shift=network.frame_shift, endpoint=endpoint, longest=longest
+        )
 
     @property
     def latency(self) -> float:
@@ -170,4 +169,4 @@ class LiveRecogniser:
     def _hear(self, samples: np.ndarray, *, last: bool) -> Heard:
         self.heard += len(samples) / self.sample_rate
         samples = self.resampling.feed(samples.copy(), last=last)
-        return self.words.feed(self.emissions.feed(torch.from_numpy(samples), last=last).numpy(), last=last)
+        return self.words.feed(self.emissions.feed(samples, last=last), last=last)

@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
-import torch
 
 from asr import audio, checkpoint, recipe
 from asr.audio import Recording
 from asr.decode.decoder import Decoder, build_decoder
 from asr.decode.greedy import GreedyDecoder
-from asr.decode.rescore import TextModel
-from asr.errors import AudioError, LanguageModelError
-from asr.model.acoustic import AcousticModel
-from asr.model.language import LanguageModel
+from asr.decode.rescore import TextModel, TokenModel
+from asr.errors import AsrError, AudioError, LanguageModelError
 from asr.recipe.reading import validate_recipe
-from asr.records import AlignedText, Batch, Emissions, Hypothesis, Transcript, Waveform
+from asr.records import AlignedText, Batch, Emissions, Hypothesis, Network, Streaming, Transcript, Waveform
 from asr.text.tokenise import PhoneTokeniser, Tokeniser
 from asr.transcribe.emissions import emissions_of
 from asr.transcribe.live import CHUNK_SECONDS, CONTEXT_SECONDS, ENDPOINT_SECONDS, LiveRecogniser
@@ -29,23 +26,17 @@ Audible: TypeAlias = str | PathLike[str] | bytes | np.ndarray
 """A file, the bytes of one, or an array of samples: (S,) or (channels, S), floats in [-1, 1] or 16-bit integers."""
 
 
-@torch.inference_mode()
 def recognise(
-    model: AcousticModel, decoder: Decoder, batches: Iterable[Batch]
+    network: Network, decoder: Decoder, batches: Iterable[Batch]
 ) -> Iterator[tuple[Batch, Emissions, list[tuple[Hypothesis, ...]]]]:
-    """Emissions and n-best lists, batch by batch. The model must be in evaluation mode."""
+    """Emissions and n-best lists of a loader's batches, one by one."""
     for batch in batches:
-        if len(batch):
-            emissions = model(batch)
-            on_cpu = Emissions(
-                log_probs=emissions.log_probs.cpu(), lengths=emissions.lengths.cpu(), frame_shift=emissions.frame_shift
-            )
-            yield batch, on_cpu, decoder(on_cpu)
-        else:
-            yield batch, Emissions(log_probs=torch.zeros(0, 0, 1), lengths=torch.zeros(0), frame_shift=0.0), []
+        lengths = batch.waveform_lengths.tolist()
+        emissions = network.emit([row[:length] for row, length in zip(batch.waveforms.numpy(), lengths, strict=True)])
+        yield batch, emissions, decoder(emissions) if len(batch) else []
 
 
-def load_lstm(settings: recipe.Decoder, tokeniser: Tokeniser, root: Path) -> LanguageModel | TextModel | None:
+def load_lstm(settings: recipe.Decoder, tokeniser: Tokeniser, root: Path) -> TokenModel | TextModel | None:
     """The LSTM language model that decoder settings name, on the CPU, where the search is.
 
     Raises CheckpointError where it spells otherwise than the recogniser, unless that one's tokens are phones: then the
@@ -70,13 +61,13 @@ class Recogniser:
 
     def __init__(
         self,
-        model: AcousticModel,
+        network: Network,
         tokeniser: Tokeniser,
         settings: recipe.Recipe,
         meta: dict[str, Any],
         decoder: Decoder | None = None,
     ) -> None:
-        self.model = model.eval()
+        self.network = network
         self.tokeniser = tokeniser
         self.recipe = settings
         self.meta = meta
@@ -88,6 +79,7 @@ class Recogniser:
         directory: Path,
         *,
         device: str = "auto",
+        engine: checkpoint.Engine = "auto",
         weights: str = checkpoint.WEIGHTS,
         decoding: Sequence[str] = (),
         nbest: int = 1,
@@ -96,7 +88,7 @@ class Recogniser:
 
         Raises CheckpointError, RecipeError, LanguageModelError, TextError.
         """
-        loaded = checkpoint.load_checkpoint(directory, device=device, weights=weights)
+        loaded = checkpoint.load_network(directory, engine=engine, device=device, weights=weights)
         settings = validate_recipe(loaded.recipe.model_dump(mode="json"), "decoding", decoding)
         decoder = build_decoder(
             settings.decoder,
@@ -106,7 +98,7 @@ class Recogniser:
             lstm=load_lstm(settings.decoder, loaded.tokeniser, directory),
             nbest=nbest,
         )
-        return cls(loaded.model, loaded.tokeniser, settings, loaded.meta, decoder)
+        return cls(loaded.network, loaded.tokeniser, settings, loaded.meta, decoder)
 
     def transcribe(
         self,
@@ -122,9 +114,9 @@ class Recogniser:
         ``channels`` are mixed, taken apart ("split"), or one of them, counted from 1, as is a file's audio ``track``.
         ``vad`` leaves out what is no speech, which None does for what is longer than a window. Raises AudioError.
         """
-        rate = self.recipe.features.sample_rate
+        rate = self.network.sample_rate
         source = _source(recording, sample_rate, rate, track)
-        [outcome] = Transcription(self, channels=channels, vad=vad)([source])
+        [outcome] = Transcription(self.network, self.decoder, self.tokeniser, channels=channels, vad=vad)([source])
         if isinstance(outcome, AudioError):
             raise outcome
         return outcome
@@ -140,9 +132,11 @@ class Recogniser:
     ) -> Iterator[Transcript | AudioError]:
         """As ``transcribe``, of many recordings, the pieces of several in one batch: a transcript for each in order, or
         what is wrong with it. ``advance`` hears of the seconds of audio that were worked off."""
-        rate = self.recipe.features.sample_rate
+        rate = self.network.sample_rate
         sources = (_source(recording, None, rate, track) for recording in recordings)
-        return Transcription(self, channels=channels, vad=vad, advance=advance)(sources)
+        return Transcription(self.network, self.decoder, self.tokeniser, channels=channels, vad=vad, advance=advance)(
+            sources
+        )
 
     def align(
         self, recording: Audible, text: str, *, sample_rate: int | None = None, skip_unknown: bool = False
@@ -155,7 +149,7 @@ class Recogniser:
         from asr.transcribe.alignment import align_text, spell  # numba's import takes a second
 
         spelling = spell(text, self.tokeniser, self.recipe.text.form, skip_unknown=skip_unknown)
-        emissions, duration = self.listen(recording, sample_rate=sample_rate)
+        emissions, duration = self.emit(recording, sample_rate=sample_rate)
         return align_text(emissions, spelling, self.tokeniser, duration=duration)
 
     def stream(
@@ -172,7 +166,7 @@ class Recogniser:
         ``endpoint`` seconds without a word end an utterance. Raises AudioError.
         """
         return LiveRecogniser(
-            self.model,
+            self.streaming(),
             self.tokeniser,
             self.decoder,
             sample_rate=sample_rate,
@@ -181,9 +175,17 @@ class Recogniser:
             endpoint=endpoint,
         )
 
-    def listen(self, recording: Audible, *, sample_rate: int | None = None) -> tuple[Emissions, float]:
+    def streaming(self) -> Streaming:
+        """The network, where it can read live. Raises AsrError where it cannot."""
+        if not hasattr(self.network, "stream"):
+            raise AsrError(
+                "this network does not read live speech: export a one-directional model, or use --engine torch"
+            )
+        return cast(Streaming, self.network)
+
+    def emit(self, recording: Audible, *, sample_rate: int | None = None) -> tuple[Emissions, float]:
         """A recording's emissions, a batch of one, and its duration in seconds, whatever that is. Raises AudioError."""
-        rate, heard = self.recipe.features.sample_rate, 0
+        rate, heard = self.network.sample_rate, 0
 
         def counted(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             nonlocal heard
@@ -192,7 +194,7 @@ class Recogniser:
                 yield block
 
         blocks = _source(recording, sample_rate, rate).blocks(None)
-        emissions = emissions_of(self.model, self.recipe, counted(blocks))
+        emissions = emissions_of(self.network, counted(blocks), tokens=len(self.tokeniser.tokens))
         return emissions, heard / rate
 
 

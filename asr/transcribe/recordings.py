@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from asr.decode.decoder import Decoder
 from asr.decode.words import words_of
 from asr.errors import AudioError
-from asr.model.features import loader_features
-from asr.records import Emissions, Segment, Transcript
-from asr.transcribe.emissions import emit
+from asr.records import Emissions, Network, Segment, Transcript
+from asr.text.tokenise import Tokeniser
+from asr.transcribe.emissions import emit, frame_samples
 from asr.transcribe.pieces import Piece, pieces
-
-if TYPE_CHECKING:
-    from asr.transcribe.recogniser import Recogniser
 
 BATCH_SECONDS = 60.0
 """Of audio, padding included, that the network reads at once."""
@@ -47,7 +43,7 @@ class _Utterance:
     channel: int | None
     start: int
     stop: int = 0
-    emissions: list[Tensor] = field(default_factory=list)
+    emissions: list[np.ndarray] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -76,17 +72,17 @@ class Transcription:
 
     def __init__(
         self,
-        recogniser: Recogniser,
+        network: Network,
+        decoder: Decoder,
+        tokeniser: Tokeniser,
         *,
         channels: Channels = "mix",
         vad: bool | None = None,
         advance: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
-        self._recogniser = recogniser
+        self._network, self._decoder, self._tokeniser = network, decoder, tokeniser
         self._channels, self._vad, self._advance = channels, vad, advance
-        self._settings = recogniser.recipe
-        self._rate = self._settings.features.sample_rate
-        self._featurise = loader_features(self._settings.features)
+        self._rate = network.sample_rate
         self._pool: list[_Waiting] = []
         self._unreported = 0  # samples read since ``advance`` was last called
 
@@ -109,7 +105,7 @@ class Transcription:
 
     def _read(self, source: Source, reading: _Reading) -> Iterator[None]:
         """Fills the pool, block by block."""
-        frame = round(self._recogniser.model.frame_shift * self._rate)
+        frame = frame_samples(self._network)
         channels: Iterable[int | None] = [None] if self._channels == "mix" else []
         if self._channels == "split":
             channels = range(1, source.channels() + 1)
@@ -139,15 +135,14 @@ class Transcription:
         pooled = sum(len(waiting.piece.samples) for waiting in self._pool)
         return pooled >= POOL_SECONDS * self._rate or self._unreported >= LONGEST_WAIT_SECONDS * self._rate
 
-    @torch.inference_mode()
     def _work_off(self) -> None:
         """Everything that is pooled becomes segments."""
         utterances: dict[int, _Waiting] = {id(waiting.utterance): waiting for waiting in self._pool}
-        emissions: dict[int, Tensor] = {}
+        emissions: dict[int, np.ndarray] = {}
         total = sum(len(waiting.piece.samples) for waiting in self._pool)
         for batch in self._batches():
             excerpts = [waiting.piece for waiting in batch]
-            for piece, log_probs in zip(excerpts, emit(self._recogniser.model, self._featurise, excerpts), strict=True):
+            for piece, log_probs in zip(excerpts, emit(self._network, excerpts), strict=True):
                 emissions[id(piece)] = log_probs
             done = sum(len(waiting.piece.samples) for waiting in batch)
             self._advance(self._unreported / self._rate * done / total)
@@ -172,19 +167,12 @@ class Transcription:
             yield batch
 
     def _decode(self, members: list[_Waiting]) -> None:
-        shift = self._recogniser.model.frame_shift
-        joined = [(waiting, torch.cat(waiting.utterance.emissions)) for waiting in members]
+        shift = self._network.frame_shift
+        joined = [(waiting, np.concatenate(waiting.utterance.emissions)) for waiting in members]
         joined.sort(key=lambda pair: -len(pair[1]))
         for first in range(0, len(joined), DECODED_TOGETHER):
             group = joined[first : first + DECODED_TOGETHER]
-            decoder = self._recogniser.decoder
-            hypotheses = decoder(
-                Emissions(
-                    log_probs=torch.nn.utils.rnn.pad_sequence([log_probs for _, log_probs in group], batch_first=True),
-                    lengths=torch.tensor([len(log_probs) for _, log_probs in group]),
-                    frame_shift=shift,
-                )
-            )
+            hypotheses = self._decoder(padded([log_probs for _, log_probs in group], shift))
             for (waiting, _), (best, *_) in zip(group, hypotheses, strict=True):
                 utterance = waiting.utterance
                 start = utterance.start / self._rate
@@ -193,7 +181,7 @@ class Transcription:
                         text=best.text,
                         start=round(start, 3),
                         end=round(utterance.stop / self._rate, 3),
-                        words=words_of(best, self._recogniser.tokeniser, shift, start, decoder.calibration),
+                        words=words_of(best, self._tokeniser, shift, start, self._decoder.calibration),
                         channel=utterance.channel,
                     )
                 )
@@ -203,3 +191,12 @@ class Transcription:
             return reading.failure
         ordered = sorted(reading.segments, key=lambda segment: (segment.start, segment.channel or 0))
         return Transcript(segments=tuple(ordered), duration=round(reading.samples / self._rate, 3))
+
+
+def padded(rows: Sequence[np.ndarray], frame_shift: float) -> Emissions:
+    """Utterances' log probabilities (T', V) as one batch."""
+    lengths = np.array([len(row) for row in rows])
+    log_probs = np.zeros((len(rows), int(lengths.max()), rows[0].shape[1]), np.float32)
+    for i, row in enumerate(rows):
+        log_probs[i, : len(row)] = row
+    return Emissions(log_probs=log_probs, lengths=lengths, frame_shift=frame_shift)

@@ -1,0 +1,36 @@
+"""The acoustic model as a recogniser's network, computed by torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from asr.model.acoustic import AcousticModel
+from asr.model.collation import Utterance, collate
+from asr.model.features import loader_features
+from asr.model.streaming import TorchStream
+from asr.records import Emissions
+
+
+class TorchNetwork:
+    """``asr.records.Network`` and ``Streaming``. ``model`` is put into evaluation mode; threads may share it."""
+
+    def __init__(self, model: AcousticModel) -> None:
+        self.model = model.eval()
+        self.sample_rate = model.features.settings.sample_rate
+        self.frame_shift = model.frame_shift
+        self._featurise = loader_features(model.features.settings)
+
+    @torch.inference_mode()
+    def emit(self, waveforms: Sequence[np.ndarray]) -> Emissions:
+        """As ``Network`` says, all in one batch on the model's device."""
+        features = [self._featurise(samples) if self._featurise else None for samples in waveforms]
+        utterances = [Utterance(samples=s, features=f) for s, f in zip(waveforms, features, strict=True)]
+        log_probs, lengths = self.model(collate(utterances))
+        return Emissions(log_probs=log_probs.cpu().numpy(), lengths=lengths.cpu().numpy(), frame_shift=self.frame_shift)
+
+    def stream(self, *, chunk: float, context: float) -> TorchStream:
+        """As ``Streaming`` says."""
+        return TorchStream(self.model, chunk=chunk, context=context)
