@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from asr.errors import AsrError
-from asr.records import AlignedText, AlignedWord, ErrorCounts, Heard, Segment, Transcript, Waveform, Word
+from asr.records import AlignedText, AlignedWord, Emissions, ErrorCounts, Heard, Segment, Transcript, Waveform, Word
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from os import PathLike
+    from typing import Literal
 
     from asr.transcribe.recogniser import Recogniser
 
@@ -22,8 +24,10 @@ __all__ = [
     "AlignedText",
     "AlignedWord",
     "AsrError",
+    "Emissions",
     "ErrorCounts",
     "Heard",
+    "Recogniser",
     "Segment",
     "Transcript",
     "Waveform",
@@ -32,13 +36,35 @@ __all__ = [
 ]
 
 
-def load(directory: str | PathLike[str], *, device: str = "auto") -> Recogniser:
+def load(
+    directory: str | PathLike[str],
+    *,
+    decoding: Sequence[str] = (),
+    hotwords: Mapping[str, float] | None = None,
+    engine: Literal["auto", "torch", "onnx"] = "auto",
+    device: str = "auto",
+    nbest: int = 1,
+) -> Recogniser:
     """The recogniser in a model directory, ready to transcribe.
 
-    Raises CheckpointError where the directory is missing, incomplete or not one of ours.
+    ``decoding`` overrides the directory's decoder as the recipe's keys do: ``["decoder.width=64"]``. ``hotwords`` are
+    phrases and what each is favoured by, in nats. Raises CheckpointError where the directory is missing, incomplete or
+    not one of ours, and RecipeError, LanguageModelError or TextError for a decoder that cannot be had.
     """
+    import json
     from pathlib import Path
 
     from asr.transcribe.recogniser import Recogniser
 
-    return Recogniser.load(Path(directory), device=device)
+    overrides = list(decoding)
+    if hotwords is not None:
+        overrides += ["decoder.kind=beam", f"decoder.hotwords={json.dumps(dict(hotwords), ensure_ascii=False)}"]
+    return Recogniser.load(Path(directory), engine=engine, device=device, decoding=overrides, nbest=nbest)
+
+
+def __getattr__(name: str) -> type:
+    if name == "Recogniser":  # imported when it is asked for: it brings the decoder along
+        from asr.transcribe.recogniser import Recogniser
+
+        return Recogniser
+    raise AttributeError(f"module 'asr' has no attribute {name!r}")

@@ -210,6 +210,30 @@ class Transcript:
     def words(self) -> tuple[Word, ...]:
         return tuple(word for segment in self.segments for word in segment.words)
 
+    def to_text(self) -> str:
+        """A line a stretch of speech."""
+        from asr.transcribe.formats import as_text
+
+        return as_text(self)
+
+    def to_json(self, file: str = "") -> str:
+        """One JSON object on one line, as ``asr transcribe --format json`` prints it of the recording ``file``."""
+        from asr.transcribe.formats import as_json
+
+        return as_json(self, file)
+
+    def to_srt(self) -> str:
+        """SubRip subtitles."""
+        from asr.transcribe.formats import as_srt
+
+        return as_srt(self)
+
+    def to_vtt(self) -> str:
+        """WebVTT subtitles."""
+        from asr.transcribe.formats import as_vtt
+
+        return as_vtt(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:

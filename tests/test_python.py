@@ -1,5 +1,6 @@
 """From Python: the README's examples as they stand there, and one recogniser in several threads."""
 
+import json
 import re
 import string
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 import toy
 
 import asr
@@ -26,8 +26,8 @@ def test_the_readmes_examples_run_and_say_what_a_recogniser_says(tmp_path, monke
     soundfile.write(tmp_path / "clip.wav", clip, toy.RATE)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lm.arpa").write_text("\\data\\\nngram 1=3\n\n\\1-grams:\n-1 <s>\n-1 </s>\n-1 abc\n\n\\end\\\n")
-    log_probs = torch.randn(2, 30, 29).log_softmax(-1)
-    given = {"pieces": np.array_split(clip, 7), "log_probs": log_probs, "lengths": torch.tensor([30, 20])}
+    log_probs = np.log(np.random.default_rng(0).dirichlet(np.ones(29), size=(2, 30))).astype(np.float32)
+    given = {"pieces": np.array_split(clip, 7), "log_probs": log_probs, "lengths": np.array([30, 20])}
     for example in EXAMPLES:
         exec(compile(example, "README.md", "exec"), dict(given))
     printed = capsys.readouterr().out.splitlines()
@@ -71,3 +71,21 @@ def test_threads_that_load_at_once_hear_the_same(tmp_path, clip):
 
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(load_and_hear, range(8)))) == 1
+
+
+def test_hotwords_and_lexicon_are_heard_for_one_call(tmp_path, clip):
+    recogniser = asr.load(toy.save_babbler(tmp_path / "model", kind="beam", width=16))
+    plain = recogniser.transcribe(clip, sample_rate=toy.RATE)
+    closed = recogniser.transcribe(clip, sample_rate=toy.RATE, lexicon=["abc", "cab"])
+    assert {word.text for word in closed.words} <= {"abc", "cab"}
+    favouring = recogniser.decoder_for({"cab": 6.0}, None)
+    assert favouring.settings.hotwords == {"cab": 6.0}
+    assert favouring is recogniser.decoder_for({"cab": 6.0}, None)  # made once
+    assert recogniser.transcribe(clip, sample_rate=toy.RATE) == plain
+
+
+def test_a_transcript_writes_itself_as_the_command_line_does(tmp_path, clip):
+    transcript = asr.load(toy.save_babbler(tmp_path / "model")).transcribe(clip, sample_rate=toy.RATE)
+    assert json.loads(transcript.to_json("clip.wav"))["text"] == transcript.text == transcript.to_text()
+    assert transcript.to_vtt().startswith("WEBVTT")
+    assert transcript.to_srt().startswith("1\n00:00:0")

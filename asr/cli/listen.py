@@ -52,14 +52,13 @@ def listen(
     kind (partial: in place of the partial before; final: these words stay), the seconds heard by then, whether an
     utterance ends, the text and its words with times.
     """
+    from asr.transcribe.live import CHUNK_SECONDS, CONTEXT_SECONDS, ENDPOINT_SECONDS
     from asr.transcribe.microphone import microphone, play
     from asr.transcribe.recogniser import Recogniser
 
     if speed < 0 or (file is not None and name is not None):
         raise AsrError("listen to a --microphone or --from-file, and at a --speed of 0 or more")
     recogniser = Recogniser.load(model_directory(model), device=device, decoding=decoding)
-    limits = {"chunk": chunk, "context": context, "endpoint": endpoint}
-    given = {limit: seconds for limit, seconds in limits.items() if seconds is not None}
     rate = recogniser.recipe.features.sample_rate
     source: AbstractContextManager[tuple[int, Iterator[np.ndarray]]]
     source = microphone(rate, name) if file is None else nullcontext((rate, play(Path(file), rate, speed)))
@@ -67,7 +66,12 @@ def listen(
     began = shown = None  # when the sound began, and when the first word was seen
     first: Word | None = None
     with source as (rate, pieces):
-        stream = recogniser.stream(sample_rate=rate, **given)
+        stream = recogniser.stream(
+            sample_rate=rate,
+            chunk=CHUNK_SECONDS if chunk is None else chunk,
+            context=CONTEXT_SECONDS if context is None else context,
+            endpoint=ENDPOINT_SECONDS if endpoint is None else endpoint,
+        )
         if file is None:
             click.echo("listening; Ctrl-C ends it", err=True)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -64,19 +65,27 @@ def build_decoder(
     form: str = "none",
     lstm: TokenModel | TextModel | None = None,
     nbest: int = 1,
+    words: Iterable[str] | None = None,
 ) -> Decoder:
     """``root`` is where the settings' relative paths start, ``form`` the model's text normalisation, which hotwords and
-    lexicon go through too, ``lstm`` the model that ``settings.lstm`` names. Raises LanguageModelError and TextError."""
+    lexicon go through too, ``lstm`` the model that ``settings.lstm`` names. ``words``, where given, are all that a beam
+    may find, in place of the lexicon that the settings name. Raises LanguageModelError and TextError."""
     if isinstance(settings, recipe.Greedy):
         return GreedyDecoder(tokeniser)
     from asr.decode.beam import BeamDecoder  # numba's import takes a second
 
-    knowledge = gather_knowledge(settings, tokeniser, root=root, form=form, lstm=lstm)
+    knowledge = gather_knowledge(settings, tokeniser, root=root, form=form, lstm=lstm, words=words)
     return BeamDecoder(tokeniser, settings, knowledge, nbest=nbest)
 
 
 def gather_knowledge(
-    settings: recipe.Beam, tokeniser: Tokeniser, *, root: Path, form: str, lstm: TokenModel | TextModel | None = None
+    settings: recipe.Beam,
+    tokeniser: Tokeniser,
+    *,
+    root: Path,
+    form: str,
+    lstm: TokenModel | TextModel | None = None,
+    words: Iterable[str] | None = None,
 ) -> Knowledge:
     """As ``build_decoder``: what the settings let the search know.
 
@@ -89,6 +98,8 @@ def gather_knowledge(
 
     model = NgramModel.load(root / settings.language_model) if settings.language_model else None
     lexicon = read_lexicon(root / settings.lexicon, form) if settings.lexicon else None
+    if words is not None:
+        lexicon = list(dict.fromkeys(part for word in words for part in normalise(word, form).split()))
     hotwords = {normalise(phrase, form): weight for phrase, weight in settings.hotwords.items()}
     if isinstance(tokeniser, PhoneTokeniser):
         if model is not None and lexicon is None:

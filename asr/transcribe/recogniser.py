@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -66,12 +67,15 @@ class Recogniser:
         settings: recipe.Recipe,
         meta: dict[str, Any],
         decoder: Decoder | None = None,
+        build: Callable[[recipe.Decoder, Sequence[str] | None], Decoder] | None = None,
     ) -> None:
+        """``build`` makes a decoder of settings and, None being all, of the words that it may find."""
         self.network = network
         self.tokeniser = tokeniser
         self.recipe = settings
         self.meta = meta
         self.decoder = decoder or GreedyDecoder(tokeniser)
+        self._build = build
 
     @classmethod
     def load(
@@ -90,15 +94,37 @@ class Recogniser:
         """
         loaded = checkpoint.load_network(directory, engine=engine, device=device, weights=weights)
         settings = validate_recipe(loaded.recipe.model_dump(mode="json"), "decoding", decoding)
-        decoder = build_decoder(
-            settings.decoder,
-            loaded.tokeniser,
-            root=directory,
-            form=settings.text.form,
-            lstm=load_lstm(settings.decoder, loaded.tokeniser, directory),
-            nbest=nbest,
+        lstm = load_lstm(settings.decoder, loaded.tokeniser, directory)
+
+        def build(decoder: recipe.Decoder, words: Sequence[str] | None) -> Decoder:
+            form = settings.text.form
+            return build_decoder(
+                decoder, loaded.tokeniser, root=directory, form=form, lstm=lstm, nbest=nbest, words=words
+            )
+
+        decoder = build(settings.decoder, None)
+        return cls(loaded.network, loaded.tokeniser, settings, loaded.meta, decoder, build)
+
+    def decoder_for(self, hotwords: Mapping[str, float] | None, lexicon: Iterable[str] | None) -> Decoder:
+        """The decoder, with other ``hotwords`` (phrases and their weights in nats), and only the words of ``lexicon``,
+        where they are given: then it is a beam. Raises LanguageModelError, TextError."""
+        if hotwords is None and lexicon is None:
+            return self.decoder
+        return self._decoder_knowing(
+            None if hotwords is None else tuple(hotwords.items()), None if lexicon is None else tuple(lexicon)
         )
-        return cls(loaded.network, loaded.tokeniser, settings, loaded.meta, decoder)
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019  a recogniser lives as long as its process
+    def _decoder_knowing(
+        self, hotwords: tuple[tuple[str, float], ...] | None, lexicon: tuple[str, ...] | None
+    ) -> Decoder:
+        if self._build is None:
+            raise AsrError("this recogniser was not loaded from a model directory, so its decoder cannot be made anew")
+        own = self.recipe.decoder
+        settings = own if isinstance(own, recipe.Beam) else recipe.Beam()
+        if hotwords is not None:
+            settings = recipe.Beam.model_validate({**settings.model_dump(), "hotwords": dict(hotwords)})
+        return self._build(settings, lexicon)
 
     def transcribe(
         self,
@@ -108,15 +134,19 @@ class Recogniser:
         channels: Channels = "mix",
         track: int = 1,
         vad: bool | None = None,
+        hotwords: Mapping[str, float] | None = None,
+        lexicon: Iterable[str] | None = None,
     ) -> Transcript:
         """What is said in a recording of any length; an array's ``sample_rate`` is in Hz.
 
         ``channels`` are mixed, taken apart ("split"), or one of them, counted from 1, as is a file's audio ``track``.
-        ``vad`` leaves out what is no speech, which None does for what is longer than a window. Raises AudioError.
+        ``vad`` leaves out what is no speech, which None does for what is longer than a window. ``hotwords`` and
+        ``lexicon`` are as in ``decoder_for``. Raises AudioError.
         """
         rate = self.network.sample_rate
         source = _source(recording, sample_rate, rate, track)
-        [outcome] = Transcription(self.network, self.decoder, self.tokeniser, channels=channels, vad=vad)([source])
+        reader = (self.network, self.decoder_for(hotwords, lexicon), self.tokeniser)
+        [outcome] = Transcription(*reader, channels=channels, vad=vad)([source])
         if isinstance(outcome, AudioError):
             raise outcome
         return outcome
@@ -128,15 +158,16 @@ class Recogniser:
         channels: Channels = "mix",
         track: int = 1,
         vad: bool | None = None,
+        hotwords: Mapping[str, float] | None = None,
+        lexicon: Iterable[str] | None = None,
         advance: Callable[[float], None] = lambda _seconds: None,
     ) -> Iterator[Transcript | AudioError]:
         """As ``transcribe``, of many recordings, the pieces of several in one batch: a transcript for each in order, or
         what is wrong with it. ``advance`` hears of the seconds of audio that were worked off."""
         rate = self.network.sample_rate
         sources = (_source(recording, None, rate, track) for recording in recordings)
-        return Transcription(self.network, self.decoder, self.tokeniser, channels=channels, vad=vad, advance=advance)(
-            sources
-        )
+        reader = (self.network, self.decoder_for(hotwords, lexicon), self.tokeniser)
+        return Transcription(*reader, channels=channels, vad=vad, advance=advance)(sources)
 
     def align(
         self, recording: Audible, text: str, *, sample_rate: int | None = None, skip_unknown: bool = False
@@ -159,6 +190,8 @@ class Recogniser:
         chunk: float = CHUNK_SECONDS,
         context: float = CONTEXT_SECONDS,
         endpoint: float = ENDPOINT_SECONDS,
+        hotwords: Mapping[str, float] | None = None,
+        lexicon: Iterable[str] | None = None,
     ) -> LiveRecogniser:
         """Live speech: feed it samples at ``sample_rate`` Hz (None: the model's own), and it tells words.
 
@@ -168,7 +201,7 @@ class Recogniser:
         return LiveRecogniser(
             self.streaming(),
             self.tokeniser,
-            self.decoder,
+            self.decoder_for(hotwords, lexicon),
             sample_rate=sample_rate,
             chunk=chunk,
             context=context,
