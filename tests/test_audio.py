@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -321,3 +322,14 @@ def test_a_playlist_dressed_as_audio_reads_no_other_file(tmp_path, tone, monkeyp
         sentence_of(path.read_bytes(), f"{len(playlist)} bytes of audio")
     else:
         sentence_of(path, str(path))
+
+
+def test_without_pyav_an_mp3_says_what_to_install_and_a_flac_is_read(tmp_path, monkeypatch, tone):
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.delitem(sys.modules, "asr.audio.ffmpeg", raising=False)
+    monkeypatch.delattr(audio, "ffmpeg", raising=False)
+    for name in ("a.mp3", "a.flac"):
+        soundfile.write(tmp_path / name, tone(0.5, 440, 16000), 16000)
+    assert audio.read(tmp_path / "a.flac").duration == 0.5
+    with pytest.raises(AudioError, match=r"a\.mp3 .* pip install av"):
+        audio.read(tmp_path / "a.mp3")

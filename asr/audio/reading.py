@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import BinaryIO
 
 import numpy as np
@@ -151,9 +152,7 @@ def _measured(recording: Recording, *, exactly: bool, track: int = 1) -> AudioIn
                         return AudioInfo(samples=sound.promised, sample_rate=sound.sample_rate, channels=sound.channels)
             except sndfile.errors() as error:
                 cause = error
-        from asr.audio import ffmpeg  # PyAV takes 0.15 s to import, and most recordings do without
-
-        with ffmpeg.opened_track(file, name, track, cause=cause) as audible:
+        with _ffmpeg(name).opened_track(file, name, track, cause=cause) as audible:
             samples = audible.length() if exactly else round(audible.estimate * audible.sample_rate)
             if exactly and samples == 0:
                 raise AudioError(f"{name} holds no audio samples")
@@ -226,10 +225,8 @@ def _rest(
     file: BinaryIO, name: str, track: int, part: _Part, cause: Exception | None, damage: Damage
 ) -> Iterator[tuple[np.ndarray, int]]:
     """What libsndfile has left of a part, decoded by FFmpeg: all of it, or what comes after the damage ``cause``."""
-    from asr.audio import ffmpeg  # PyAV takes 0.15 s to import, and most recordings do without
-
     try:
-        with ffmpeg.opened_track(file, name, track, cause=cause, damage=damage) as audible:
+        with _ffmpeg(name).opened_track(file, name, track, cause=cause, damage=damage) as audible:
             if part.rate:
                 audible.read_as(part.rate, part.channels)
             else:
@@ -240,6 +237,19 @@ def _rest(
             raise
         damage.reason = reason_of(cause) if cause else ""
         damage.end = (part.start + part.found) / part.rate
+
+
+def _ffmpeg(name: str) -> ModuleType:
+    """``asr.audio.ffmpeg``, when it is needed: PyAV takes 0.15 s to import, and most recordings do without."""
+    try:
+        from asr.audio import ffmpeg
+    except ModuleNotFoundError as error:
+        if error.name != "av":
+            raise
+        raise AudioError(
+            f"{name} is no whole WAV, FLAC, AIFF or Ogg file, and MP3, M4A, WebM and the like need PyAV: pip install av"
+        ) from error
+    return ffmpeg
 
 
 def _gathered(blocks: Iterable[tuple[np.ndarray, int]]) -> Iterator[tuple[np.ndarray, int]]:
