@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import random
 import signal
 import subprocess
@@ -37,7 +39,7 @@ def text(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("name", ["lm.arpa", "lm.arpa.gz", "lm.safetensors"])
+@pytest.mark.parametrize("name", ["lm.arpa", "lm.arpa.gz", "lm.arpa.xz", "lm.safetensors"])
 def test_a_model_is_trained_and_measured(tmp_path, text, name):
     lm = tmp_path / name
     done = run("train", text, "-o", lm, "--order", 2, "--prune", "0")
@@ -51,9 +53,10 @@ def test_a_model_is_trained_and_measured(tmp_path, text, name):
     assert "0 of 300 words unknown (0.00%)" in done.output
 
 
-def test_text_comes_from_several_files_gzip_and_standard_input(tmp_path, text):
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_text_comes_from_several_files_compressed_ones_and_standard_input(tmp_path, text, compress):
     packed = tmp_path / "packed.txt.gz"
-    packed.write_bytes(gzip.compress(b"four\n\nfive\n"))
+    packed.write_bytes(compress(b"four\n\nfive\n"))
     done = run("train", text, packed, "-", "-o", tmp_path / "lm.arpa", "--order", 2, stdin=b"six")
     assert done.exit_code == 0, done.output
     assert {"one", "four", "five", "six"} <= set(NgramModel.load(tmp_path / "lm.arpa").words)

@@ -75,7 +75,8 @@ def test_words_are_those_of_lists_texts_and_language_models(content, words, text
 
 
 def test_files_may_be_compressed_and_many(tmp_path, text):
-    (tmp_path / "lm.arpa.gz").write_bytes(gzip.compress(ARPA.encode()))
+    banner = "Language model created by a tool\n\nThe corpus: 2 sentences\n"
+    (tmp_path / "lm.arpa.gz").write_bytes(gzip.compress((banner + ARPA).encode()))
     files = [str(tmp_path / "lm.arpa.gz"), str(text("milk tea"))]
     assert read_vocabulary(files, "words") == ["Rhône", "milk", "tea"]
 

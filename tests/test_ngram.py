@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import functools
 import gzip
 import json
+import lzma
 import math
 import random
 import re
@@ -139,10 +142,127 @@ def test_a_damaged_or_forbidden_cache_costs_time_and_not_the_model(arpa, tmp_pat
     assert NgramModel.load(arpa).score(["the"]) == scores
 
 
-def test_a_model_without_unk_gives_it_next_to_nothing(tmp_path):
+@pytest.mark.parametrize(
+    ("count", "line"), [(4, ""), (5, "-99\t<unk>\n"), (5, "-100\t<unk>\t-1\n"), (5, "-99\t<UNK>\n")]
+)
+def test_words_of_no_probability_get_that_of_the_rarest_word_and_every_load_says_so(tmp_path, caplog, count, line):
     path = tmp_path / "lm.arpa"
-    path.write_text(ARPA.replace("ngram 1=5", "ngram 1=4").replace("-1.2\t<unk>\n", ""))
-    assert log10s(NgramModel.load(path).score(["dog"]))[0] == pytest.approx(-100.3)
+    path.write_text(ARPA.replace("ngram 1=5", f"ngram 1={count}").replace("-1.2\t<unk>\n", line))
+    for _ in range(2):  # the second time from the cache
+        caplog.clear()
+        assert log10s(NgramModel.load(path).score(["dog"]))[0] == pytest.approx(-0.3 - 0.9)
+        assert f"{path}: it has no probability for words that it does not list" in caplog.text
+    NgramModel.load(path).save(tmp_path / "lm.safetensors")
+    caplog.clear()
+    NgramModel.load(tmp_path / "lm.safetensors")
+    assert "lm.safetensors: it has no probability for words" in caplog.text
+
+
+def test_a_model_with_a_usable_unk_is_loaded_without_a_word(arpa, caplog):
+    assert log10s(NgramModel.load(arpa).score(["dog"]))[0] == pytest.approx(-1.5)
+    assert caplog.text == ""
+
+
+PREAMBLES = {
+    "cmuclmtk": "######\n## a banner\n==== its name ====\nThis is a 2-gram model over 2 words,\n\n  'one'...\n",
+    "quicklm": "\nLanguage model created by QuickLM on some day\n\nThe (fixed) discount mass is 0.5; 2 sentences\n\n",
+    "not UTF-8": "made by J\xfcrgen, ngram 1=9\n\\1-grams:\n",
+    "byte order mark": "\ufeff",
+    "windows": "made by a tool\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("preamble", PREAMBLES.values(), ids=PREAMBLES)
+def test_any_text_may_stand_before_the_data(arpa, tmp_path, preamble):
+    path = tmp_path / "other.arpa"
+    path.write_bytes(preamble.encode("latin-1" if "\xfc" in preamble else "utf-8") + ARPA.encode())
+    assert NgramModel.load(path).score(["the", "cat"]) == NgramModel.load(arpa).score(["the", "cat"])
+    path.write_text(preamble.replace("\\1-grams:\n", "") + replaced(9, "-0.9\tthe\tx"), newline="")
+    with pytest.raises(LanguageModelError, match=rf"line {9 + preamble.count(chr(10)) - preamble.count('1-grams')}:"):
+        NgramModel.load(path)
+
+
+def test_blank_lines_between_counts_and_ngrams_are_passed_over_and_lines_counted(tmp_path, arpa):
+    path = tmp_path / "airy.arpa"
+    airy = (
+        ARPA.replace("\\data\\\n", "\\data\\\n\n")
+        .replace("-0.7\tcat", "\n\n-0.7\tcat")
+        .replace("-0.1\tcat", "\n-0.1\tcat")
+    )
+    path.write_text(airy.replace("ngram 3=1\n\n", "ngram 3=1\n"))
+    assert NgramModel.load(path).score(["the", "cat"]) == NgramModel.load(arpa).score(["the", "cat"])
+    for old, new, line in [
+        ("-0.7\tcat", "x\tcat", 14),
+        ("-0.1\tcat the", "-0.1\tcat dog", 21),
+        ("<s> the cat", "<s> cat the", 24),
+    ]:
+        path.write_text(airy.replace(old, new))
+        with pytest.raises(LanguageModelError, match=f"line {line}: "):
+            NgramModel.load(path)
+
+
+@pytest.mark.parametrize(
+    ("again", "old", "line"),
+    [
+        ("0\t</s>\t-0.3\n0\t</s>\t-0.3\n", "-0.9\tthe", 10),  # what Hugging Face's recipe adds, twice
+        ("-2\t<s>\t-0.9\n", "-0.7\tcat", 11),
+        ("-2\tthe\t-0.9\n", "-0.7\tcat", 11),
+        ("-2\t<unk>\n", "-0.7\tcat", 11),
+        ("-2\tthe cat\t-0.9\n", "\n\\3-grams", 18),
+        ("-2\t<s> the cat\n", "\n\\end", 21),
+    ],
+)
+def test_of_an_ngram_that_is_there_twice_the_first_counts_and_a_remark_names_the_line(
+    tmp_path, arpa, caplog, again, old, line
+):
+    words = (again.split("\t")[1]).count(" ") + 1
+    counts = {1: 5, 2: 4, 3: 1}
+    text = ARPA.replace(f"ngram {words}={counts[words]}", f"ngram {words}={counts[words] + again.count(chr(10))}")
+    path = tmp_path / "twice.arpa"
+    path.write_text(text.replace(old, again + old, 1))
+    sentence = ["dog", "the", "cat", "the"]
+    for _ in range(2):
+        caplog.clear()
+        scores = NgramModel.load(path).score(sentence)
+        assert f"line {line} lists" in caplog.text
+    if "</s>" in again:
+        assert log10s(scores)[-1] == pytest.approx(-0.3)  # "the </s>" is a bigram of its own
+    else:
+        assert scores == NgramModel.load(arpa).score(sentence)
+
+
+@pytest.mark.parametrize(
+    "compress", [gzip.compress, bz2.compress, lzma.compress, functools.partial(lzma.compress, format=lzma.FORMAT_ALONE)]
+)
+def test_models_compressed_by_common_tools_are_read_and_damage_is_a_sentence(arpa, tmp_path, compress):
+    packed, path = compress(ARPA.encode()), tmp_path / "lm.arpa.packed"
+    path.write_bytes(packed)
+    assert NgramModel.load(path).score(["the"]) == NgramModel.load(arpa).score(["the"])
+    for damaged in (packed[:-20], packed[:30] + bytes(30) + packed[60:], packed[:12]):
+        path.write_bytes(damaged)
+        with pytest.raises(LanguageModelError, match=r"(gzip|bzip2|xz|lzma) data are cut short or damaged after this"):
+            NgramModel.load(path)
+
+
+OTHER_KINDS = {
+    "KenLM": (b"mmap lm http://kheafield.com/code format version 5\n\0" + bytes(60), "a KenLM binary"),
+    "Sphinx": (b"\x11\0\0\0Darpa Trigram LM\0", "a binary of CMU Sphinx"),
+    "zip": (b"PK\x03\x04" + bytes(30), "a zip archive"),
+    "tar": (b"lm.arpa".ljust(257, b"\0") + b"ustar\x0000", "a tar archive"),
+    "web page": (b"\n<!DOCTYPE html>\n<html>", "a web page"),
+    "LFS": (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+    "UTF-16": (ARPA.encode("utf-16"), "UTF-16 text"),
+    "binary": (b"\x7fELF\0\0", "a binary file"),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize(("content", "kind"), OTHER_KINDS.values(), ids=OTHER_KINDS)
+def test_files_of_other_kinds_are_named_as_such(tmp_path, content, kind, packed):
+    path = tmp_path / "lm.bin"
+    path.write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(LanguageModelError, match=f"{path} is {kind}"):
+        NgramModel.load(path)
 
 
 def test_symbols_may_be_pieces_of_any_script(tmp_path):
@@ -196,11 +316,11 @@ def replaced(line: int, text: str | None) -> str:
     ("text", "line", "reason"),
     [
         ("", 0, "file ends"),
-        ("hello\n", 1, "begins with"),
+        ("hello\nyou\n", 2, "without a line .*data.*begins with 'hello'"),
         (replaced(2, "ngram 2=5"), 2, "ngram 1=COUNT"),
         (replaced(2, "ngram 1=five"), 2, "ngram 1=COUNT"),
-        (replaced(2, "ngram 1=999999999999"), 5, "2\\*\\*31"),
-        (replaced(2, "ngram 1=6"), 12, "6 of 6"),
+        (replaced(2, "ngram 1=999999999999"), 2, "2\\*\\*31"),
+        (replaced(2, "ngram 1=6"), 13, "1-grams end here.*6 of 6"),
         (replaced(2, "ngram 1=4"), 11, "expected .2-grams:"),
         (replaced(7, "-1.x\t<unk>"), 7, "expected a number"),
         (replaced(7, "0.3\t<unk>"), 7, "positive"),
@@ -208,10 +328,11 @@ def replaced(line: int, text: str | None) -> str:
         (replaced(7, "-1e99\t<unk>"), 7, "not finite"),
         (replaced(9, "-0.9\tthe\tcat"), 9, "expected a number"),
         (replaced(9, "-0.9\tthe\t-0.1 -0.2"), 9, "1 words"),
-        (replaced(9, "-0.9\tcat"), 11, "twice"),
+        (replaced(8, "-inf\t<s>\t-0.3"), 8, "'-inf' is not finite"),
+        (replaced(9, "-0.9\tthe\tnan"), 9, "'nan' is not finite"),
+        (replaced(9, "0.8\tthe\t-0.2"), 9, "'0.8' is positive"),
         (replaced(14, "-0.4\t<s> dog\t-0.05"), 14, "'dog' is not among the unigrams"),
         (replaced(15, "-0.3\tthe"), 15, "2 words"),
-        (replaced(15, "-0.3\tcat the"), 17, "twice"),
         (replaced(20, "-0.15\t<s> cat the"), 20, "context"),
         (replaced(20, "-0.15\t<s> the cat\t-0.1"), 20, "highest order"),
         (replaced(22, None), 20, "file ends"),

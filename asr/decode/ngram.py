@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import logging
 import math
 import mmap
 from collections.abc import Iterable, Sequence
@@ -23,10 +24,16 @@ import numpy as np
 from safetensors.numpy import save
 
 from asr import files
-from asr.decode.arpa import END, MAX_ORDER, START, UNKNOWN, Arpa, Section, read_arpa
+from asr.decode.arpa import END, MAX_ORDER, START, UNKNOWN, Arpa, Section, read_arpa, repeats_remark
 from asr.errors import AsrError, LanguageModelError
 
+log = logging.getLogger(__name__)
+
 FORMAT = "asr n-gram 1"
+_READING = 2
+"""Raised where an ARPA file is read to other numbers than before, so that what is kept of it is made anew."""
+LOG_ZERO = -90 * math.log(10)
+"""A log probability below stands for none: SRILM writes log10 p = -99, KenLM -100."""
 ROOT = 0
 """The state with no history."""
 _TYPES = {
@@ -137,7 +144,11 @@ def _perplexity(log_prob: float, events: int) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NgramModel:
-    """A back-off model of n-grams up to ``order``; ``words[i]`` spells word i, ``start`` is the state after <s>."""
+    """A back-off model of n-grams up to ``order``; ``words[i]`` spells word i, ``start`` is the state after <s>.
+
+    ``rarest`` is the smallest log probability of a listed word with no history. ``remarks`` are sentences about what
+    was not as it should be where the model came from.
+    """
 
     order: int
     words: tuple[str, ...]
@@ -145,22 +156,32 @@ class NgramModel:
     start: int
     unknown: int
     end: int
+    rarest: float
+    remarks: tuple[str, ...]
     _index: dict[str, int]
 
     @classmethod
     def load(cls, path: Path) -> NgramModel:
-        """The model in an ARPA file, plain or gzipped, or in one that ``save`` wrote.
+        """The model in an ARPA file, plain or compressed, or in one that ``save`` wrote; its remarks are logged.
 
         An ARPA file is read once: what became of it is kept in the cache directory until the file changes. A model
-        that lists no <unk> gives it log10 p = -100. Raises LanguageModelError.
+        that gives no probability to words that it does not list, because it has no <unk> or one of log10 p = -99, gives
+        them that of its rarest word. Raises LanguageModelError.
         """
+        model = cls._load(path)
+        for remark in model.remarks:
+            log.warning(f"{path}: {remark}")
+        return model
+
+    @classmethod
+    def _load(cls, path: Path) -> NgramModel:
         if _is_compiled(path):
             return _map(path)
         try:
             status, resolved = path.stat(), path.resolve()
         except OSError as error:
             raise LanguageModelError(f"{path} cannot be read: {error.strerror or error}") from error
-        source = f"{resolved} {status.st_size} {status.st_mtime_ns}"
+        source = f"{resolved} {status.st_size} {status.st_mtime_ns} {_READING}"
         name = f"{path.name}-{hashlib.sha256(str(resolved).encode()).hexdigest()[:16]}.safetensors"
         kept = files.cache_directory() / "ngrams" / name
         with contextlib.suppress(LanguageModelError):
@@ -172,15 +193,19 @@ class NgramModel:
 
     @classmethod
     def from_arpa(cls, arpa: Arpa, name: str = "the model") -> NgramModel:
-        """Raises LanguageModelError, naming the line of ``name``, where an n-gram is there twice or lacks its context,
-        or where <s> or </s> is missing."""
-        return cls._of(arpa.words, _build(arpa, name), len(arpa.sections), name)
+        """Raises LanguageModelError, naming the line of ``name``, where an n-gram lacks its context, or where <s> or
+        </s> is missing. Of an n-gram that is there twice the first counts, and a remark says so."""
+        arrays, remarks = _build(arpa, name)
+        return cls._of(arpa.words, arrays, len(arpa.sections), name, (*arpa.remarks, *remarks))
 
     @classmethod
-    def _of(cls, words: tuple[str, ...], arrays: NgramArrays, order: int, name: str) -> NgramModel:
+    def _of(
+        cls, words: tuple[str, ...], arrays: NgramArrays, order: int, name: str, remarks: tuple[str, ...]
+    ) -> NgramModel:
         index = {word: i for i, word in enumerate(words)}
         if missing := [word for word in (START, END, UNKNOWN) if word not in index]:
             raise LanguageModelError(f"{name} cannot score sentences: it has no {' and no '.join(missing)}")
+        rarest, remark = _price_unknown(arrays, index)
         return cls(
             order=order,
             words=words,
@@ -188,13 +213,16 @@ class NgramModel:
             start=advance(arrays, ROOT, index[START])[1],
             unknown=index[UNKNOWN],
             end=index[END],
+            rarest=rarest,
+            remarks=(*remarks, remark) if remark else remarks,
             _index=index,
         )
 
     def save(self, path: Path, source: str = "") -> None:
         """Writes the model in the form that loads at once: safetensors, so that nothing in it can run."""
         spelling = np.frombuffer("\n".join(self.words).encode(), np.uint8)
-        metadata = {"format": FORMAT, "order": str(self.order), "source": source}
+        remarks = json.dumps(self.remarks, ensure_ascii=False)
+        metadata = {"format": FORMAT, "order": str(self.order), "source": source, "remarks": remarks}
         with files.replacing(path, "wb") as file:
             file.write(save({**self.arrays._asdict(), "spelling": spelling}, metadata))
 
@@ -222,8 +250,27 @@ class NgramModel:
         return Perplexity(words=words, oovs=oovs, sentences=count, log_prob=log_prob, oov_log_prob=oov_log_prob)
 
 
-def _build(arpa: Arpa, name: str) -> NgramArrays:
-    """Sorts the sections into the trie, order by order: an n-gram's context is in the orders before it."""
+def _price_unknown(arrays: NgramArrays, index: dict[str, int]) -> tuple[float, str]:
+    """The log probability of the rarest word, and a remark where that becomes the price of <unk>, for want of one."""
+    unigrams = arrays.log_probs[1 : 1 + len(index)]
+    listed = unigrams > LOG_ZERO
+    listed[[index[START], index[END], index[UNKNOWN]]] = False
+    if not listed.any():
+        return float(unigrams[index[UNKNOWN]]), ""
+    rarest = float(unigrams[listed].min())
+    if unigrams[index[UNKNOWN]] > LOG_ZERO:
+        return rarest, ""
+    unigrams[index[UNKNOWN]] = rarest
+    return rarest, (
+        f"it has no probability for words that it does not list (no <unk>, or one of log10 p = -99 or less); they get "
+        f"that of its rarest word, log10 p = {rarest / math.log(10):.2f}"
+    )
+
+
+def _build(arpa: Arpa, name: str) -> tuple[NgramArrays, list[str]]:
+    """Sorts the sections into the trie, order by order: an n-gram's context is in the orders before it. And remarks on
+    n-grams that are there twice."""
+    remarks: list[str] = []
     unigrams, *longer = arpa.sections
     vocabulary = len(arpa.words)
     arrays = NgramArrays(
@@ -240,7 +287,9 @@ def _build(arpa: Arpa, name: str) -> NgramArrays:
         order = np.argsort(contexts * vocabulary + section.ids[:, -1], kind="stable")
         contexts, words = contexts[order], section.ids[order, -1]
         if (twice := (np.diff(contexts) == 0) & (np.diff(words) == 0)).any():
-            raise _fault(arpa, name, section, int(order[1:][twice].min()), "it is there twice")
+            remarks.append(repeats_remark(section, arpa.words, order[1:][twice]))
+            kept = np.append(True, ~twice)
+            order, contexts, words = order[kept], contexts[kept], words[kept]
         # The nodes so far of the highest order, from first_child's last entry on, get the new ones as children.
         leaves, size = len(arrays.first_child) - 1, len(arrays.words)
         children = np.bincount(contexts - leaves, minlength=size - leaves)
@@ -252,12 +301,12 @@ def _build(arpa: Arpa, name: str) -> NgramArrays:
             first_child=np.append(arrays.first_child, (size + np.cumsum(children)).astype(np.int32)),
         )
     _link(arrays)
-    return arrays
+    return arrays, remarks
 
 
 def _fault(arpa: Arpa, name: str, section: Section, row: int, reason: str) -> LanguageModelError:
     ngram = " ".join(arpa.words[i] for i in section.ids[row])
-    return LanguageModelError(f"{name}, line {section.first_line + row}: {ngram!r}: {reason}")
+    return LanguageModelError(f"{name}, line {section.line(row)}: {ngram!r}: {reason}")
 
 
 @numba.njit(cache=True, nogil=True)
@@ -311,10 +360,11 @@ def _map(path: Path, source: str | None = None) -> NgramModel:
             raise ValueError("its arrays are not aligned")
         words = tuple(tensors.pop("spelling").tobytes().decode().split("\n"))
         arrays, order = NgramArrays(**tensors), int(metadata["order"])
+        remarks = tuple(map(str, json.loads(metadata.get("remarks", "[]"))))
         _check(arrays, order, len(words))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise LanguageModelError(f"{path} is not a whole language model: {error}") from error
-    return NgramModel._of(words, arrays, order, str(path))
+    return NgramModel._of(words, arrays, order, str(path), remarks)
 
 
 def _check(arrays: NgramArrays, order: int, vocabulary: int) -> None:

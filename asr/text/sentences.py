@@ -1,17 +1,16 @@
-"""Plain text for language models: one sentence a line, in files that may be compressed by gzip."""
+"""Plain text for language models: one sentence a line, in files that may be compressed."""
 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import io
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
 from asr.errors import TextError
+from asr.text.compressed import DamageError, decompressed
 from asr.text.normalise import normalise
 
 
@@ -29,7 +28,8 @@ def read_sentences(files: Sequence[str], form: str, advance: Callable[[int], obj
                 buffered = io.BufferedReader(cast(io.RawIOBase, file))
                 stack.callback(buffered.detach)  # or standard input would be closed with it
                 place = 0
-                for number, line in enumerate(_lines(buffered), start=1):
+                lines = stack.enter_context(decompressed(buffered))
+                for number, line in enumerate(lines, start=1):
                     if sentence := normalise(line.decode(), form):
                         yield sentence
                     if number % 10_000 == 0 and name != "-":
@@ -39,12 +39,7 @@ def read_sentences(files: Sequence[str], form: str, advance: Callable[[int], obj
                     advance(file.tell() - place)
         except UnicodeDecodeError as error:
             raise TextError(f"{name}, line {number}: this is not UTF-8 text") from error
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise TextError(f"{name}: the gzip data are cut short or damaged after line {number}") from error
+        except DamageError as error:
+            raise TextError(f"{name}: {error} are cut short or damaged after line {number}") from error
         except OSError as error:
             raise TextError(f"{name} cannot be read: {error.strerror or error}") from error
-
-
-def _lines(file: io.BufferedReader[io.RawIOBase]) -> Iterator[bytes]:
-    compressed = file.peek(2)[:2] == b"\x1f\x8b"
-    return iter(gzip.GzipFile(fileobj=file) if compressed else file)

@@ -10,11 +10,14 @@ from asr.text.normalise import normalise
 from asr.text.sentences import read_sentences
 
 _MARKERS = frozenset(["<s>", "</s>", "<unk>", "<UNK>"])
+_PREAMBLE = 1000
+"""Lines of text that may stand before an ARPA file's \\data\\, as the tools of CMU write there."""
 
 
 def read_vocabulary(files: Sequence[str], form: str, advance: Callable[[int], object] = lambda _: None) -> list[str]:
     """Every word of ``files``, once, sorted; "-" is standard input. Texts and lists are normalised to ``form``, and a
-    list's words may be followed by their counts. Of an ARPA file the unigrams are read, as they are.
+    list's words may be followed by their counts. Of an ARPA file the unigrams are read, as they are: what has a line
+    \\data\\ among its first lines is one.
 
     ``advance`` is told the bytes of each file as they are read. Raises TextError as ``read_sentences`` does, and for an
     ARPA file without unigrams.
@@ -22,11 +25,12 @@ def read_vocabulary(files: Sequence[str], form: str, advance: Callable[[int], ob
     words: set[str] = set()
     for name in files:
         lines = read_sentences([name], "none", advance)
-        first = next(lines, "")
-        if first == "\\data\\":
-            words.update(_unigrams(name, lines))
+        first = list(itertools.islice(lines, _PREAMBLE))
+        if "\\data\\" in first:
+            rest = itertools.chain(first[first.index("\\data\\") + 1 :], lines)
+            words.update(_unigrams(name, rest))
             continue
-        for line in itertools.chain([first], lines):
+        for line in itertools.chain(first, lines):
             words.update(_words(line, form))
     return sorted(words)
 
