@@ -185,10 +185,10 @@ ngram 2=2
 
 
 @functools.cache
-def words_model() -> NgramModel:
+def words_model(text: str = ARPA) -> NgramModel:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "words.arpa"
-        path.write_text(ARPA)
+        path.write_text(text)
         return NgramModel.from_arpa(read_arpa(path))
 
 
@@ -272,7 +272,24 @@ def test_a_hotword_that_the_language_model_lacks_is_no_unknown_word():
         [[best]] = BeamDecoder(WORDS, EXACT, Knowledge(fusion=fusion))(spoken("cc", "cc", sure=1 - 1e-5))
         return best.lm_score
 
-    assert score({"cc": 1.0}) - score({}) == pytest.approx(4.0 + 1.0)
+    exemption = (9 - 1.5) * math.log(10)  # it goes as the rarest word, "ba", and not as <unk>
+    assert score({"cc": 1.0}) - score({}) == pytest.approx(4.0 + 1.0 + exemption)
+
+
+@pytest.mark.parametrize("price", ["-9 <unk>", "-99 <unk>", "-100 <unk>", "-20 <UNK>", None])
+@pytest.mark.parametrize("known", [{"hotwords": {"cc": 3.0}}, {"lexicon": ["cc", "ab", "b", "ba"]}])
+def test_a_word_asked_for_by_name_is_not_lost_to_what_the_language_model_thinks_of_unknown_ones(price, known):
+    text = ARPA.replace("-9 <unk>", price) if price else ARPA.replace("1=6", "1=5").replace("-9 <unk>\n", "")
+    fusion = Fusion(WORDS, model=words_model(text), alpha=0.5, beta=1.0, unknown=-5.0, **known)
+    [[best]] = BeamDecoder(WORDS, recipe.Beam(), Knowledge(fusion=fusion))(spoken("ab cc", "ab b ", sure=0.8))
+    assert best.text == "ab cc"
+
+
+def test_words_that_a_language_model_without_unk_lacks_are_still_found():
+    model = words_model(ARPA.replace("1=6", "1=5").replace("-9 <unk>\n", ""))
+    fusion = Fusion(WORDS, model=model, alpha=0.5, beta=1.0, unknown=-5.0)
+    [[best]] = BeamDecoder(WORDS, recipe.Beam(), Knowledge(fusion=fusion))(spoken("ab cc", "ab cc", sure=0.99))
+    assert best.text == "ab cc"
 
 
 def test_a_hotword_that_cannot_be_spelled_is_named():

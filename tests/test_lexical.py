@@ -294,6 +294,15 @@ def test_a_new_hotword_is_pronounced_at_once():
     assert best.lm_score == pytest.approx(4.0 - 2.0)
 
 
+def test_a_hotword_that_the_language_model_lacks_goes_as_its_rarest_word():
+    model = words_model(ARPA.replace("-2 <unk>", "-99 <unk>"))
+    said = spoken(phones(), "C . C", sure=0.9)
+    weights = {"alpha": 1.0, "unknown": -5.0}
+    found = {h.text: h.lm_score for h in decode(phones(), said, model=model, hotwords={"cc": 1.0}, **weights)}
+    start, rarest, end = -0.1, -1.5, -1.0
+    assert found["cc"] == pytest.approx((start + rarest + end) * math.log(10) + 1.0, abs=1e-5)
+
+
 def test_a_hotword_that_cannot_be_pronounced_is_named():
     with pytest.raises(TextError, match='no pronunciation of "zebra"'):
         LexicalFusion(growing(), hotwords={"cac zebra": 1.0})

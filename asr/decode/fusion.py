@@ -63,7 +63,8 @@ class FusionTables(NamedTuple):
     A token t ends a word first where ``boundary[t]``, and then spells ``spelling[spelling_start[t] : spelling_start[t +
     1]]``. ``unit`` maps tokens to a sub-word model's ids. ``alpha`` weighs the model's log probabilities, ``beta`` is
     added for each word (each token over sub-words), ``unknown`` for a word that the lexicon lacks; where ``closed``,
-    such words are not spelled at all.
+    such words are not spelled at all. Words of the lexicon that the model lacks have ``exemption`` more than its
+    <unk>, see ``exemption_of``.
     """
 
     model: int
@@ -72,6 +73,7 @@ class FusionTables(NamedTuple):
     alpha: float
     beta: float
     unknown: float
+    exemption: float
     unknown_id: int
     end_id: int
     off: float
@@ -92,6 +94,8 @@ def _end_word(tables, word, context, hotword, language):  # type: ignore[no-unty
         if id == NONE:
             id = tables.unknown_id
             language += -math.inf if tables.closed else tables.unknown
+        elif id == tables.unknown_id:
+            language += tables.alpha * tables.exemption
         if tables.model == OVER_WORDS:
             log_prob, context = advance(tables.ngrams, context, id)
             language += tables.alpha * log_prob
@@ -191,6 +195,7 @@ class Fusion:
             alpha=0.0,
             beta=0.0,
             unknown=0.0,
+            exemption=0.0 if model is None else exemption_of(model),
             unknown_id=0 if model is None else model.unknown,
             end_id=0 if model is None else model.end,
             off=0.0,
@@ -265,14 +270,20 @@ def unigrams_of(model: NgramModel) -> np.ndarray:
     return model.arrays.log_probs[1 : 1 + len(model.words)]
 
 
+def exemption_of(model: NgramModel) -> float:
+    """By how much a word that the model lacks is likelier than its <unk>, where it was asked for by name, as a hotword
+    or in a lexicon: it counts as the model's rarest word, so that a small p(<unk>) does not keep it out."""
+    return max(0.0, model.rarest - float(unigrams_of(model)[model.unknown]))
+
+
 def _weigh_words(
     model: NgramModel | None, lexicon: Iterable[str] | None, named: Iterable[str]
 ) -> dict[str, tuple[int, float]]:
-    """Word to (id in the model, unigram log probability). A hotword that the model lacks goes as its unknown word."""
+    """Word to (id in the model, unigram log probability). A word that the model lacks has the unknown one's id."""
     if model is None:
         return dict.fromkeys([*(lexicon or ()), *named], (0, 0.0))
     unigrams = unigrams_of(model).tolist()
-    unknown = (model.unknown, unigrams[model.unknown])
+    unknown = (model.unknown, unigrams[model.unknown] + exemption_of(model))
     known = {
         word: (i, log_prob)
         for i, (word, log_prob) in enumerate(zip(model.words, unigrams, strict=True))

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from asr.decode.fusion import MARK, NO_MODEL, NO_NGRAMS, NONE, OVER_WORDS, unigrams_of
+from asr.decode.fusion import MARK, NO_MODEL, NO_NGRAMS, NONE, OVER_WORDS, exemption_of, unigrams_of
 from asr.decode.ngram import NgramArrays, NgramModel, advance
 from asr.decode.tree import LONGEST, START, best_below, build_tree
 from asr.errors import LanguageModelError, TextError
@@ -65,7 +65,8 @@ class LexicalTables(NamedTuple):
     """All that the search's compiled code reads, see the records above.
 
     ``unit`` (W,) are the words' ids in the language model, and ``foreign`` (W,) says which of them cost ``unknown``.
-    Without a model each word's log probability is ``uniform``. After a word's end, token t leads to the place
+    Others that the model lacks have ``exemption`` more than its <unk>, as in ``FusionTables``. Without a model each
+    word's log probability is ``uniform``. After a word's end, token t leads to the place
     ``opens[t]``, or nowhere (NONE), and ``opening[t]`` is the factor of that place's potential. ``most`` words end at
     one place.
     """
@@ -74,6 +75,8 @@ class LexicalTables(NamedTuple):
     alpha: float
     beta: float
     unknown: float
+    exemption: float
+    unknown_id: int
     uniform: float
     end_id: int
     off: float
@@ -111,6 +114,8 @@ def earn(tables, word, context, hotword, language):  # type: ignore[no-untyped-d
     language += tables.alpha * log_prob + tables.beta
     if tables.foreign[word]:
         language += tables.unknown
+    elif tables.model == OVER_WORDS and tables.unit[word] == tables.unknown_id:
+        language += tables.alpha * tables.exemption
     if len(tables.phrases.share):
         hotword = _next_state(tables.phrases, hotword, word)
         language += tables.phrases.gain[hotword]
@@ -187,6 +192,8 @@ class LexicalFusion:
             alpha=0.0,
             beta=0.0,
             unknown=0.0,
+            exemption=0.0 if model is None else exemption_of(model),
+            unknown_id=0 if model is None else model.unknown,
             uniform=_uniform(self.words),
             end_id=0 if model is None else model.end,
             off=0.0,
@@ -261,7 +268,8 @@ def _know(words: Sequence[str], model: NgramModel | None, named: Set[str]) -> tu
             f'"{words[0]}" for one: is it written otherwise?'
         )
     foreign = lacking & np.array([word not in named for word in words])
-    return unit, foreign, np.where(foreign, -np.inf, unigrams_of(model)[unit])
+    unigrams = unigrams_of(model)[unit] + np.where(lacking, exemption_of(model), 0.0)
+    return unit, foreign, np.where(foreign, -np.inf, unigrams)
 
 
 def _build_tree(entries: Sequence[Entry], index: Mapping[str, int], unigrams: np.ndarray) -> tuple[PhoneTree, int]:
