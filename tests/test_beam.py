@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -128,7 +129,7 @@ def test_what_is_no_log_probability_is_refused(value, where, frames):
 
 
 def test_a_weight_beyond_measure_is_refused():
-    decoder = BeamDecoder(LETTERS, recipe.Beam(), Knowledge(fusion=Fusion(LETTERS, hotwords={"ab": 1e5})))
+    decoder = BeamDecoder(LETTERS, recipe.Beam(), Knowledge(fusion=Fusion(LETTERS, model=words_model(), beta=1e5)))
     with pytest.raises(EmissionsError, match="weights beyond measure"):
         decoder(random_emissions(1, 40, 4))
 
@@ -274,6 +275,45 @@ def test_a_hotword_that_the_language_model_lacks_is_no_unknown_word():
 
     exemption = (9 - 1.5) * math.log(10)  # it goes as the rarest word, "ba", and not as <unk>
     assert score({"cc": 1.0}) - score({}) == pytest.approx(4.0 + 1.0 + exemption)
+
+
+@pytest.mark.parametrize("weight", [0.1, 6.0, 25.0, 30.0, 40.0, 200.0, 1e4, 1e300, math.inf, -1e9])
+def test_no_weight_makes_half_a_hotword_win(weight):
+    """One letter of "kettle" may be an "e": as the beginning of "kettering" it would be worth 5/9 of the weight."""
+    tokeniser, text = CharacterTokeniser(" abcdefghijklmnopqrstuvwxyz"), "the kettle is on"
+    ids = tokeniser.encode(text)
+    probabilities = np.full((2 * len(text), len(tokeniser.tokens)), 0.03 / 27)
+    for i, token in enumerate(ids):
+        probabilities[2 * i, token] = probabilities[2 * i + 1, 0] = 0.97
+    probabilities[2 * text.index("tl") + 2, tokeniser.encode("e")] = 0.01
+    case = emissions(np.log(probabilities / probabilities.sum(axis=1, keepdims=True)))
+    for frames in (8 * 2, 9 * 2, len(probabilities)):  # or the utterance ends within the word
+        part = emissions(case.log_probs[0, :frames])
+        plain = BeamDecoder(tokeniser, recipe.Beam())(part)[0][0]
+        for width in (4, 64):
+            fusion = Fusion(tokeniser, hotwords={"kettering": weight})
+            [[best]] = BeamDecoder(tokeniser, recipe.Beam(width=width), Knowledge(fusion=fusion))(part)
+            assert (best.text, best.lm_score) == (plain.text, 0.0)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("weight", [3.0, 30.0, 1e6])
+def test_hotwords_of_any_weight_find_readings_at_least_as_good_as_those_found_without(weight, closed):
+    weights = {"cab": weight, "aab b": weight, "bb": -weight, "b": weight / 3}
+    known = {"lexicon": ["ab", "c", "b", "ca", "aa", "a", "ac", *" ".join(weights).split()]} if closed else {}
+    plain_fusion, fusion = Fusion(WORDS, **known), Fusion(WORDS, hotwords=weights, **known)
+    chosen = recipe.Beam(width=8)
+    for seed in range(40):
+        case = random_emissions(seed, 25, 5, peaky=3.0)
+        [[plain]] = BeamDecoder(WORDS, chosen, Knowledge(fusion=plain_fusion))(case)
+        [[best]] = BeamDecoder(WORDS, chosen, Knowledge(fusion=fusion))(case)
+        assert best.score >= plain.score + toy.hotword_score(plain.text, weights) - 0.5
+        assert best.lm_score == pytest.approx(toy.hotword_score(best.text, weights))
+
+
+def test_a_weight_that_is_nan_is_refused():
+    with pytest.raises(TextError, match="weight of the hotword"):
+        Fusion(WORDS, hotwords={"ab": math.nan})
 
 
 @pytest.mark.parametrize("price", ["-9 <unk>", "-99 <unk>", "-100 <unk>", "-20 <UNK>", None])

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -179,12 +180,15 @@ HOTWORDS = {"eh": 1.5, "b b": 1.0, "ab b a": 2.0, "cc": -1.0, "b": 0.25}
 def expected_score(text: str, *, alpha: float, beta: float, unknown: float) -> float:
     """What language model and hotwords say of a whole sentence."""
     words, model = text.split(), words_model()
-    lacking = sum(word not in model.words and word not in " ".join(HOTWORDS).split() for word in words)
+    named = " ".join(HOTWORDS).split()
+    lacking = sum(word not in model.words and word not in named for word in words)
+    exempt = sum(word not in model.words and word in named for word in words)
+    exemption = (2 - 1.5) * math.log(10)  # these go as the rarest word, and not as <unk>
     said = f" {text} "
     gain = sum(
         weight * sum(said.startswith(f" {phrase} ", i) for i in range(len(said))) for phrase, weight in HOTWORDS.items()
     )
-    return alpha * sum(model.score(words)) + beta * len(words) + unknown * lacking + gain
+    return alpha * (sum(model.score(words)) + exempt * exemption) + beta * len(words) + unknown * lacking + gain
 
 
 @settings(max_examples=25, deadline=None)
@@ -199,6 +203,19 @@ def test_language_model_and_hotwords_add_their_score_to_every_word_sequence(seed
     assert {text: found[text].acoustic_score for text in truth} == pytest.approx(truth, abs=1e-4)
     expected = {text: expected_score(text, **weights) for text in truth}
     assert {text: found[text].lm_score for text in truth} == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("separator", [False, True])
+@pytest.mark.parametrize("weight", [3.0, 30.0, 1e6])
+def test_hotwords_of_any_weight_find_readings_at_least_as_good_as_those_found_without(weight, separator):
+    """Whether they end or are cut off within a hotword."""
+    tokeniser, chosen = phones(separator=separator), recipe.Beam(width=8)
+    hotwords = {"cc": weight, "abba cc": weight, "ba ba": weight, "b": -weight}
+    for seed in range(40):
+        case = random_emissions(seed, 25, len(tokeniser.tokens), peaky=3.0)
+        plain = decode(tokeniser, case, chosen, nbest=1)[0]
+        best = decode(tokeniser, case, chosen, nbest=1, hotwords=hotwords)[0]
+        assert best.score >= plain.score + toy.hotword_score(plain.text, hotwords) - 0.5
 
 
 @pytest.mark.parametrize("separator", [False, True])

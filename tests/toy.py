@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +115,11 @@ def save_babbler(folder: Path, alphabet: str = " abc", **decoder: object) -> Pat
     checkpoint.save_weights(folder / checkpoint.WEIGHTS, model.state_dict())
     checkpoint.save_meta(folder, {"results": {}})
     return folder
+
+
+def hotword_score(text: str, weights: Mapping[str, float]) -> float:
+    """What the hotwords in a text are worth, of each place where some end 200 nats at the most."""
+    words = text.split()
+    ends = [f" {' '.join(words[:end])}" for end in range(1, len(words) + 1)]
+    gains = [sum(weight for phrase, weight in weights.items() if end.endswith(f" {phrase}")) for end in ends]
+    return sum(min(max(gain, -200.0), 200.0) for gain in gains)

@@ -3,7 +3,8 @@
 All of it is one log weight a prefix: what its finished words have earned (``language``), and with them a potential for
 what is begun and may still fail (``total``): the best that any word of the lexicon with this beginning could earn, and
 of a hotword the share that is spelled already. A potential that is not fulfilled is taken back by the letter that ends
-the hope, so it moves no final score; it only keeps promising prefixes in the beam.
+the hope, so it moves no final score; it only keeps promising prefixes in the beam. What a hotword may still earn keeps
+prefixes in places of their own: whatever its weight, it drives none out that would be there without it.
 
 Words are spelled in characters, whatever the tokeniser: a token is a word boundary, or not, and then some characters.
 Symbol 0 is the boundary, the alphabet's characters follow.
@@ -28,6 +29,10 @@ from asr.text.tokenise import Tokeniser, lm_symbols
 NO_MODEL, OVER_WORDS, OVER_TOKENS = 0, 1, 2
 NONE = -1
 BOUNDARY = 0
+HOPE = 20.0
+"""Nats: the most that hotwords which are begun are worth in the search. It is twice the default score threshold."""
+MOST = 200.0
+"""Nats: the most that the hotwords which end with a word earn or cost, so that a mass stays a number."""
 MARK = "▁"
 """Begins a sub-word model's symbols, see ``lm_symbols``."""
 
@@ -48,12 +53,15 @@ class Lexicon(NamedTuple):
 class Hotwords(NamedTuple):
     """An automaton over symbols (Aho & Corasick 1975) whose matches begin at word boundaries.
 
-    ``follow`` (N, symbols) is the next place; ``potential`` (N,) what a match so far is worth, ``gain`` (N,) what the
-    phrases that end at the place are worth once the word ends too.
+    ``follow`` (N, symbols) is the next place; ``potential`` (N,) what a match so far is worth, ``sober`` (N,) the
+    factor that takes it off a mass again; ``gain`` (N,) what the phrases that end at the place are worth once the word
+    ends too. Place 0 is the start of a word, place 1 the inside of one that matches nothing: without phrases there are
+    no others.
     """
 
     follow: np.ndarray
     potential: np.ndarray
+    sober: np.ndarray
     gain: np.ndarray
 
 
@@ -153,9 +161,9 @@ def finish(tables, rows, prefixes, prefix):  # type: ignore[no-untyped-def]
 class Fusion:
     """What the search is to know besides emissions that ``tokeniser`` spells.
 
-    ``hotwords`` are phrases and their weights in nats; ``lexicon``, where given, closes the vocabulary to its words and
-    the hotwords'. Raises LanguageModelError for a model over other units than the tokeniser's, TextError for a hotword
-    that cannot be spelled.
+    ``hotwords`` are phrases and their weights in nats, of which 200 count at the most; ``lexicon``, where given, closes
+    the vocabulary to its words and the hotwords'. Raises LanguageModelError for a model over other units than the
+    tokeniser's, TextError for a hotword that cannot be spelled or whose weight is NaN.
     """
 
     def __init__(
@@ -330,7 +338,7 @@ def _build_lexicon(words: Mapping[str, tuple[int, float]], spelling: _Spelling) 
 
 
 def _build_hotwords(phrases: Mapping[str, float], spelling: _Spelling) -> Hotwords:
-    off = 1  # place 0 is the start of a word, place 1 the inside of one that matches nothing
+    off = 1
     children: list[dict[int, int]] = [{}, {}]
     own, potential = [0.0, 0.0], [0.0, 0.0]
     for phrase, weight in phrases.items():
@@ -342,7 +350,7 @@ def _build_hotwords(phrases: Mapping[str, float], spelling: _Spelling) -> Hotwor
             spelt += [BOUNDARY, *symbols] if spelt else symbols
         if not spelt:
             raise TextError("a hotword is empty")
-        place = 0
+        weight, place = checked_weight(phrase, weight), 0
         for depth, symbol in enumerate(spelt, start=1):
             if symbol not in children[place]:
                 children[place][symbol] = len(children)
@@ -350,7 +358,7 @@ def _build_hotwords(phrases: Mapping[str, float], spelling: _Spelling) -> Hotwor
                 own.append(0.0)
                 potential.append(0.0)
             place = children[place][symbol]
-            potential[place] = max(potential[place], weight * depth / len(spelt))
+            potential[place] = max(potential[place], min(weight, HOPE) * depth / len(spelt))
         own[place] += weight
 
     follow = np.full((len(children), spelling.size), off, np.int32)
@@ -364,4 +372,11 @@ def _build_hotwords(phrases: Mapping[str, float], spelling: _Spelling) -> Hotwor
         for symbol, child in children[place].items():
             queue.append((child, int(follow[fallback, symbol])))
             follow[place, symbol] = child
-    return Hotwords(follow=follow, potential=hope, gain=gain)
+    return Hotwords(follow=follow, potential=hope, sober=np.exp(-hope), gain=np.clip(gain, -MOST, MOST))
+
+
+def checked_weight(phrase: str, weight: float) -> float:
+    """A hotword's weight, as far as it counts. Raises TextError for one that is NaN."""
+    if math.isnan(weight):
+        raise TextError(f'the weight of the hotword "{phrase}" is NaN; expected a number of nats')
+    return min(max(weight, -MOST), MOST)

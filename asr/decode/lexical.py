@@ -18,7 +18,18 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from asr.decode.fusion import MARK, NO_MODEL, NO_NGRAMS, NONE, OVER_WORDS, exemption_of, unigrams_of
+from asr.decode.fusion import (
+    HOPE,
+    MARK,
+    MOST,
+    NO_MODEL,
+    NO_NGRAMS,
+    NONE,
+    OVER_WORDS,
+    checked_weight,
+    exemption_of,
+    unigrams_of,
+)
 from asr.decode.ngram import NgramArrays, NgramModel, advance
 from asr.decode.tree import LONGEST, START, best_below, build_tree
 from asr.errors import LanguageModelError, TextError
@@ -153,8 +164,9 @@ class LexicalFusion:
     """What the search is to know of the words that ``tokeniser`` pronounces.
 
     ``words``, where given, are all that it may find, besides those of the ``hotwords``: phrases and their weights in
-    nats. Otherwise it finds those of the tokeniser's lexicon. Raises LanguageModelError for a model over tokens, or
-    none of whose words is pronounced, and TextError for a hotword or one of ``words`` without a pronunciation.
+    nats, of which 200 count at the most. Otherwise it finds those of the tokeniser's lexicon. Raises LanguageModelError
+    for a model over tokens, or none of whose words is pronounced, and TextError for a hotword or one of ``words``
+    without a pronunciation, or a weight that is NaN.
     """
 
     def __init__(
@@ -303,7 +315,8 @@ def _build_phrases(
         words = [index[word] for word in phrase.split()]
         if not words:
             raise TextError("a hotword is empty")
-        first[words[0]] = max(first.get(words[0], 0.0), weight / len(words))
+        weight = checked_weight(phrase, weight)
+        first[words[0]] = max(first.get(words[0], 0.0), min(weight, HOPE) / len(words))
         state = 0
         for done, word in enumerate(words, start=1):
             if word not in children[state]:
@@ -313,7 +326,7 @@ def _build_phrases(
                 begun.append(0.0)
             state = children[state][word]
             if done < len(words):
-                begun[state] = max(begun[state], weight * done / len(words))
+                begun[state] = max(begun[state], min(weight, HOPE) * done / len(words))
         own[state] += weight
     fallback = _link_phrases(children, own, begun)
     edges = [sorted(each.items()) for each in children]
@@ -323,7 +336,7 @@ def _build_phrases(
         word=flat[:, 0].copy(),
         target=flat[:, 1].copy(),
         fallback=fallback,
-        gain=np.array(own),
+        gain=np.clip(own, -MOST, MOST),
         hope=np.array(begun),
         share=_shares(first, {index[word] for phrase in weights for word in phrase.split()}, index, entries, tree),
     )

@@ -56,6 +56,7 @@ PREFIX = np.dtype(
         ("probability", np.float64),
         ("factor", np.float64),  # exp(total - its parent's total), within a word
         ("total", np.float64),  # what its history has earned and its potential
+        ("sober", np.float64),  # the factor that takes off its mass what hotwords hope, see ``prefix_search.advance``
     ],
     align=True,
 )
@@ -68,6 +69,7 @@ CANDIDATE = np.dtype(
         ("history", np.int32),  # where it begins a word, the history before that; else NONE
         ("next", np.int32),  # the candidate before it that begins a word after the same history
         ("share", np.float64),  # of its mass, that counts where room is short
+        ("sober", np.float64),
         ("blank", np.float64),
         ("nonblank", np.float64),
     ],
@@ -112,7 +114,7 @@ def _restart(state, context):  # type: ignore[no-untyped-def]
     root.token = BLANK
     root.place = START
     root.probability = root.total = 0.0
-    root.factor = 1.0
+    root.factor = root.sober = 1.0
     history.before = history.word = history.multiple = history.sibling = history.child = history.place = NONE
     history.same = history.hotword = 0
     history.context = context
@@ -130,6 +132,7 @@ def _restart(state, context):  # type: ignore[no-untyped-def]
 def begin(limits, vocabulary, tables, context, _lstm):  # type: ignore[no-untyped-def]
     """A search that has one beam, the empty prefix, with all of the mass. No LSTM takes part in it."""
     width, token_limit, _, _, _ = limits
+    width *= 1 + (len(tables.phrases.share) > 0)
     room = 1024 + 4 * width
     most = width * (1 + token_limit * (1 + tables.most))
     state = State(
@@ -242,7 +245,7 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
         if blank_log_prob <= sure_blank:
             count = likely_tokens(log_probs, frame, least_log_prob, token_limit, tokens, probabilities)
         if count > 0 and (
-            now.prefixes + width > len(prefixes) or state.known[0] + width * tables.most > len(histories)
+            now.prefixes + len(beams) > len(prefixes) or state.known[0] + len(beams) * tables.most > len(histories)
         ):
             break
         frame += 1
@@ -265,7 +268,7 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
         for j in range(count):
             dense[tokens[j]] = probabilities[j]
         # A beam stays what it is with a blank, with its last token once more or, between words, with a separator.
-        beam_count, best = now.beams, 0.0
+        beam_count, best, sober_best = now.beams, 0.0, 0.0
         for i in range(beam_count):
             index = beams[i].prefix
             prefix, candidate = prefixes[index], candidates[i]
@@ -278,7 +281,9 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
             else:
                 candidate.nonblank = beams[i].nonblank * dense[prefix.token]
             prefix.slot = i
-            best = max(best, candidate.blank + candidate.nonblank)
+            candidate.sober = prefix.sober
+            mass = candidate.blank + candidate.nonblank
+            best, sober_best = max(best, mass), max(sober_best, mass * candidate.sober)
         # Or it grows by a token: within the word, or by the first of the next.
         candidate_count = beam_count
         for i in range(beam_count):
@@ -296,10 +301,11 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
                     child = prefix.child
                     while child != NONE and prefixes[child].token != token:
                         child = prefixes[child].sibling
-                    grown = mass
+                    grown, sober = mass, 1.0
                     place = slot = NONE
                     if child != NONE:
                         grown *= prefixes[child].factor
+                        sober = prefixes[child].sober
                         slot = prefixes[child].slot
                         if not (slot < beam_count and candidates[slot].prefix == child):
                             slot = NONE
@@ -310,12 +316,15 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
                             history = histories[prefix.history]
                             total = history.language + outlook(tables, place)
                             if hoping:
-                                total += hope(tables, place, history.hotword)
+                                hoped = hope(tables, place, history.hotword)
+                                total += hoped
+                                sober = math.exp(-hoped)
                             grown *= math.exp(total - prefix.total)
                     if slot != NONE:
                         candidates[slot].nonblank += grown
-                        best = max(best, candidates[slot].blank + candidates[slot].nonblank)
-                    elif place != OFF and grown >= best * floor:
+                        grown = candidates[slot].blank + candidates[slot].nonblank
+                        best, sober_best = max(best, grown), max(sober_best, grown * sober)
+                    elif place != OFF and (grown >= best * floor or (hoping and grown * sober >= sober_best * floor)):
                         candidate = candidates[candidate_count]
                         candidate.prefix = child
                         candidate.parent = index
@@ -324,8 +333,9 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
                         candidate.history = NONE
                         candidate.blank = 0.0
                         candidate.nonblank = grown
+                        candidate.sober = sober
                         candidate_count += 1
-                        best = max(best, grown)
+                        best, sober_best = max(best, grown), max(sober_best, grown * sober)
                 place = tables.opens[token]
                 if ends == 0 or place == NONE:
                     continue
@@ -333,10 +343,12 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
                 first = _end_words(tables, state, index)
                 for ended in range(first, first + ends):
                     grown = mass * histories[ended].factor
-                    same = histories[ended].same
+                    same, sober = histories[ended].same, 1.0
                     if hoping:
-                        grown *= math.exp(hope(tables, place, histories[same].hotword))
-                    if grown < best * floor:
+                        hoped = hope(tables, place, histories[same].hotword)
+                        grown *= math.exp(hoped)
+                        sober = math.exp(-hoped)
+                    if grown < best * floor and not (hoping and grown * sober >= sober_best * floor):
                         continue
                     child, slot = _place_of(state, same, token, beam_count, candidate_count)
                     if slot != NONE:
@@ -347,7 +359,8 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
                             else:
                                 prefixes[child].parent = index
                         candidate.nonblank += grown
-                        best = max(best, candidate.blank + candidate.nonblank)
+                        grown = candidate.blank + candidate.nonblank
+                        best, sober_best = max(best, grown), max(sober_best, grown * sober)
                         continue
                     candidate = candidates[candidate_count]
                     candidate.prefix = child
@@ -367,8 +380,9 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
                         prefixes[child].parent = index
                     candidate.blank = 0.0
                     candidate.nonblank = grown
+                    candidate.sober = sober
                     candidate_count += 1
-                    best = max(best, grown)
+                    best, sober_best = max(best, grown), max(sober_best, grown * sober)
         if best == 0.0 or best == np.inf:
             for j in range(count):
                 dense[tokens[j]] = 0.0
@@ -376,6 +390,7 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
             continue
 
         least, ties = max(best * floor, LEAST), candidate_count
+        sober_least, sober_ties = max(sober_best * floor, LEAST), candidate_count
         if candidate_count > width:
             _compare(state, candidate_count, spare)
             for i in range(candidate_count):
@@ -383,6 +398,13 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
             nth, equals = nth_largest(masses, candidate_count, width)
             if nth > least:
                 least, ties = nth, equals
+            if hoping:
+                for i in range(candidate_count):
+                    mass = (candidates[i].blank + candidates[i].nonblank) * candidates[i].share
+                    masses[i] = mass * candidates[i].sober
+                nth, equals = nth_largest(masses, candidate_count, width)
+                if nth > sober_least:
+                    sober_least, sober_ties = nth, equals
         rescale = 1.0
         if not 1e-50 < best < 1e50:
             rescale = 1.0 / best
@@ -393,12 +415,19 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
             mass = candidate.blank + candidate.nonblank
             if candidate_count > width:
                 mass *= candidate.share
-            if mass < least:
-                continue
-            if mass == least:
-                if ties == 0:
-                    continue
+            placed = mass > least
+            if mass == least and ties > 0:
+                placed = True
                 ties -= 1
+            if hoping:
+                mass *= candidate.sober
+                if mass > sober_least:
+                    placed = True
+                elif mass == sober_least and sober_ties > 0:
+                    placed = True
+                    sober_ties -= 1
+            if not placed:
+                continue
             index = candidate.prefix
             if index == NONE:
                 index = _take_in(tables, state, candidate)
@@ -487,6 +516,7 @@ def _take_in(tables, state, candidate):  # type: ignore[no-untyped-def]
     history = state.histories[new.history]
     new.total = history.language + outlook(tables, new.place) + hope(tables, new.place, history.hotword)
     new.factor = math.exp(new.total - parent.total)
+    new.sober = candidate.sober
     return index
 
 
@@ -516,7 +546,7 @@ def _end_all(tables, state, partial):  # type: ignore[no-untyped-def]
     """The readings if the sentence ended here, by their words: the sum over pronunciations; and their number.
 
     Where ``partial``, or where no beam is at a word's end, what a beam has begun is cut off, at the cost of its
-    potential.
+    potential, but for what hotwords hope.
     """
     prefixes, histories, beams, now = state.prefixes, state.histories, state.beams, state.progress[0]
     first_end = tables.tree.first_end
@@ -550,9 +580,10 @@ def _end_all(tables, state, partial):  # type: ignore[no-untyped-def]
         if 0 <= place < whole and ended[place].history == prefix.history:
             continue
         acoustic = math.log(beams[i].blank + beams[i].nonblank) + now.scale - prefix.total
+        language = prefix.total + math.log(prefix.sober)
         while prefixes[index].history == prefix.history and prefixes[index].parent != NONE:
             index = prefixes[index].parent
-        count = _gather(ended, count, histories, prefix.history, index, acoustic, prefix.total)
+        count = _gather(ended, count, histories, prefix.history, index, acoustic, language)
     return ended, count
 
 

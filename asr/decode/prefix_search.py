@@ -99,9 +99,11 @@ def _restart(state, context):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def begin(limits, vocabulary, _tables, context, lstm):  # type: ignore[no-untyped-def]
+def begin(limits, vocabulary, tables, context, lstm):  # type: ignore[no-untyped-def]
     """A search that has one beam, the empty prefix, with all of the mass."""
     width, token_limit, _, _, _ = limits
+    if tables is not None:
+        width *= 1 + (len(tables.hotwords.sober) > 2)  # see ``advance``
     room = 1024 + 4 * width
     state = State(
         np.zeros(1, PROGRESS),
@@ -183,6 +185,9 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
 
     That is the end, or where the tree lacks room for one frame's prefixes, or where new ones want an LSTM's ``rows``.
     Where it meets what is no log probability, it passes over that frame, and ``scale`` is NaN or infinite ever after.
+
+    Hotwords that are begun lift a prefix for a while. So that this drives no other one out, there are two competitions
+    for ``width`` places each where there are hotwords: one of the masses, and one of the sober masses, without hope.
     """
     width, token_limit, token_threshold, score_threshold, _ = limits
     progress, prefixes, rows, beams, candidates, masses, tokens, probabilities, dense = state
@@ -192,13 +197,16 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
     sure_blank = math.log1p(-math.exp(token_threshold)) if token_threshold < 0.0 else 0.0
     floor = math.exp(-score_threshold)
     early_floor = floor if tables is None else 0.0  # a language model may lift what is behind
+    hoping = False
+    if tables is not None:
+        hoping = len(tables.hotwords.sober) > 2
     before, scale, rested = now.frames - frame, now.scale, False
     while frame < len(log_probs):
         count = 0
         blank_log_prob = log_probs[frame, BLANK]
         if blank_log_prob <= sure_blank:
             count = likely_tokens(log_probs, frame, least_log_prob, token_limit, tokens, probabilities)
-        if count > 0 and now.prefixes + width > len(prefixes):
+        if count > 0 and now.prefixes + len(beams) > len(prefixes):
             break
         frame += 1
 
@@ -222,15 +230,19 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
         for j in range(count):
             dense[tokens[j]] = probabilities[j]
         # A beam stays what it is with a blank, or with its last token once more.
-        beam_count, best = now.beams, 0.0
+        beam_count, best, sober_best = now.beams, 0.0, 0.0
         for i in range(beam_count):
             prefix = beams[i].prefix
             candidate = candidates[i]
             candidate.prefix = prefix
             candidate.blank = (beams[i].blank + beams[i].nonblank) * blank
             candidate.nonblank = beams[i].nonblank * dense[prefixes[prefix].token]
+            candidate.hotword = prefixes[prefix].hotword
             prefixes[prefix].slot = i
             best = max(best, candidate.blank + candidate.nonblank)
+            if tables is not None:
+                sober = tables.hotwords.sober[prefixes[prefix].hotword]
+                sober_best = max(sober_best, (candidate.blank + candidate.nonblank) * sober)
         # Or it grows by a token: after itself only where a blank lies between.
         candidate_count = beam_count
         for i in range(beam_count):
@@ -245,19 +257,27 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
                 child = prefixes[prefix].child
                 while child != NONE and prefixes[child].token != token:
                     child = prefixes[child].sibling
-                candidate = candidates[candidate_count]
+                candidate, hotword = candidates[candidate_count], 0
                 if child != NONE:
                     mass *= prefixes[child].factor
+                    hotword = prefixes[child].hotword
                     slot = prefixes[child].slot
                     if slot < beam_count and candidates[slot].prefix == child:
                         candidates[slot].nonblank += mass
                         best = max(best, candidates[slot].blank + candidates[slot].nonblank)
+                        if tables is not None:
+                            sober = tables.hotwords.sober[hotword]
+                            sober_best = max(sober_best, (candidates[slot].blank + candidates[slot].nonblank) * sober)
                         continue
                 elif tables is not None:
                     if not extend(tables, rows, prefixes, prefix, token, candidate):
                         continue
                     mass *= math.exp(candidate.total - prefixes[prefix].total)
-                if mass < best * floor:
+                    hotword = candidate.hotword
+                sober = mass
+                if tables is not None:
+                    sober *= tables.hotwords.sober[hotword]
+                if mass < best * floor and not (hoping and sober >= sober_best * floor):
                     continue
                 candidate.prefix = child
                 candidate.parent = prefix
@@ -265,7 +285,8 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
                 candidate.blank = 0.0
                 candidate.nonblank = mass
                 candidate_count += 1
-                best = max(best, mass)
+                best, sober_best = max(best, mass), max(sober_best, sober)
+                candidate.hotword = hotword
         if best == 0.0 or best == np.inf:
             for j in range(count):
                 dense[tokens[j]] = 0.0
@@ -273,12 +294,21 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
             continue  # as above
 
         least, ties = max(best * floor, LEAST), candidate_count
+        sober_least, sober_ties = max(sober_best * floor, LEAST), candidate_count
         if candidate_count > width:
             for i in range(candidate_count):
                 masses[i] = candidates[i].blank + candidates[i].nonblank
             nth, equals = nth_largest(masses, candidate_count, width)
             if nth > least:
                 least, ties = nth, equals
+            if hoping:
+                for i in range(candidate_count):
+                    masses[i] = candidates[i].blank + candidates[i].nonblank
+                    if tables is not None:
+                        masses[i] *= tables.hotwords.sober[candidates[i].hotword]
+                nth, equals = nth_largest(masses, candidate_count, width)
+                if nth > sober_least:
+                    sober_least, sober_ties = nth, equals
         rescale = 1.0
         if not 1e-50 < best < 1e50:
             rescale = 1.0 / best
@@ -287,12 +317,19 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
         for i in range(candidate_count):
             candidate = candidates[i]
             mass = candidate.blank + candidate.nonblank
-            if mass < least:
-                continue
-            if mass == least:
-                if ties == 0:
-                    continue
+            placed = mass > least
+            if mass == least and ties > 0:
+                placed = True
                 ties -= 1
+            if hoping and tables is not None:
+                sober = mass * tables.hotwords.sober[candidate.hotword]
+                if sober > sober_least:
+                    placed = True
+                elif sober == sober_least and sober_ties > 0:
+                    placed = True
+                    sober_ties -= 1
+            if not placed:
+                continue
             prefix = candidate.prefix
             if prefix == NONE:
                 prefix = prefix_count
@@ -337,7 +374,8 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
 @numba.njit(cache=True, nogil=True)
 def read_out(tables, state, readings, spelt, end, _partial):  # type: ignore[no-untyped-def]
     """Fills ``readings`` with the best beams as if the sentence ended here, and ``spelt`` from ``end`` on with their
-    tokens; returns where these end. What a closed lexicon leaves unfinished is cut off.
+    tokens; returns where these end. What a closed lexicon leaves unfinished is cut off, at the cost of its potential,
+    but for what hotwords hope.
 
     An ended beam lies in its place among the candidates, its acoustic score in ``total``.
     """
@@ -348,10 +386,13 @@ def read_out(tables, state, readings, spelt, end, _partial):  # type: ignore[no-
         ended.language, ended.total = 0.0, math.log(beams[i].blank + beams[i].nonblank) + now.scale
         if tables is not None:
             ended.total -= prefixes[ended.prefix].total
-            ended.language = finish(tables, rows, prefixes, ended.prefix)
+            ended.language, cost = finish(tables, rows, prefixes, ended.prefix), 0.0
+            if ended.language == -np.inf:
+                last = prefixes[ended.prefix]
+                cost = last.total - last.language - tables.hotwords.potential[last.hotword]
             while ended.language == -np.inf:
                 ended.prefix = prefixes[ended.prefix].parent
-                ended.language = finish(tables, rows, prefixes, ended.prefix)
+                ended.language = finish(tables, rows, prefixes, ended.prefix) + cost
         scores[i] = ended.total + ended.language
     count = min(now.beams, len(readings))
     for n in range(count):
