@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import Literal
 
+    from asr.decode.foreign import CtcDecoder
     from asr.transcribe.recogniser import Recogniser
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "AlignedText",
     "AlignedWord",
     "AsrError",
+    "CtcDecoder",
     "Emissions",
     "ErrorCounts",
     "Heard",
@@ -67,4 +69,8 @@ def __getattr__(name: str) -> type:
         from asr.transcribe.recogniser import Recogniser
 
         return Recogniser
+    if name == "CtcDecoder":
+        from asr.decode.foreign import CtcDecoder
+
+        return CtcDecoder
     raise AttributeError(f"module 'asr' has no attribute {name!r}")

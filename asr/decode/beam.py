@@ -24,6 +24,7 @@ import numpy as np
 
 from asr import recipe, runtime
 from asr.decode import lexical_search, prefix_search
+from asr.decode.checks import checked, checked_frames
 from asr.decode.fusion import NO_MODEL, Fusion, FusionTables
 from asr.decode.lexical import LexicalFusion, LexicalTables
 from asr.decode.prefix_search import NONE, READING
@@ -91,15 +92,7 @@ class BeamDecoder:
 
     def __call__(self, emissions: Emissions) -> list[tuple[Hypothesis, ...]]:
         """Raises EmissionsError where emissions are not of the tokeniser's tokens, or no log probabilities."""
-        log_probs = np.ascontiguousarray(emissions.log_probs)
-        lengths = emissions.lengths.astype(np.int64, copy=False)
-        _check_shape(log_probs, 3, self.tokeniser)
-        frames = lengths.tolist()
-        if len(frames) != len(log_probs) or max(frames, default=0) > log_probs.shape[1] or min(frames, default=0) < 0:
-            raise EmissionsError(
-                f"emissions of {len(log_probs)} utterances in {log_probs.shape[1]} frames need as many lengths, none "
-                f"longer; found {frames}"
-            )
+        log_probs, lengths = checked(emissions, self.tokeniser)
         work = int(lengths.sum()) * self.settings.width * (FUSED_WORK if self.knowledge.fusion else 1)
         shares = min(self.threads, len(lengths), 1 + work // WORK_A_THREAD)
         if shares <= 1:
@@ -166,7 +159,7 @@ class BeamSearch:
 
     def feed(self, log_probs: np.ndarray) -> None:
         """Reads (T', V) emissions more. Raises EmissionsError as the decoder does."""
-        _check_shape(log_probs, 2, self._tokeniser)
+        log_probs = checked_frames(log_probs, self._tokeniser)
         frame = 0
         while frame < len(log_probs):
             self._state = self._core.with_room(self._state, self._tables)
@@ -217,21 +210,12 @@ def _tables_of(knowledge: Knowledge) -> tuple[FusionTables | LexicalTables | Non
     return (None, 0) if knowledge.fusion is None else (knowledge.fusion.tables, knowledge.fusion.start)
 
 
-def _check_shape(log_probs: np.ndarray, dimensions: int, tokeniser: Tokeniser) -> None:
-    """Compiled code would read past an array's end."""
-    if log_probs.ndim != dimensions or log_probs.shape[-1] != len(tokeniser.tokens):
-        raise EmissionsError(
-            f"emissions have a log probability for each of the tokeniser's {len(tokeniser.tokens)} tokens, the blank "
-            f"first, in {dimensions} dimensions; found the shape {log_probs.shape}"
-        )
-
-
 def _check_score(score: float) -> None:
-    """What was no log probability is no score either: to look here costs less than at each of the emissions."""
+    """Raises EmissionsError where the settings' weights have made a score infinite, or NaN."""
     if not score < math.inf:
         raise EmissionsError(
-            f"an utterance's score is {score}: emissions are finite natural logs of probabilities (-inf for none), so "
-            "look for NaN and infinity in them, and for weights beyond measure in the decoder's settings"
+            f"an utterance's score is {score}: look for weights beyond measure in the decoder's settings (alpha, beta, "
+            "unknown, lstm)"
         )
 
 

@@ -6,16 +6,20 @@ import math
 
 import numpy as np
 
+from asr.decode.checks import checked, checked_frames
 from asr.records import BLANK, Emissions, Hypothesis
 from asr.text.tokenise import PhoneTokeniser, Tokeniser
 
 
 def decode_greedy(emissions: Emissions, tokeniser: Tokeniser) -> list[Hypothesis]:
-    """One hypothesis an utterance, batch order. A token's frame is where its run peaks, its probability that peak's."""
+    """One hypothesis an utterance, batch order. A token's frame is where its run peaks, its probability that peak's.
+
+    Raises EmissionsError where emissions are not of the tokeniser's tokens, or no log probabilities.
+    """
     hypotheses = []
-    for log_probs, length in zip(emissions.log_probs, emissions.lengths.tolist(), strict=True):
+    for log_probs, length in zip(*checked(emissions, tokeniser), strict=True):
         search = GreedySearch(tokeniser)
-        search.feed(log_probs[:length])
+        search.follow(log_probs[:length])
         hypotheses.append(search.best())
     return hypotheses
 
@@ -48,7 +52,11 @@ class GreedySearch:
         self._previous, self._read, self._score = BLANK, 0, 0.0
 
     def feed(self, log_probs: np.ndarray) -> None:
-        """Reads (T', V) emissions more."""
+        """Reads (T', V) emissions more. Raises EmissionsError as the decoder does."""
+        self.follow(checked_frames(log_probs, self._tokeniser))
+
+    def follow(self, log_probs: np.ndarray) -> None:
+        """As ``feed``, of emissions that are known to be in order."""
         path = log_probs.argmax(axis=1).tolist()
         scores = log_probs.max(axis=1).tolist()
         for frame, (token, score) in enumerate(zip(path, scores, strict=True), start=self._read):
