@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
+import itertools
 import os
+import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +20,8 @@ from asr.errors import AsrError, DownloadError
 
 _TIMEOUT = 60
 _BLOCK = 1 << 20
+_LOOKED_FOR = 8
+"""Writers at once whose leavings are looked for."""
 
 
 def cache_directory() -> Path:
@@ -34,28 +40,97 @@ def data_root(explicit: str | None, recipe: str) -> Path:
 def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """A file that appears under ``path`` whole or not at all: written aside, flushed to disk, then renamed.
 
-    The aside name is fixed, so that a killed writer leaves one file that the next overwrites. What is no regular file
-    (/dev/stdout, a pipe) is written to as it is. Raises AsrError where the disk refuses.
+    Writers at the same time write aside each for itself, and the last to finish is the one that is read. What a killed
+    writer left aside the next one takes over. What is no regular file (/dev/stdout, a pipe) is written to as it is.
+    Raises AsrError where the disk refuses.
     """
     encoding = None if "b" in mode else "utf-8"
     target = path.resolve()  # a link stays a link
-    aside = target.with_name(f".{target.name}.partial")
     try:
         if target.exists() and not target.is_file() and not target.is_dir():
             with target.open(mode, encoding=encoding) as file:
                 yield file
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open(mode, encoding=encoding) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(target)
-    except OSError as error:
-        raise AsrError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
+        aside, descriptor = _open_aside(target)
+        try:
+            with os.fdopen(descriptor, mode, encoding=encoding) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                aside.replace(target)  # while it is locked, so that no other writer takes it for abandoned
+        except BaseException:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
+            raise
+        _remove_abandoned(target)
+    except (OSError, RuntimeError) as error:
+        refusal = _refusal(error)
+        if refusal is None:
+            raise
+        raise AsrError(f"{path} cannot be written: {refusal.strerror or refusal}") from error
+
+
+def _refusal(error: BaseException | None) -> OSError | None:
+    """What the system refused, be it behind another error: torch.save raises RuntimeError where the disk is full."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
+
+
+def _open_aside(target: Path) -> tuple[Path, int]:
+    """An empty file beside ``target`` that is this writer's alone, and its descriptor, which holds the lock on it."""
+    for number in itertools.count():
+        aside = _aside(target, number)
+        descriptor = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            locked = try_lock(descriptor)
+        except OSError:  # a file system without locks: nobody else comes upon a name of chance
+            os.close(descriptor)
             aside.unlink(missing_ok=True)
+            aside = _aside(target, secrets.token_hex(8))
+            return aside, os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        if locked and _is_named(descriptor, aside):
+            os.ftruncate(descriptor, 0)
+            return aside, descriptor
+        os.close(descriptor)
+    raise AssertionError("numbers do not end")
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Removes what writers that were killed left beside ``target``: their locks went with them."""
+    for aside in (_aside(target, number) for number in range(_LOOKED_FOR)):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(aside, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                if try_lock(descriptor) and _is_named(descriptor, aside):
+                    aside.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _aside(target: Path, number: int | str) -> Path:
+    return target.with_name(f".{target.name}.{number}.partial")
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    """Whether ``path`` is still the open file: another may have renamed or removed it before this one had the lock."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def try_lock(descriptor: int) -> bool:
+    """Takes the lock on an open file, which it holds until it is closed everywhere; False where another has it. Raises
+    OSError on a file system that has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
+    return True
 
 
 def fetch(url: str, path: Path, sha256: str) -> None:
