@@ -19,6 +19,7 @@ from asr.model.features import frame_mask
 from asr.records import BLANK, Batch, Emissions, ErrorCounts
 from asr.score.edits import character_errors, word_errors
 from asr.text.tokenise import PhoneTokeniser, Tokeniser, frames_needed
+from asr.train.claim import claimed
 from asr.train.loop import train
 from asr.train.monitor import Monitor
 from asr.train.prepare import TrainingCorpora, measure_statistics, prepare
@@ -37,11 +38,12 @@ def train_acoustic_model(
     returned as it is. Raises AsrError for whatever stands in the way.
     """
     on = runtime.pick_device(device)
-    corpora = prepare(settings, directory, root=root, resume=resume)
-    model = untrained(settings, corpora.tokeniser).to(on)
-    if settings.features.normalise == "global":
-        measure_statistics(model, corpora)
-    return train(AcousticTask(model, corpora, directory), settings.training, directory, seed=settings.seed)
+    with claimed(directory):
+        corpora = prepare(settings, directory, root=root, resume=resume)
+        model = untrained(settings, corpora.tokeniser).to(on)
+        if settings.features.normalise == "global":
+            measure_statistics(model, corpora)
+        return train(AcousticTask(model, corpora, directory), settings.training, directory, seed=settings.seed)
 
 
 def untrained(settings: recipe.Recipe, tokeniser: Tokeniser) -> AcousticModel:

@@ -17,6 +17,7 @@ from asr.model.language import LanguageModel
 from asr.records import Sentences
 from asr.text.sentences import read_sentences
 from asr.text.tokenise import Tokeniser
+from asr.train.claim import claimed
 from asr.train.loop import train
 from asr.train.monitor import Monitor
 from asr.train.prepare import check_same, is_begun
@@ -37,7 +38,13 @@ def train_language_model(
     ``tokeniser`` is that of the acoustic model it shall serve. With ``resume`` a stopped or killed run goes on,
     mid-epoch, to the weights it would have reached. Raises AsrError for whatever stands in the way.
     """
-    on = runtime.pick_device(device)
+    with claimed(directory):
+        return _train(settings, tokeniser, directory, runtime.pick_device(device), resume=resume)
+
+
+def _train(
+    settings: recipe.LanguageModelRecipe, tokeniser: Tokeniser, directory: Path, on: torch.device, *, resume: bool
+) -> dict[str, Any]:
     begun = is_begun(directory, resume=resume)
     sentences = settings.sentences
     text = list(read_sentences(sentences.train, sentences.form))
