@@ -11,31 +11,42 @@ Nothing here is pickled, so a stranger's directory can be loaded without running
 from __future__ import annotations
 
 import json
+import math
+import shutil
+import stat
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
 from asr import files, recipe, runtime
 from asr.errors import CheckpointError, RecipeError, TextError
 from asr.model.acoustic import AcousticModel
+from asr.model.encoder import Encoder
+from asr.model.features import FeatureExtractor
 from asr.model.language import LanguageModel
 from asr.model.network import TorchNetwork
 from asr.recipe import reading
+from asr.recipe.frames import feature_size
 from asr.records import Network
 from asr.text.pronounce import read_lexicon, write_lexicon
 from asr.text.tokenise import PhoneTokeniser, Tokeniser, tokeniser_from_json
 
 FORMAT = 1
 R = TypeVar("R", bound=recipe.Section)
+M = TypeVar("M", bound=nn.Module)
 WEIGHTS, LAST_WEIGHTS = "model.safetensors", "last.safetensors"
 PRONUNCIATIONS = "pronunciations.txt"
 Engine = Literal["auto", "torch", "onnx"]
 """What computes the network: ``auto`` is what is there and quickest on this machine."""
+_MOST_BYTES = {"tokenizer.json": 16 << 20, "meta.json": 16 << 20, PRONUNCIATIONS: 64 << 20}
+"""Of what is read whole into memory."""
+_FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +109,65 @@ def save_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
 
 def save_meta(directory: Path, meta: dict[str, Any]) -> None:
     with files.replacing(directory / "meta.json") as file:
-        json.dump({"format": FORMAT, **meta}, file, indent=1, ensure_ascii=False)
+        json.dump({"format": FORMAT, **_finite(meta)}, file, indent=1, ensure_ascii=False, allow_nan=False)
         file.write("\n")
+
+
+def _finite(value: Any) -> Any:
+    """``value`` as JSON can say it: a NaN or infinite figure is null."""
+    match value:
+        case dict():
+            return {key: _finite(entry) for key, entry in value.items()}
+        case list() | tuple():
+            return [_finite(entry) for entry in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
+
+
+def own_path(directory: Path, name: str, *, folder: bool = False) -> Path:
+    """Where ``name`` of a model directory is: a regular file, or a folder, that lies inside it.
+
+    What is not there is left to whoever opens it. Raises CheckpointError for a path or link that leads out, and for a
+    pipe or a device, which would be waited for or read without end.
+    """
+    path, fault = directory / name, f"{directory} does not load: {name}"
+    try:
+        if not path.resolve().is_relative_to(directory.resolve()):
+            raise CheckpointError(f"{fault} leads out of it, where a model directory reads nothing")
+        status = path.stat()
+    except FileNotFoundError:
+        return path
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, a link to itself
+        raise CheckpointError(f"{fault} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not (stat.S_ISDIR(status.st_mode) if folder else stat.S_ISREG(status.st_mode)):
+        raise CheckpointError(f"{fault} is not a {'folder' if folder else 'regular file'}")
+    most = _MOST_BYTES.get(name)
+    if most is not None and status.st_size > most:
+        raise CheckpointError(f"{fault} has {status.st_size} bytes, and at most {most} are read")
+    return path
+
+
+def check_paths(directory: Path, decoder: recipe.Decoder, overrides: Sequence[str] = ()) -> None:
+    """Raises CheckpointError where the directory's own ``decoder`` would read what lies outside it. A path that one of
+    the ``overrides`` (``decoder.lexicon=words.txt``) replaces is the user's word, and may be anywhere."""
+    if isinstance(decoder, recipe.Greedy):
+        return
+    paths = {"language_model": decoder.language_model, "lexicon": decoder.lexicon}
+    if decoder.lstm is not None:
+        paths["lstm.path"] = decoder.lstm.path
+    given = {override.partition("=")[0] for override in overrides}
+    options = {"language_model": "--lm", "lexicon": "--lexicon", "lstm.path": "--lstm"}
+    for key, path in paths.items():
+        parts = f"decoder.{key}".split(".")
+        if not path or given & {".".join(parts[:length]) for length in range(1, len(parts) + 1)}:
+            continue
+        try:
+            own_path(directory, path, folder=key == "lstm.path")
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error} (decoder.{key} of its recipe.yaml); if you trust that path, name it yourself: {options[key]}"
+            ) from error
 
 
 @overload
@@ -112,9 +180,9 @@ def load_description(directory: Path, schema: type[recipe.Section] = recipe.Reci
         why = "it is a file" if directory.exists() else "there is no such folder"
         raise CheckpointError(f"{directory} is not a model directory: {why}")
     try:
-        settings = reading.load_recipe(directory / "recipe.yaml", schema=schema)
-        described = (directory / "tokenizer.json").read_text(encoding="utf-8")
-        return settings, tokeniser_from_json(described, lambda: read_lexicon(directory / PRONUNCIATIONS))
+        settings = reading.load_recipe(own_path(directory, "recipe.yaml"), schema=schema)
+        described = own_path(directory, "tokenizer.json").read_text(encoding="utf-8")
+        return settings, tokeniser_from_json(described, lambda: read_lexicon(own_path(directory, PRONUNCIATIONS)))
     except (RecipeError, TextError, OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{directory} is not a whole model directory: {error}") from error
 
@@ -122,10 +190,14 @@ def load_description(directory: Path, schema: type[recipe.Section] = recipe.Reci
 def load_checkpoint(directory: Path, *, device: str = "auto", weights: str = WEIGHTS) -> Checkpoint:
     """The model in ``directory``. Raises CheckpointError where it is missing, incomplete or not one of ours."""
     settings, tokeniser = load_description(directory)
-    model = AcousticModel(settings, len(tokeniser.tokens))
-    meta = _load_weights(model, directory, weights)
+    vocabulary = len(tokeniser.tokens)
+    state = _load_weights(lambda: _outline(settings, vocabulary), directory, weights)
+    model = _filled(AcousticModel(settings, vocabulary), state, directory)
     return Checkpoint(
-        model=model.to(runtime.pick_device(device)).eval(), tokeniser=tokeniser, recipe=settings, meta=meta
+        model=model.to(runtime.pick_device(device)).eval(),
+        tokeniser=tokeniser,
+        recipe=settings,
+        meta=load_meta(directory),
     )
 
 
@@ -141,34 +213,100 @@ def load_network(
     )
 
 
+def _outline(settings: recipe.Recipe, vocabulary: int) -> nn.Module:
+    """The acoustic model's tensors by name and shape, without their memory."""
+    encoder = settings.encoder
+    if isinstance(encoder, recipe.Rnn):
+        encoder = encoder.model_copy(update={"init": "uniform"})  # torch.eye of no memory imports for seconds
+    features = FeatureExtractor(settings.features)
+    with torch.device("meta"):
+        body = Encoder(encoder, feature_size(settings.features))
+        return nn.ModuleDict({"features": features, "encoder": body, "head": nn.Linear(body.size, vocabulary)})
+
+
 def load_language_model(directory: Path, *, device: str = "auto", weights: str = WEIGHTS) -> LanguageModelCheckpoint:
     """The LSTM language model in ``directory``. Raises CheckpointError as ``load_checkpoint`` does."""
     settings, tokeniser = load_description(directory, recipe.LanguageModelRecipe)
-    model = LanguageModel(settings.network, len(tokeniser.tokens))
-    meta = _load_weights(model, directory, weights)
+    vocabulary = len(tokeniser.tokens)
+
+    def outline() -> nn.Module:
+        with torch.device("meta"):
+            return LanguageModel(settings.network, vocabulary)
+
+    state = _load_weights(outline, directory, weights)
+    model = _filled(LanguageModel(settings.network, vocabulary), state, directory)
     return LanguageModelCheckpoint(
         directory=directory,
         model=model.to(runtime.pick_device(device)).eval(),
         tokeniser=tokeniser,
         recipe=settings,
-        meta=meta,
+        meta=load_meta(directory),
     )
 
 
-def _load_weights(model: nn.Module, directory: Path, weights: str) -> dict[str, Any]:
-    """Fills ``model`` and returns the contents of meta.json. Raises CheckpointError."""
-    path = directory / weights
+def _load_weights(outline: Callable[[], nn.Module], directory: Path, weights: str) -> dict[str, torch.Tensor]:
+    """The tensors of a weights file. Its header is held against the model's ``outline`` before memory is taken for
+    either. Raises CheckpointError, for weights that are NaN or infinite too."""
+    path = own_path(directory, weights)
     if not path.is_file():
         raise CheckpointError(f"{path} is not there: has the training finished its first epoch?")
     try:
-        model.load_state_dict(load_file(path))
-        meta: dict[str, Any] = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
-    except (SafetensorError, RuntimeError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{directory} does not load: {reason}") from error
-    if meta.get("format") != FORMAT:
-        raise CheckpointError(f"{directory} is of format {meta.get('format')}, and this version reads {FORMAT}")
+        _check_header(path, outline().state_dict())
+        state = load_file(path)
+    except (SafetensorError, RuntimeError, OSError, ValueError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{directory} does not load: {' '.join(str(error).split())[:200]}") from error
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(f"{directory} does not load: NaN or infinite weights in {name} of {weights}")
+    return state
+
+
+def _check_header(path: Path, expected: Mapping[str, torch.Tensor]) -> None:
+    """Raises ValueError where the file's tensors are not those ``expected``, by name, shape and kind of number."""
+    with safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+        for strange in sorted(names ^ expected.keys())[:1]:
+            there = "holds no" if strange in expected else "holds a tensor that the recipe does not ask for,"
+            raise ValueError(f"{path.name} {there} {strange}")
+        for name, tensor in expected.items():
+            entry = file.get_slice(name)
+            if tuple(entry.get_shape()) != tuple(tensor.shape):
+                raise ValueError(
+                    f"{name} is {tuple(entry.get_shape())} in {path.name}, and the recipe and tokeniser ask for "
+                    f"{tuple(tensor.shape)}"
+                )
+            if (entry.get_dtype() in _FLOATS) is not tensor.is_floating_point():
+                raise ValueError(f"{name} is of type {entry.get_dtype()} in {path.name}, not {tensor.dtype}")
+
+
+def _filled(model: M, state: dict[str, torch.Tensor], directory: Path) -> M:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"{directory} does not load: {' '.join(str(error).split())[:200]}") from error
+    return model
+
+
+def load_meta(directory: Path) -> dict[str, Any]:
+    """The contents of meta.json. Raises CheckpointError."""
+    try:
+        meta = files.strict_json(own_path(directory, "meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{directory} does not load: meta.json: {reason}") from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        found = repr(meta.get("format") if isinstance(meta, dict) else type(meta).__name__)
+        raise CheckpointError(f"{directory} is of format {found[:40]}, and this version reads {FORMAT}")
     return meta
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Copies what loading reads of a model directory. Raises AsrError."""
+    for name in (WEIGHTS, "meta.json", "tokenizer.json", PRONUNCIATIONS, "recipe.yaml"):
+        original = own_path(source, name)
+        if original.exists():
+            with original.open("rb") as file, files.replacing(target / name, "wb") as copy:
+                shutil.copyfileobj(file, copy)
 
 
 def newest(folder: Path) -> Path:
@@ -194,6 +332,6 @@ def is_described(directory: Path) -> bool:
 def epochs_trained(directory: Path) -> int:
     """Epochs behind the weights in ``directory``, as its meta.json says; 0 where there are none."""
     try:
-        return int(json.loads((directory / "meta.json").read_text(encoding="utf-8"))["training"]["epochs"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(load_meta(directory)["training"]["epochs"])
+    except (CheckpointError, ValueError, KeyError, TypeError):
         return 0

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import itertools
+import json
 import os
 import secrets
 import urllib.error
@@ -131,6 +132,24 @@ def try_lock(descriptor: int) -> bool:
             return False
         raise
     return True
+
+
+def strict_json(text: str) -> Any:
+    """What JSON ``text`` says. Raises ValueError, with a reason, for all that is not JSON as RFC 8259 has it (NaN among
+    it), for halves of characters, which can be written nowhere, and for what Python cannot take in: numbers beyond a
+    float's or of thousands of digits, and nesting too deep."""
+    try:
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("it holds half of a character, a lone surrogate") from error
+    except ValueError as error:
+        raise ValueError("it holds NaN, an infinite number, or one of thousands of digits") from error
+    return value
 
 
 def fetch(url: str, path: Path, sha256: str) -> None:

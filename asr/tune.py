@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ LSTM_WEIGHTS = (0.1, 0.2, 0.3, 0.5, 0.8)
 LSTM_BETAS = (0.0, 1.0, 2.0, 3.0)
 WIDTHS = (16, 32, 64, 128, 256)
 LANGUAGE_MODELS, LEXICONS = ("language_model.ngrams", "language_model-2.ngrams"), ("lexicon.txt", "lexicon-2.txt")
+LSTMS = ("tuned-lstm", "tuned-lstm-2")
 """A tuning's files take the names that the last one's have not: recipe.yaml means the old ones until it is replaced."""
 
 
@@ -213,38 +215,44 @@ def _widths(around: recipe.Beam) -> Iterator[recipe.Beam]:
 
 
 def keep(directory: Path, recogniser: Recogniser, settings: recipe.Beam, *, root: Path) -> recipe.Beam:
-    """Makes ``settings`` the model directory's own decoder, its n-gram and lexicon kept with the weights.
+    """Makes ``settings`` the model directory's own decoder, its language models and lexicon kept with the weights.
 
-    Killed at any moment, it leaves the decoder that was or the new one. An LSTM stays where it is.
+    Killed at any moment, it leaves the decoder that was or the new one.
     """
     before = checkpoint.load_description(directory)[0].decoder
     kept: dict[str, object] = {}
     old = []
     if settings.language_model:
         new, other = _names(LANGUAGE_MODELS, before)
-        NgramModel.load(root / settings.language_model).save(directory / new)
+        NgramModel.load(root / settings.language_model).save(checkpoint.own_path(directory, new))
         kept["language_model"] = new
         old.append(other)
     if settings.lexicon:
         words = read_lexicon(root / settings.lexicon, recogniser.recipe.text.form)
         new, other = _names(LEXICONS, before)
-        with files.replacing(directory / new) as file:
+        with files.replacing(checkpoint.own_path(directory, new)) as file:
             file.writelines(f"{word}\n" for word in words)
         kept["lexicon"] = new
         old.append(other)
     if settings.lstm:
-        path = str((root / settings.lstm.path).absolute())
-        kept["lstm"] = settings.lstm.model_copy(update={"path": path})
+        new, other = _names(LSTMS, before)
+        checkpoint.copy_model(root / settings.lstm.path, checkpoint.own_path(directory, new, folder=True))
+        kept["lstm"] = settings.lstm.model_copy(update={"path": new})
+        old.append(other)
     settings = settings.model_copy(update=kept)
     described = recogniser.recipe.model_copy(update={"decoder": settings})
     checkpoint.save_description(directory, described, recogniser.tokeniser)
     for name in old:
-        (directory / name).unlink(missing_ok=True)
+        if name in LSTMS:
+            shutil.rmtree(directory / name, ignore_errors=True)
+        else:
+            (directory / name).unlink(missing_ok=True)
     return settings
 
 
 def _names(names: tuple[str, str], before: recipe.Decoder) -> tuple[str, str]:
     """Of two ``names``, the one that the decoder ``before`` did not go by, and the other."""
     first, second = names
-    taken = isinstance(before, recipe.Beam) and first in (before.language_model, before.lexicon)
+    lstm = before.lstm.path if isinstance(before, recipe.Beam) and before.lstm else None
+    taken = isinstance(before, recipe.Beam) and first in (before.language_model, before.lexicon, lstm)
     return (second, first) if taken else (first, second)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from asr import recipe
+from asr import files, recipe
 from asr.errors import TextError
 from asr.records import BLANK
 from asr.text.normalise import normalise
@@ -229,7 +229,7 @@ def tokeniser_from_json(text: str, lexicon: Callable[[], PronunciationLexicon] |
     Raises TextError where the text is something else.
     """
     try:
-        match json.loads(text):
+        match files.strict_json(text):
             case {"kind": "phones", "phones": [*phones], **options} if lexicon is not None:
                 if not all(isinstance(p, str) and p.split() == [p] for p in phones) or len({*phones}) < len(phones):
                     raise ValueError("its phones are not a list of words, each once")

@@ -93,6 +93,7 @@ class Recogniser:
         Raises CheckpointError, RecipeError, LanguageModelError, TextError.
         """
         loaded = checkpoint.load_network(directory, engine=engine, device=device, weights=weights)
+        checkpoint.check_paths(directory, loaded.recipe.decoder, decoding)
         settings = validate_recipe(loaded.recipe.model_dump(mode="json"), "decoding", decoding)
         lstm = load_lstm(settings.decoder, loaded.tokeniser, directory)
 
