@@ -29,7 +29,14 @@ def cache_directory() -> Path:
     """Where synthesised corpora and downloads are kept: ``$ASR_CACHE``, or ``asr`` under the user's cache directory."""
     if explicit := os.environ.get("ASR_CACHE"):
         return Path(explicit)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asr"
+    if configured := os.environ.get("XDG_CACHE_HOME"):
+        return Path(configured) / "asr"
+    try:
+        return Path.home() / ".cache" / "asr"
+    except (
+        RuntimeError
+    ):  # no home at all, as in a container under any user: where nothing can be kept, as writers will say
+        return Path(os.devnull) / "asr"
 
 
 def data_root(explicit: str | None, recipe: str) -> Path:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from asr.decode.compiled import compiled
 from asr.errors import TextError
 from asr.records import BLANK
 
@@ -192,7 +192,7 @@ def _trace(
     return end
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _leave_out(trellis, blanks, low):  # type: ignore[no-untyped-def]
     """From each blank between words to the next, leaving out the word between them, which takes no frame."""
     boundaries = trellis.boundaries
@@ -203,7 +203,7 @@ def _leave_out(trellis, blanks, low):  # type: ignore[no-untyped-def]
             blanks[boundaries[k] - low] = jumped
 
 
-@njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
+@compiled(fastmath={"nnan", "nsz"})
 def _step(trellis, row, filler, before, after, low):  # type: ignore[no-untyped-def]
     """One frame: from the score pairs (2, n) of labels ``low``.. before it to those after it. ``row`` (V,) are its
     tokens' scores. Written so that the compiler vectorises the loops."""
@@ -226,7 +226,7 @@ def _step(trellis, row, filler, before, after, low):  # type: ignore[no-untyped-
         new_tokens[i] = best + row[labels[i]]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _forward(trellis, emissions, first, last, low, entry, every, kept):  # type: ignore[no-untyped-def]
     """The score pairs after frames ``first`` to ``last``, from the pairs ``entry`` (2, n) of labels ``low``.. before
     them; those before every ``every``-th frame go into ``kept``."""
@@ -244,7 +244,7 @@ def _forward(trellis, emissions, first, last, low, entry, every, kept):  # type:
     return before
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _backtrack(trellis, emissions, first, low, kept, scores, end, path):  # type: ignore[no-untyped-def]
     """The path that ends in ``end``, from the scores before each frame (``kept``) and after the last: whichever
     predecessor gives a state's score is its predecessor. Returns the state before frame ``first``."""
@@ -284,7 +284,7 @@ def _backtrack(trellis, emissions, first, low, kept, scores, end, path):  # type
     return 2 * (low + i) + on_label
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _read_off(trellis, emissions, path):  # type: ignore[no-untyped-def]
     """Each label's first and last frame and highest posterior on a path, and the path's score, in float64."""
     labels = trellis.labels

@@ -17,9 +17,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from asr.decode.compiled import compiled
 from asr.decode.ngram import NgramArrays, NgramModel, advance
 from asr.decode.tree import LONGEST, OFF, START, best_below, build_tree, descend
 from asr.errors import LanguageModelError, TextError
@@ -94,7 +94,7 @@ class FusionTables(NamedTuple):
     hotwords: Hotwords
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _end_word(tables, word, context, hotword, language):  # type: ignore[no-untyped-def]
     """What a word boundary makes of (word, context, hotword, language); ``language`` is -inf where none may stand."""
     if tables.has_words and word != START:
@@ -112,7 +112,7 @@ def _end_word(tables, word, context, hotword, language):  # type: ignore[no-unty
     return START, context, tables.hotwords.follow[hotword, BOUNDARY], language
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def extend(tables, rows, prefixes, prefix, token, candidate):  # type: ignore[no-untyped-def]
     """Fills ``candidate`` with what is known of the prefix grown by ``token``; False where no word begins so.
 
@@ -145,7 +145,7 @@ def extend(tables, rows, prefixes, prefix, token, candidate):  # type: ignore[no
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def finish(tables, rows, prefixes, prefix):  # type: ignore[no-untyped-def]
     """The prefix's final log weight, its last word ended and the sentence too; -inf where it is no whole word."""
     last = prefixes[prefix]

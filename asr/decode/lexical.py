@@ -15,9 +15,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from asr.decode.compiled import compiled
 from asr.decode.fusion import (
     HOPE,
     MARK,
@@ -102,7 +102,7 @@ class LexicalTables(NamedTuple):
     phrases: Phrases
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _next_state(phrases, state, word):  # type: ignore[no-untyped-def]
     """The automaton's state after ``word``."""
     while True:
@@ -115,7 +115,7 @@ def _next_state(phrases, state, word):  # type: ignore[no-untyped-def]
         state = phrases.fallback[state]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def earn(tables, word, context, hotword, language):  # type: ignore[no-untyped-def]
     """What ``word`` makes of (context, hotword, language) when it ends."""
     if tables.model == OVER_WORDS:
@@ -133,7 +133,7 @@ def earn(tables, word, context, hotword, language):  # type: ignore[no-untyped-d
     return context, hotword, language
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def hope(tables, place, hotword):  # type: ignore[no-untyped-def]
     """The potential at ``place`` that hotwords give."""
     phrases = tables.phrases
@@ -142,7 +142,7 @@ def hope(tables, place, hotword):  # type: ignore[no-untyped-def]
     return max(phrases.hope[hotword], phrases.share[place])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def outlook(tables, place):  # type: ignore[no-untyped-def]
     """The potential at ``place`` that the language model gives."""
     if place == START:
@@ -151,7 +151,7 @@ def outlook(tables, place):  # type: ignore[no-untyped-def]
     return tables.off if best == -math.inf else tables.alpha * best + tables.beta
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def conclude(tables, context, language):  # type: ignore[no-untyped-def]
     """``language`` with the sentence ended after its last word."""
     if tables.model == OVER_WORDS:

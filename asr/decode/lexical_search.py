@@ -18,9 +18,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from asr.decode.compiled import compiled
 from asr.decode.lexical import conclude, earn, hope, outlook
 from asr.decode.prefix_search import BEAM, LEAST, NONE, PROGRESS, READING, likely_tokens, nth_largest
 from asr.decode.tree import OFF, START, descend
@@ -105,7 +105,7 @@ class State(NamedTuple):
     futures: np.ndarray
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _restart(state, context):  # type: ignore[no-untyped-def]
     """Makes it a search that has read nothing."""
     root, history, beam, now = state.prefixes[0], state.histories[0], state.beams[0], state.progress[0]
@@ -128,7 +128,7 @@ def _restart(state, context):  # type: ignore[no-untyped-def]
     now.scale = 0.0
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def begin(limits, vocabulary, tables, context, _lstm):  # type: ignore[no-untyped-def]
     """A search that has one beam, the empty prefix, with all of the mass. No LSTM takes part in it."""
     width, token_limit, _, _, _ = limits
@@ -152,7 +152,7 @@ def begin(limits, vocabulary, tables, context, _lstm):  # type: ignore[no-untype
     return state
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def with_room(state, tables):  # type: ignore[no-untyped-def]
     """The same search, its trees large enough for the next frame."""
     progress, known, prefixes, histories, beams, candidates, masses, tokens, probabilities, dense, futures = state
@@ -167,7 +167,7 @@ def with_room(state, tables):  # type: ignore[no-untyped-def]
     return State(progress, known, prefixes, histories, beams, candidates, masses, tokens, probabilities, dense, futures)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _end_words(tables, state, index):  # type: ignore[no-untyped-def]
     """The first of the histories that the prefix's end makes, one for each word that ends at its place."""
     prefix, histories = state.prefixes[index], state.histories
@@ -200,7 +200,7 @@ def _end_words(tables, state, index):  # type: ignore[no-untyped-def]
     return prefix.ended
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _place_of(state, history, token, beam_count, candidate_count):  # type: ignore[no-untyped-def]
     """(prefix, candidate): of ``token`` after ``history``, each NONE where there is none yet."""
     prefixes, candidates = state.prefixes, state.candidates
@@ -221,7 +221,7 @@ def _place_of(state, history, token, beam_count, candidate_count):  # type: igno
     return NONE, place
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped-def]
     """As ``prefix_search.advance``."""
     width, token_limit, token_threshold, score_threshold, spare = limits
@@ -448,7 +448,7 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
     return frame
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _room_for(count):  # type: ignore[no-untyped-def]
     """The size of a hash table that ``count`` entries leave half empty, a power of two."""
     size = 64
@@ -457,7 +457,7 @@ def _room_for(count):  # type: ignore[no-untyped-def]
     return size
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _future_of(state, candidate):  # type: ignore[no-untyped-def]
     """All that what follows depends on: (context, hotword, place, token)."""
     if candidate.prefix != NONE:
@@ -469,7 +469,7 @@ def _future_of(state, candidate):  # type: ignore[no-untyped-def]
     return history.context, history.hotword, place, token
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _compare(state, count, spare):  # type: ignore[no-untyped-def]
     """Sets the ``share`` of each of the first ``count`` candidates: 1 for the best with its future, else ``spare``."""
     candidates, futures = state.candidates, state.futures
@@ -492,7 +492,7 @@ def _compare(state, count, spare):  # type: ignore[no-untyped-def]
         futures[at] = i
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _take_in(tables, state, candidate):  # type: ignore[no-untyped-def]
     """Makes the candidate a prefix; its number."""
     prefixes, now = state.prefixes, state.progress[0]
@@ -520,7 +520,7 @@ def _take_in(tables, state, candidate):  # type: ignore[no-untyped-def]
     return index
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _gather(ended, count, histories, history, prefix, acoustic, language):  # type: ignore[no-untyped-def]
     """Adds a reading of the words of ``history`` to the ``count`` ones in ``ended``; how many they are then."""
     place = histories[history].place
@@ -541,7 +541,7 @@ def _gather(ended, count, histories, history, prefix, acoustic, language):  # ty
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _end_all(tables, state, partial):  # type: ignore[no-untyped-def]
     """The readings if the sentence ended here, by their words: the sum over pronunciations; and their number.
 
@@ -587,7 +587,7 @@ def _end_all(tables, state, partial):  # type: ignore[no-untyped-def]
     return ended, count
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def read_out(tables, state, readings, spelt, end, partial):  # type: ignore[no-untyped-def]
     """Fills ``readings`` with the best, and ``spelt`` from ``end`` on with their tokens and, at each word's last token,
     the word; returns where these end."""
@@ -623,7 +623,7 @@ def read_out(tables, state, readings, spelt, end, partial):  # type: ignore[no-u
     return end
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def search(log_probs, lengths, tables, context, limits, nbest):  # type: ignore[no-untyped-def]
     """As ``prefix_search.search``."""
     state = begin(limits, log_probs.shape[2], tables, context, False)

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from safetensors.numpy import save
 
 from asr import files
 from asr.decode.arpa import END, MAX_ORDER, START, UNKNOWN, Arpa, Section, read_arpa, repeats_remark
+from asr.decode.compiled import compiled
 from asr.errors import AsrError, LanguageModelError
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class NgramArrays(NamedTuple):
     """(I + 1,) int32."""
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def find_child(arrays: NgramArrays, state: int, word: int) -> int:
     """The node of ``state``'s words and then ``word``, or -1 where the model lists no such n-gram."""
     if state == ROOT:
@@ -83,7 +83,7 @@ def find_child(arrays: NgramArrays, state: int, word: int) -> int:
     return low if low < end and arrays.words[low] == word else -1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def advance(arrays: NgramArrays, state: int, word: int) -> tuple[float, int]:
     """log p(word | state), and the state after it.
 
@@ -102,7 +102,7 @@ def advance(arrays: NgramArrays, state: int, word: int) -> tuple[float, int]:
     return backed_off + arrays.log_probs[node], node if matters else arrays.suffixes[node]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def walk(arrays: NgramArrays, state: int, words: np.ndarray) -> np.ndarray:
     """log p of each of ``words`` (U,) after ``state`` and those before it: (U,) float64."""
     log_probs = np.empty(len(words))
@@ -309,7 +309,7 @@ def _fault(arpa: Arpa, name: str, section: Section, row: int, reason: str) -> La
     return LanguageModelError(f"{name}, line {section.line(row)}: {ngram!r}: {reason}")
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _find_contexts(arrays: NgramArrays, ids: np.ndarray) -> np.ndarray:
     """The node of each row of ``ids`` (M, n) without its last word: (M,) int64, -1 where there is none."""
     nodes = np.zeros(len(ids), np.int64)
@@ -320,7 +320,7 @@ def _find_contexts(arrays: NgramArrays, ids: np.ndarray) -> np.ndarray:
     return nodes
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _link(arrays: NgramArrays) -> None:
     """Fills in the suffixes: a node's is where its last word leads from its context's suffix (as Aho and Corasick's
     failure links, 1975). Contexts come first, so that what is looked up is there."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from asr.decode.compiled import compiled
 from asr.decode.fusion import extend, finish
 from asr.records import BLANK
 
@@ -78,7 +78,7 @@ class State(NamedTuple):
     dense: np.ndarray
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _restart(state, context):  # type: ignore[no-untyped-def]
     """Makes it a search that has read nothing."""
     root, beam, now = state.prefixes[0], state.beams[0], state.progress[0]
@@ -98,7 +98,7 @@ def _restart(state, context):  # type: ignore[no-untyped-def]
     now.scale = 0.0
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def begin(limits, vocabulary, tables, context, lstm):  # type: ignore[no-untyped-def]
     """A search that has one beam, the empty prefix, with all of the mass."""
     width, token_limit, _, _, _ = limits
@@ -120,7 +120,7 @@ def begin(limits, vocabulary, tables, context, lstm):  # type: ignore[no-untyped
     return state
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def with_room(state, _tables):  # type: ignore[no-untyped-def]
     """The same search, its tree large enough for the next frame."""
     progress, prefixes, rows, beams, candidates, masses, tokens, probabilities, dense = state
@@ -131,7 +131,7 @@ def with_room(state, _tables):  # type: ignore[no-untyped-def]
     return State(progress, more_prefixes, more_rows, beams, candidates, masses, tokens, probabilities, dense)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def likely_tokens(log_probs, frame, threshold, limit, tokens, probabilities):  # type: ignore[no-untyped-def]
     """The frame's tokens but the blank of at least ``threshold``, likeliest first, at most ``limit``; their number.
 
@@ -155,7 +155,7 @@ def likely_tokens(log_probs, frame, threshold, limit, tokens, probabilities):  #
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def nth_largest(values, count, n):  # type: ignore[no-untyped-def]
     """The ``n``-th largest (from 1) of the first ``count`` values, and how many of its equals the ``n`` largest hold.
 
@@ -179,7 +179,7 @@ def nth_largest(values, count, n):  # type: ignore[no-untyped-def]
         count = kept
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped-def]
     """Searches on from ``frame``; returns the first frame not read.
 
@@ -371,7 +371,7 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
     return frame
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def read_out(tables, state, readings, spelt, end, _partial):  # type: ignore[no-untyped-def]
     """Fills ``readings`` with the best beams as if the sentence ended here, and ``spelt`` from ``end`` on with their
     tokens; returns where these end. What a closed lexicon leaves unfinished is cut off, at the cost of its potential,
@@ -419,7 +419,7 @@ def read_out(tables, state, readings, spelt, end, _partial):  # type: ignore[no-
     return end
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def search(log_probs, lengths, tables, context, limits, nbest):  # type: ignore[no-untyped-def]
     """Searches utterances (B, T', V) one after another in the same arrays: a search may be shorter than its call.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numba
 import numpy as np
+
+from asr.decode.compiled import compiled
 
 START, OFF = 0, -1
 """Places in a tree: nothing spelled yet; off it, where nothing is spelled so."""
@@ -60,7 +61,7 @@ def best_below(tree: Tree, values: np.ndarray) -> np.ndarray:
     return best
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _lift(first_child, best):  # type: ignore[no-untyped-def]
     """Makes ``best`` (N,) of each place the largest of its own and its children's."""
     for place in range(len(best) - 1, -1, -1):
@@ -68,7 +69,7 @@ def _lift(first_child, best):  # type: ignore[no-untyped-def]
             best[place] = max(best[place], best[child])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def descend(tree, place, symbol):  # type: ignore[no-untyped-def]
     """The child of ``place`` under ``symbol``, or OFF."""
     low, high = tree.first_child[place], tree.first_child[place + 1]

@@ -1,0 +1,61 @@
+"""The inner loops run wherever the package is installed, be there no folder at all that can be written."""
+
+import os
+import re
+from pathlib import Path
+
+import numba
+import pytest
+
+import asr
+from asr.decode import compiled as module
+from asr.decode.compiled import compiled
+
+
+def twice(number):
+    return 2 * number
+
+
+@pytest.fixture
+def nowhere(monkeypatch):
+    """numba finds no folder of its own to write to."""
+    monkeypatch.setattr(numba.config, "CACHE_LOCATOR_CLASSES", "UserProvidedCacheLocator")
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_where_numba_finds_no_folder_the_packages_own_cache_keeps_what_is_compiled(monkeypatch, tmp_path):
+    monkeypatch.setenv("ASR_CACHE", str(tmp_path))
+    with pytest.raises(RuntimeError, match="no locator available"):
+        numba.njit(cache=True)(twice)
+    assert compiled(twice)(21) == 42
+    assert list(tmp_path.glob("compiled/**/*.nbi"))
+    assert numba.config.CACHE_DIR == ""
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_where_nothing_can_be_written_it_is_compiled_in_memory(monkeypatch):
+    monkeypatch.setenv("ASR_CACHE", os.devnull + "/asr")
+    assert compiled(fastmath=True)(twice)(21) == 42
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_a_disk_that_is_full_costs_time_and_not_the_command(monkeypatch, tmp_path):
+    monkeypatch.setenv("ASR_CACHE", str(tmp_path))
+    monkeypatch.setattr(module.FunctionCache, "save_overload", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    assert compiled(twice)(21) == 42
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_a_torn_file_in_the_cache_is_compiled_anew(monkeypatch, tmp_path):
+    monkeypatch.setenv("ASR_CACHE", str(tmp_path))
+    compiled(twice)(21)
+    for file in tmp_path.glob("compiled/**/*.nb?"):
+        file.write_bytes(file.read_bytes()[:-9])
+    assert compiled(twice)(21) == 42
+
+
+def test_all_that_numba_compiles_goes_through_one_door():
+    for file in (Path(asr.__file__).parent).rglob("*.py"):
+        if file.name != "compiled.py":
+            assert not re.search(r"njit|cache=True|import numba", file.read_text()), file
