@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from asr.cli.listen import listen
 from asr.cli.lm import lm
 from asr.cli.score import score
 from asr.cli.study import study
+from asr.cli.terminal import say
 from asr.cli.text import text
 from asr.cli.train import train
 from asr.cli.transcribe import transcribe
@@ -31,26 +33,26 @@ class _Commands(click.Group):
     """Turns an AsrError, an interrupt or a closed pipe into a sentence and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _warnings_said():
+        with _libraries_silent(), _warnings_said():
             return self._invoke(ctx)
 
     def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except AsrError as error:
-            click.echo(f"asr: {error}", err=True)
+            say(f"asr: {error}", err=True)
         except click.UsageError as error:
-            click.echo(f"asr: {error.format_message()}", err=True)
+            say(f"asr: {error.format_message()}", err=True)
         except BrokenPipeError:
             sys.stderr.close()
         except OSError as error:  # a full disk, a folder that may not be written: wherever it is met
-            click.echo(f"asr: {error.filename or 'writing'}: {error.strerror or error}", err=True)
+            say(f"asr: {error.filename or 'writing'}: {error.strerror or error}", err=True)
         except KeyboardInterrupt:
-            click.echo("asr: stopped", err=True)
+            say("asr: stopped", err=True)
         except RuntimeError as error:  # torch raises it wherever the program happens to be
             if "DataLoader worker" not in str(error):
                 raise
-            click.echo(f"asr: a loader process died, for want of memory perhaps: {error}", err=True)
+            say(f"asr: a loader process died, for want of memory perhaps: {error}", err=True)
         return ctx.exit(1)
 
 
@@ -60,7 +62,7 @@ def _warnings_said() -> Iterator[None]:
 
     class Echo(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            click.echo(f"asr: {record.getMessage()}", err=True)
+            say(f"asr: {record.getMessage()}", err=True)
 
     log, echo = logging.getLogger("asr"), Echo(logging.WARNING)
     log.addHandler(echo)
@@ -68,6 +70,23 @@ def _warnings_said() -> Iterator[None]:
         yield
     finally:
         log.removeHandler(echo)
+
+
+@contextlib.contextmanager
+def _libraries_silent() -> Iterator[None]:
+    """What libraries think goes nowhere: their warnings, and what they log on the root logger, as lhotse does. Whoever
+    asks Python for warnings (-W) sees them."""
+    if sys.warnoptions:
+        yield
+        return
+    nowhere, shown = logging.NullHandler(), warnings.showwarning
+    logging.getLogger().addHandler(nowhere)
+    warnings.showwarning = lambda *_arguments, **_keywords: None
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
+        logging.getLogger().removeHandler(nowhere)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

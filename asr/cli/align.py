@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from asr.cli.options import FOLDER, device_option, model_directory
+from asr.cli.terminal import say, write
 from asr.errors import AsrError
 
 
@@ -55,7 +56,7 @@ def align(
         raise AsrError(f"{audio} holds none of the {len(lost)} words of the text: is it the right text?")
     if lost:
         some = ", ".join(lost[:20]) + (f" and {len(lost) - 20} more" if len(lost) > 20 else "")
-        click.echo(f"not found, {len(lost)} of {len(aligned.words)} words: {some}", err=True)
+        say(f"not found, {len(lost)} of {len(aligned.words)} words: {some}", err=True)
     document = {
         "ctm": lambda: formats.as_aligned_ctm(aligned, Path(audio).stem),
         "textgrid": lambda: formats.as_aligned_textgrid(aligned),
@@ -63,7 +64,7 @@ def align(
         "srt": lambda: formats.as_aligned_srt(aligned),
     }[form]()
     if output is None:
-        click.echo(document)
+        (say if form == "json" else write)(document)
     else:
         with files.replacing(output) as file:
             file.write(document + "\n")

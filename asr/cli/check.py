@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from asr.cli.options import FOLDER, data_option, device_option, progress_bar, set_option, threads_option
+from asr.cli.terminal import console
 from asr.errors import AsrError
 
 
@@ -18,7 +19,6 @@ from asr.errors import AsrError
 @threads_option
 def check(recipe: Path, data: str | None, overrides: tuple[str, ...], device: str) -> None:
     """Read every corpus of RECIPE once and report what training on it would meet and cost."""
-    from rich.console import Console
     from rich.progress import TextColumn, TimeElapsedColumn
 
     from asr.files import data_root
@@ -35,8 +35,8 @@ def check(recipe: Path, data: str | None, overrides: tuple[str, ...], device: st
             device=device,
             advance=lambda split, count: progress.update(tasks[split], advance=count, visible=True),
         )
-    console = Console(soft_wrap=True, highlight=False)
+    shown = console()
     for part in checking.render(report):
-        console.print(part)
+        shown.print(part)
     if empty := [split.name for split in report.splits if not split.durations]:
         raise AsrError(f"no usable utterance in {' and '.join(empty)}")

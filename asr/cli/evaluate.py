@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from asr.cli.options import FOLDER, chosen_sources, data_option, decoder_options, device_option, progress_bar
+from asr.cli.terminal import say
 
 if TYPE_CHECKING:
     from asr import recipe
@@ -67,18 +68,18 @@ def evaluate(
             )
     for score in scores:
         system, counts = score.system, score.system.counts(score.system.unit)
-        click.echo(
+        say(
             f"{score.name}: {system.summary()}  {f'PER {score.phones.rate:.2%}  ' if score.phones else ''}"
             f"{counts.reference_length} {system.unit}s in {len(system.utterances)} utterances: "
             f"{counts.substitutions} substituted, {counts.deletions} deleted, {counts.insertions} inserted"
         )
         for utterance in system.worst()[:worst]:
-            click.echo(f"  {utterance.line.id} ({utterance.counts(system.unit).errors} errors)")
-            click.echo(f"    ref: {utterance.line.text}")
-            click.echo(f"    hyp: {utterance.hypothesis}")
+            say(f"  {utterance.line.id} ({utterance.counts(system.unit).errors} errors)")
+            say(f"    ref: {utterance.line.text}")
+            say(f"    hyp: {utterance.hypothesis}")
         for rejection in score.unreadable:
-            click.echo(f"  not scored: {rejection.id}: {rejection.reason}", err=True)
-    click.echo(f"real-time factor {scoring.real_time_factor(scores):.4f}")
+            say(f"  not scored: {rejection.id}: {rejection.reason}", err=True)
+    say(f"real-time factor {scoring.real_time_factor(scores):.4f}")
     if scores_file:
         scoring.write_scores(scores_file, scores)
     if hypotheses:
@@ -88,7 +89,7 @@ def evaluate(
     if calibration:
         measured = scoring.reliability_of(scores)
         draw_reliability(measured, calibration, ", ".join(score.name for score in scores))
-        click.echo(f"{calibration}: expected calibration error {measured.error:.3f} over {measured.counts.sum()} words")
+        say(f"{calibration}: expected calibration error {measured.error:.3f} over {measured.counts.sum()} words")
     if any(score.unreadable for score in scores):
         raise click.exceptions.Exit(1)
 
@@ -118,7 +119,7 @@ def _write_report(
         reliability=scoring.reliability_of(scores),
         clips=clips,
     )
-    click.echo(f"{path}: the report")
+    say(f"{path}: the report")
 
 
 def _described(decoder: recipe.Decoder) -> str:

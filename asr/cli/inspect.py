@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from asr.cli.options import FOLDER
+from asr.cli.terminal import say
 from asr.errors import AsrError
 
 if TYPE_CHECKING:
@@ -34,12 +35,12 @@ def inspect(model: Path, clip: Path, output: Path | None) -> None:
     recogniser = Recogniser.load(model, device="cpu")  # frame by frame, a GPU is slower
     seen = inspection.inspect(recogniser, clip)
     if seen.cut:
-        click.echo(f"{clip} is longer: its first {seen.waveform.duration:g} s are looked at", err=True)
-    click.echo(" ".join(word.text for word in seen.words) or "no word was recognised")
+        say(f"{clip} is longer: its first {seen.waveform.duration:g} s are looked at", err=True)
+    say(" ".join(word.text for word in seen.words) or "no word was recognised")
     gated = seen.trace.layers[0].named_gates
-    click.echo(_table(seen.trace) if gated else "a simple RNN has no gates: the page shows its hidden state alone")
+    say(_table(seen.trace) if gated else "a simple RNN has no gates: the page shows its hidden state alone")
     inspection.write_inspection(output, seen, recogniser, clip=str(clip), model=str(model))
-    click.echo(f"{output}: the page")
+    say(f"{output}: the page")
 
 
 def _table(trace: Trace) -> str:

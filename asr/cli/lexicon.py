@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import sys
+import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import click
 
 from asr.cli.options import FOLDER, progress_bar
+from asr.cli.terminal import say, write
 
 NAMED = 10
 """Words named in a sentence about many."""
@@ -90,8 +91,8 @@ def make(files: tuple[str, ...], out: Path, language: str, origin: str | None, f
                 "are they in another language or alphabet?"
             )
     if lacking:
-        click.echo(f"asr: {len(lacking)} words have no pronunciation and were left out{_named(lacking)}", err=True)
-    click.echo(f"{out}: {written} words in {len(phones)} phones")
+        say(f"asr: {len(lacking)} words have no pronunciation and were left out{_named(lacking)}", err=True)
+    say(f"{out}: {written} words in {len(phones)} phones")
 
 
 @lexicon.command()
@@ -119,9 +120,12 @@ def add(model: Path, entries: tuple[str, ...], file: Path | None) -> None:
     extended = tokeniser.lexicon.preferring([*read.items(), *added])
     extended.check_phones(tokeniser.tokens)
     write_lexicon(extended, model / PRONUNCIATIONS)
-    write_entries(added, sys.stdout)
+    lines = io.StringIO()
+    write_entries(added, lines)
+    if added:
+        write(lines.getvalue().rstrip("\n"))
     if read:
-        click.echo(f"{model}: {len(read)} words of {file} added, {len(extended)} in all")
+        say(f"{model}: {len(read)} words of {file} added, {len(extended)} in all")
 
 
 @lexicon.command()
@@ -130,7 +134,7 @@ def languages() -> None:
     from asr.text.espeak import engine
 
     for code in engine().languages:
-        click.echo(code)
+        say(code)
 
 
 @contextlib.contextmanager

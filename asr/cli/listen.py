@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import click
 
 from asr.cli.options import FOLDER, decoder_options, device_option, model_directory
+from asr.cli.terminal import say
 from asr.errors import AsrError
+from asr.text.printable import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +75,7 @@ def listen(
             endpoint=ENDPOINT_SECONDS if endpoint is None else endpoint,
         )
         if file is None:
-            click.echo("listening; Ctrl-C ends it", err=True)
+            say("listening; Ctrl-C ends it", err=True)
         try:
             for piece in pieces:
                 began = began or time.monotonic() - len(piece) / rate
@@ -86,7 +88,7 @@ def listen(
     show(stream.finish(), stream.heard)
     if first and shown and began and speed:
         late = shown - began - first.start / speed
-        click.echo(f"first word shown {late:.2f} s after it began", err=True)
+        say(f"first word shown {late:.2f} s after it began", err=True)
 
 
 class _Lines:
@@ -102,11 +104,13 @@ class _Lines:
         erase = "\r\x1b[K" if self.redraws else ""
         for segment in heard.segments:
             del self.said[: len(segment.words)]
-            click.echo(erase + segment.text)
+            click.echo(erase, nl=False)
+            say(segment.text)
         if self.redraws:
-            line = " ".join(word.text for word in (*self.said, *heard.partial))
+            line = printable(" ".join(word.text for word in (*self.said, *heard.partial)))
             room = shutil.get_terminal_size().columns - 1
-            click.echo(erase + (line if len(line) <= room else "…" + line[1 - room :]), nl=False)
+            click.echo(erase, nl=False)
+            say(line if len(line) <= room else "…" + line[1 - room :], end=False)
 
 
 class _Events:
@@ -127,4 +131,4 @@ class _Events:
     def _echo(kind: str, words: tuple[Word, ...], time: float, ends: bool) -> None:
         text = " ".join(word.text for word in words)
         event = {"kind": kind, "time": round(time, 3), "ends": ends, "text": text}
-        click.echo(json.dumps({**event, "words": [asdict(word) for word in words]}, ensure_ascii=False))
+        say(json.dumps({**event, "words": [asdict(word) for word in words]}, ensure_ascii=False))

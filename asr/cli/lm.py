@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from asr.cli.options import FOLDER, device_option, progress_bar, set_option, threads_option
+from asr.cli.terminal import say
 
 files_argument = click.argument("files", nargs=-1, required=True, metavar="TEXT...")
 normalise_option = click.option(
@@ -124,14 +125,14 @@ def train(
     sentences.report()
     if estimate.fallbacks:
         orders = " and ".join(map(str, estimate.fallbacks))
-        click.echo(
+        say(
             f"asr: the text is too small or too regular to estimate the discounts of order {orders}; "
             f"{', '.join(map(str, kneser_ney.FALLBACK_DISCOUNTS))} were taken",
             err=True,
         )
     sizes = " + ".join(str(len(section.ids)) for section in estimate.model.sections)
     words = len(text.tokens) - 2 * text.sentences
-    click.echo(f"{out}: {sizes} n-grams from {words} words in {text.sentences} sentences")
+    say(f"{out}: {sizes} n-grams from {words} words in {text.sentences} sentences")
 
 
 def _train_lstm(
@@ -165,7 +166,7 @@ def _train_lstm(
     settings = validate_recipe(raw, "asr lm train", overrides, schema=LanguageModelRecipe)
     meta = train_language_model(settings, tokeniser, out, device=device, resume=resume)
     dev, spent = meta["results"]["dev"], meta["training"]
-    click.echo(
+    say(
         f"{out}: perplexity {dev['perplexity']:.2f} a word, {dev['bits_per_character']:.3f} bits a character on "
         f"held-out sentences at epoch {meta['results']['best_epoch']} of {spent['epochs']}, "
         f"{meta['parameters'] / 1e6:.2f} M parameters, {spent['minutes']:.1f} min"
@@ -194,7 +195,7 @@ def perplexity(model: Path, files: tuple[str, ...], form: str | None, tokeniser:
         sentences = _Symbols(files, form, tokeniser, lambda count: progress.advance(task, count))
         measured = loaded.perplexity(sentences)
     sentences.report()
-    click.echo(
+    say(
         f"perplexity {measured.including_oov:.2f}, without unknown words {measured.excluding_oov:.2f}; "
         f"{measured.oovs} of {measured.words} words unknown ({measured.oov_rate:.2%}); "
         f"{measured.sentences} sentences"
@@ -214,11 +215,11 @@ def _measure_lstm(directory: Path, files: Sequence[str], form: str | None) -> No
         )
         fit = measure_fit(loaded.model, loaded.tokeniser, sentences)
     if fit.unspelled:
-        click.echo(
+        say(
             f"asr: {fit.unspelled} sentences hold characters outside the alphabet of {directory} and were left out",
             err=True,
         )
-    click.echo(
+    say(
         f"perplexity {fit.perplexity:.2f}, {fit.bits_per_character:.3f} bits a character; "
         f"{fit.words} words in {fit.sentences} sentences"
     )
@@ -257,7 +258,7 @@ class _Symbols:
     def report(self) -> None:
         """Says how many sentences were left out, if any were."""
         if self._unspelled:
-            click.echo(
+            say(
                 f"asr: {self._unspelled} sentences hold characters outside the alphabet of {self._directory} and were "
                 "left out",
                 err=True,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from asr.cli.terminal import say
 from asr.errors import AsrError
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def model_directory(given: Path | None) -> Path:
 
     if given is None:
         given = newest(Path("models"))
-        click.echo(f"using {given}", err=True)
+        say(f"using {given}", err=True)
     return given
 
 

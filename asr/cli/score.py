@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from asr.cli.options import FOLDER
+from asr.cli.terminal import say
 
 if TYPE_CHECKING:
     from asr.score.compare import Normalisation
@@ -82,10 +83,10 @@ def score(
     if references.form in NIST_FORMS:
         facts.append("aligned as sclite -D aligns: alternatives, words that may be left out, substitutions at 4 to 3")
     facts += compare.remarks(systems)
-    click.echo("\n".join(facts))
+    say("\n".join(facts))
     for system, file in zip(systems, read, strict=True):
         counts = system.counts(system.unit)
-        click.echo(
+        say(
             f"{system.name}: {system.summary(by_speaker=True)}  MER {counts.match_error_rate:.2%}  "
             f"WIL {counts.information_lost:.2%}  {counts.substitutions} substituted, {counts.deletions} deleted, "
             f"{counts.insertions} inserted  ({FORMS[file.form]})"
@@ -93,7 +94,7 @@ def score(
     for kind in systems[0].groups():
         _print_groups(kind, systems)
     for comparison in comparisons:
-        click.echo(str(comparison))
+        say(str(comparison))
     if scores_file:
         compare.write_json(scores_file, references, systems, comparisons, normalisation)
     if report:
@@ -103,7 +104,7 @@ def score(
         clips, faults = zip(*(recorded(system, SOUND_SECONDS / len(systems)) for system in systems), strict=True)
         silent = list(dict.fromkeys(itertools.chain(*faults)))
         if silent:
-            click.echo(f"{len(silent)} utterances cannot be played, the first: {silent[0]}", err=True)
+            say(f"{len(silent)} utterances cannot be played, the first: {silent[0]}", err=True)
         write_report(report, f"{reference} scored", systems, comparisons=comparisons, facts=facts, clips=clips)
 
 
@@ -118,9 +119,9 @@ def _print_groups(kind: str, systems: Sequence[System]) -> None:
     columns = [max(len(system.name), 8) for system in systems]
     heads = "  ".join(system.name.rjust(column) for system, column in zip(systems, columns, strict=True))
     sizes = {name: group.utterances for name, group in systems[0].groups()[kind].items()}
-    click.echo(f"  {kind.ljust(width)}  utterances  {f'{unit}s':>{len('characters')}}  {heads}")
+    say(f"  {kind.ljust(width)}  utterances  {f'{unit}s':>{len('characters')}}  {heads}")
     for name in names[:MOST_GROUPS]:
         rates = "  ".join(f"{table[name].rate:.2%}".rjust(c) for table, c in zip(tables, columns, strict=True))
-        click.echo(f"  {name.ljust(width)}  {sizes[name]:10}  {tables[0][name].reference_length:10}  {rates}")
+        say(f"  {name.ljust(width)}  {sizes[name]:10}  {tables[0][name].reference_length:10}  {rates}")
     if len(names) > MOST_GROUPS:
-        click.echo(f"  and {len(names) - MOST_GROUPS} more (--json has all)")
+        say(f"  and {len(names) - MOST_GROUPS} more (--json has all)")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from asr.cli.options import FOLDER, data_option, device_option, progress_bar, set_option, threads_option
+from asr.cli.terminal import console, say
 
 
 @click.command()
@@ -41,7 +42,6 @@ def study(
 
     Writes DIR/study.html and DIR/study.json. A study that is stopped goes on when the command is given again.
     """
-    from rich.console import Console
     from rich.progress import MofNCompleteColumn, TextColumn
     from rich.table import Table
 
@@ -61,7 +61,7 @@ def study(
     diverged = []
     for number, plan in enumerate(plans, start=1):
         units = plan.recipe.encoder.hidden
-        click.echo(f"{number} of {len(plans)}: {plan.cell}, {units} units, seed {plan.seed}", err=True)
+        say(f"{number} of {len(plans)}: {plan.cell}, {units} units, seed {plan.seed}", err=True)
         diverged.append(not runs.train_run(plan, root=root, device=device))
     utterances = runs.longest_utterances(plans[0], sources, root)
     with progress_bar(TextColumn("looking inside {task.description}"), MofNCompleteColumn()) as progress:
@@ -87,8 +87,8 @@ def study(
     shown = Table(*page.COLUMNS[: page.FOR_TERMINALS], box=None, pad_edge=False)
     for row in page.table(contestants):
         shown.add_row(*row[: page.FOR_TERMINALS])
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(shown)
+    printer = console()
+    printer.print(shown)
     for sentence in page.findings(contestants):
-        console.print(sentence)
-    console.print(f"{directory}/study.html")
+        printer.print(sentence)
+    printer.print(f"{directory}/study.html")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from asr.cli.options import FOLDER, data_option, set_option
+from asr.cli.terminal import write
 
 
 @click.command()
@@ -25,4 +26,4 @@ def text(recipe: Path, split: str, data: str | None, overrides: tuple[str, ...])
 
     settings = load_recipe(recipe, overrides)
     for cut in open_corpora(sources_of(settings, split), data_root(data, settings.data)).whole():
-        click.echo(text_of(cut, settings.text.form))
+        write(text_of(cut, settings.text.form))

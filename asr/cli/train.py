@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from asr.cli.options import FOLDER, data_option, device_option, set_option, threads_option
+from asr.cli.terminal import say
 
 
 @click.command()
@@ -35,7 +36,7 @@ def train(
     rates = ", ".join(
         f"{name.upper()} {results['dev'][name]:.2%}" for name in ("wer", "cer", "per") if name in results["dev"]
     )
-    click.echo(
+    say(
         f"{directory}: dev {rates} at epoch {results['best_epoch']} of {spent['epochs']}, "
         f"{meta['parameters'] / 1e6:.2f} M parameters, {spent['minutes']:.1f} min"
     )

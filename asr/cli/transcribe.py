@@ -20,7 +20,9 @@ from asr.cli.options import (
     model_directory,
     progress_bar,
 )
+from asr.cli.terminal import say, write
 from asr.errors import AsrError
+from asr.text.printable import printable
 
 if TYPE_CHECKING:
     from asr.transcribe.jobs import Job
@@ -91,7 +93,7 @@ def transcribe(
         work = jobs.plan(files, recordings, out, forms)
     waiting = [job for job in work if overwrite or not job.is_finished()]
     if not waiting:
-        click.echo(f"all {len(work)} recordings were finished before: --overwrite transcribes them again", err=True)
+        say(f"all {len(work)} recordings were finished before: --overwrite transcribes them again", err=True)
         return
     recogniser = Recogniser.load(model_directory(model), device=device, decoding=decoding)
     began = time.perf_counter()
@@ -107,23 +109,23 @@ def transcribe(
         for job, outcome in zip(waiting, outcomes, strict=True):
             progress.stop()  # so that what is printed does not run into it
             if isinstance(outcome, AsrError):
-                click.echo(f"asr: {outcome}", err=True)
+                say(f"asr: {outcome}", err=True)
                 failed += 1
             else:
                 seconds += outcome.duration
                 if not outcome.words:
-                    click.echo(f"{job.name} holds no words", err=True)
+                    say(f"{job.name} holds no words", err=True)
                 if out is None and forms == ("txt",) and len(waiting) > 1:
-                    click.echo(f"{job.name}\t{outcome.text}")
+                    say(f"{printable(job.name, line=True)}\t{printable(outcome.text, line=True)}")
                 elif out is None:
-                    click.echo(formats.FORMS[forms[0]](outcome, job.name))
+                    (say if forms[0] in ("txt", "json") else write)(formats.FORMS[forms[0]](outcome, job.name))
                 else:
                     job.write(outcome)
             progress.start()
     if out is not None:
         elapsed = time.perf_counter() - began
         before = f", {len(work) - len(waiting)} finished before" if len(waiting) < len(work) else ""
-        click.echo(
+        say(
             f"{len(waiting) - failed} transcribed{before}, {failed} failed: "
             f"{seconds / 60:.1f} minutes of audio in {elapsed:.1f} s, {elapsed / max(seconds, 1e-9):.4f} x real time",
             err=True,

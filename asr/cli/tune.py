@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from asr.cli.options import FOLDER, chosen_sources, data_option, decoder_options, device_option, progress_bar
+from asr.cli.terminal import say
 
 if TYPE_CHECKING:
     from asr import recipe
@@ -45,7 +46,7 @@ def tune(model: Path, sets: tuple[Path, ...], split: str, data: str | None, devi
     chosen = tuning.keep(model, recogniser, choice.settings, root=model)
     before, after = dev.greedy, choice.words
     unit = "PER" if isinstance(recogniser.tokeniser, PhoneTokeniser) else "WER"
-    click.echo(
+    say(
         f"{model}: {unit} {before.rate:.2%} greedy, WER {after.rate:.2%} with {_weights(decoder.settings, chosen)}, "
         f"of {after.reference_length} words in {len(dev.references)} utterances"
     )

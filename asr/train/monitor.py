@@ -19,6 +19,7 @@ from torch import Tensor
 
 from asr import files, recipe
 from asr.errors import AsrError, DivergenceError, TrainingError
+from asr.text.printable import printable
 from asr.train.state import DevFigures, Progress
 from asr.train.step import Labelled, StepFigures
 
@@ -151,7 +152,7 @@ class Monitor:
         return self.progress.seconds + time.monotonic() - self._since
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
     def reject(self, *batches: Labelled) -> None:
         """Names what was left out of ``batches``, once a run."""
