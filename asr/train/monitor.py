@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from asr import files, recipe
-from asr.errors import AsrError, DivergenceError, TrainingError
+from asr.errors import AsrError, CheckpointError, DivergenceError, TrainingError
 from asr.text.printable import printable
 from asr.train.state import DevFigures, Progress
 from asr.train.step import Labelled, StepFigures
@@ -126,8 +126,7 @@ class Monitor:
         from torch.utils.tensorboard import SummaryWriter
 
         self.history = _history_until(self.directory / "metrics.jsonl", self.progress)
-        for line in json_lines(self.directory / "training" / "rejected.jsonl"):
-            self._rejected[line["id"]] = line["reason"]
+        self._rejected.update(_rejected_before(self.directory / "training" / "rejected.jsonl"))
         with files.replacing(self.directory / "metrics.jsonl") as file:
             file.writelines(json.dumps(line) + "\n" for line in self.history)
         self._metrics = (self.directory / "metrics.jsonl").open("a", encoding="utf-8")
@@ -305,11 +304,47 @@ def _history_until(path: Path, progress: Progress) -> list[dict[str, Any]]:
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file, none where it is missing; a torn last line is dropped."""
+    """The lines of a metrics.jsonl, none where it is missing; a torn last line is dropped. Raises CheckpointError for
+    one that no training wrote."""
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    texts = _text_of(path).split("\n")
+    for number, text in enumerate(texts, start=1):
         try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
+            if text:
+                lines.append(_metrics(json.loads(text)))
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError, AttributeError) as error:
+            if number == len(texts):  # what a kill tore has no line feed
+                continue
+            raise CheckpointError(
+                f"{path}, line {number}: not a line that training wrote; delete it, or the file, and the run goes on"
+            ) from error
     return lines
+
+
+def _metrics(line: dict[str, Any]) -> dict[str, Any]:
+    """``line``, if it has what is asked of it: its kind, step and epoch, and figures that can be drawn."""
+    if line["kind"] not in ("step", "epoch") or not isinstance(line["step"], int) or not isinstance(line["epoch"], int):
+        raise ValueError("kind, step or epoch")
+    for value in line.values():
+        if value is not None and value != line["kind"]:
+            math.isfinite(value)
+    return line
+
+
+def _rejected_before(path: Path) -> dict[str, str]:
+    """Why which utterances were left out so far. It is appended to, so that a kill may have torn any line."""
+    reasons = {}
+    for text in _text_of(path).split("\n"):
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            line = json.loads(text)
+            reasons[str(line["id"])] = str(line["reason"])
+    return reasons
+
+
+def _text_of(path: Path) -> str:
+    """What a file of the run folder holds, nothing where it is missing. Raises CheckpointError."""
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise CheckpointError(f"{path} cannot be read: {reason}; delete it, and the run goes on") from error

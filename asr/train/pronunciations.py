@@ -112,5 +112,5 @@ def load_choices(directory: Path) -> Choices | None:
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
         return {str(id): tuple(map(int, choice)) for id, choice in loaded.items()}
-    except (ValueError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as error:
         raise CheckpointError(f"{path} does not load: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
 from asr import checkpoint, files, recipe
 from asr.errors import CheckpointError
@@ -61,6 +61,9 @@ class Progress:
         return best
 
 
+_PROGRESS = TypeAdapter(Progress)
+
+
 def is_time_up(seconds: float, settings: recipe.TrainerSettings) -> bool:
     """Whether a run that ends by the clock has had its minutes."""
     return settings.minutes is not None and seconds >= 60 * settings.minutes
@@ -87,10 +90,27 @@ def load_state(directory: Path, trainer: Trainer[Any, Any]) -> Progress | None:
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        progress = _PROGRESS.validate_python(state["progress"])
+        if min(progress.epoch, progress.batch, progress.step) < 0:
+            raise ValueError("it counts below zero")
         trainer.load_state_dict(state)
-        return Progress(**state["progress"])
-    except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path} does not load: {str(error).splitlines()[0]}") from error
+        _check_finite(trainer)
+    except Exception as error:  # a damaged pickle raises whatever its bytes lead to; weights_only keeps it from running
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise CheckpointError(
+            f"{path} does not load: {reason}; restore it from a copy, or train anew with --out"
+        ) from error
+    return progress
+
+
+def _check_finite(trainer: Trainer[Any, Any]) -> None:
+    """Raises ValueError where the state that was loaded is not one from which a step can be taken."""
+    for parameter in trainer.model.parameters():
+        if not parameter.isfinite().all():
+            raise ValueError("its weights are NaN or infinite")
+        for name, value in trainer.optimiser.state[parameter].items():
+            if name != "step" and value.shape != parameter.shape:
+                raise ValueError("its optimiser's state is not of the model's shapes")
 
 
 @contextmanager
