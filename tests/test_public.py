@@ -7,7 +7,16 @@ import asr
 
 
 def test_the_public_names_are_these():
-    records = ["AlignedText", "AlignedWord", "AsrError", "CtcDecoder", "Emissions", "ErrorCounts", "Heard", "Recogniser"]
+    records = [
+        "AlignedText",
+        "AlignedWord",
+        "AsrError",
+        "CtcDecoder",
+        "Emissions",
+        "ErrorCounts",
+        "Heard",
+        "Recogniser",
+    ]
     records += ["Segment", "Transcript", "Waveform", "Word"]
     assert asr.__all__ == [*records, "load"]
     assert all(hasattr(asr, name) for name in asr.__all__)
