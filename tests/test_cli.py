@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import toy
+from commands import run as asr
 
 from asr.recipe.reading import load_recipe
 
@@ -37,11 +38,6 @@ COMMANDS = [
 ]
 
 
-def asr(*arguments: object, cwd=None, stdin: bytes | None = None) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", "from asr.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, cwd=cwd, input=stdin, timeout=240, check=False)
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder with a toy corpus, its recipe, and a trained models/toy."""
@@ -57,21 +53,23 @@ def home(tmp_path_factory):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_answers_at_once_without_importing_torch(command):
-    done = asr(*command.split(), "--help")
-    assert done.returncode == 0
-    assert b"Usage:" in done.stdout
-    code = f"import sys\nfrom asr.cli import main\ntry: main({[*command.split(), '--help']})\nexcept SystemExit: pass\n"
-    code += (
-        "print([m for m in ('torch', 'numpy', 'pydantic', 'lhotse', 'librosa', 'numba', 'rich') if m in sys.modules])"
+    heavy = ("torch", "numpy", "pydantic", "lhotse", "librosa", "numba", "rich")
+    code = (
+        "import sys\nfrom asr.cli import main\n"
+        f"try: main({[*command.split(), '--help']})\nexcept SystemExit as end: assert not end.code\n"
+        f"print([module for module in {heavy} if module in sys.modules])"
     )
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Usage:" in seen.stdout
     assert seen.stdout.splitlines()[-1] == "[]"
 
 
 def test_help_takes_less_than_300_ms():
+    command = [sys.executable, "-c", "from asr.cli import main; main()", "transcribe", "--help"]
+
     def once() -> float:
         started = time.perf_counter()
-        asr("transcribe", "--help")
+        subprocess.run(command, capture_output=True, check=True)
         return time.perf_counter() - started
 
     assert min(once() for _ in range(5)) < 0.3

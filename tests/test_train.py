@@ -4,16 +4,14 @@ import dataclasses
 import itertools
 import json
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 import toy
+from commands import Command, run
 from safetensors.torch import load_file
 from torch import nn
 
@@ -91,11 +89,6 @@ def test_resuming_a_finished_run_trains_no_further(trained, corpus):
     assert (directory / "model.safetensors").stat().st_mtime_ns == before
 
 
-def run_asr(*arguments: object, **options) -> subprocess.Popen:
-    command = [sys.executable, "-c", "from asr.cli import main; main()", *map(str, arguments)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
-
-
 def steps_logged(directory) -> int:
     metrics = directory / "metrics.jsonl"
     return sum('"step"' in line for line in metrics.read_text().splitlines()) if metrics.exists() else 0
@@ -121,25 +114,24 @@ def test_a_run_killed_mid_epoch_resumes_to_the_same_weights_bit_for_bit(corpus, 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(reading.load_recipe(path), whole, root=corpus)
 
-    process = run_asr(*command, cut, start_new_session=True)
+    process = Command(*command, cut)
     deadline = time.monotonic() + 120
     while steps_logged(cut) < 4 or not (cut / "training" / "state.pt").exists():
-        assert process.poll() is None, process.stderr.read()
+        assert process.returncode is None, process.stderr()
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    os.killpg(process.pid, kill)  # as a terminal and a batch system do: the loader's worker gets it too
-    _, message = process.communicate(timeout=60)
+    process.kill(kill)  # the loader's worker gets it too
+    killed = process.wait(60)
     if kill == signal.SIGKILL:
-        assert process.returncode == -signal.SIGKILL
+        assert killed.returncode == -signal.SIGKILL
     else:
-        assert process.returncode == 1
-        assert "the same command goes on from here (asr train and asr lm train: with --resume)" in message
+        assert killed.returncode == 1
+        assert b"the same command goes on from here (asr train and asr lm train: with --resume)" in killed.stderr
     state = torch.load(cut / "training" / "state.pt", weights_only=True)["progress"]
     assert not state["finished"]
 
-    resumed = run_asr(*command, cut, "--resume")
-    _, message = resumed.communicate(timeout=120)
-    assert resumed.returncode == 0, message
+    resumed = run(*command, cut, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
     for name in ("model.safetensors", "last.safetensors"):
         expected, found = load_file(whole / name), load_file(cut / name)
         assert all(torch.equal(expected[key], found[key]) for key in expected)
@@ -368,11 +360,11 @@ def test_what_a_killed_run_leaves_is_never_a_torn_file(corpus, tmp_path):
     path = toy.write_recipe(
         tmp_path / "toy.yaml", training={**toy.recipe()["training"], "epochs": 50, "save_minutes": 1e-3}
     )
-    process = run_asr("train", path, "--data", corpus, "--out", tmp_path / "model", env=os.environ)
+    process = Command("train", path, "--data", corpus, "--out", tmp_path / "model")
     deadline = time.monotonic() + 120
     while not (tmp_path / "model" / "model.safetensors").exists():
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.kill()
-    process.communicate()
+    process.wait()
     assert asr.load(tmp_path / "model").transcribe(corpus / "dev" / "0.flac").duration > 0
