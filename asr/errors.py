@@ -66,4 +66,8 @@ class MissingExtraError(AsrError):
     """A feature needs an optional package that is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f'{purpose} needs the package "{package}": pip install "asr[{extra}]"')
+        # "asr" on PyPI is another project's package, so the extra goes by a path: the clone's, or a wheel's.
+        super().__init__(
+            f'{purpose} needs the package "{package}", which is not installed: run '
+            f"pip install '.[{extra}]' in the clone of this project, or pip install {package}"
+        )

@@ -85,7 +85,7 @@ def test_what_cannot_be_spoken_is_a_sentence(keys, sentence):
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     espeak._engine.cache_clear()
-    with pytest.raises(MissingExtraError, match=r'a corpus of kind: espeak needs .* pip install "asr\[phones\]"'):
+    with pytest.raises(MissingExtraError, match=r"a corpus of kind: espeak needs .* pip install '\.\[phones\]'"):
         synthesise_corpus(corpus())
 
 

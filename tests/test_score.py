@@ -374,7 +374,7 @@ def test_a_number_that_whispers_english_cannot_take_is_a_sentence(tmp_path):
 def test_the_english_form_without_its_package_says_what_to_install(monkeypatch):
     _whisper_english.cache_clear()
     monkeypatch.setitem(sys.modules, "whisper_normalizer.english", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "asr\[english\]"'):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[english\]' in the clone"):
         normalise("a", "english")
 
 
