@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from asr import files, recipe
-from asr.data.corpora import name_of, open_corpora
+from asr import files
+from asr.data.corpora import AnySource, name_of, open_corpora
 from asr.decode.calibration import Reliability, reliability
 from asr.decode.words import words_of
 from asr.errors import CorpusError
@@ -44,7 +44,7 @@ class SetScore:
 
 def evaluate(
     recogniser: Recogniser,
-    sources: Iterable[recipe.Corpus],
+    sources: Iterable[AnySource],
     *,
     root: Path,
     advance: Callable[[float], None] = lambda _seconds: None,
@@ -56,9 +56,7 @@ def evaluate(
     return [_evaluate_set(recogniser, source, root, advance) for source in sources]
 
 
-def _evaluate_set(
-    recogniser: Recogniser, source: recipe.Corpus, root: Path, advance: Callable[[float], None]
-) -> SetScore:
+def _evaluate_set(recogniser: Recogniser, source: AnySource, root: Path, advance: Callable[[float], None]) -> SetScore:
     settings = recogniser.recipe
     lines: list[Line] = []
     hypotheses: list[str] = []

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from asr import checkpoint, files, recipe
-from asr.data.corpora import open_corpora
+from asr.data.corpora import AnySource, open_corpora
 from asr.decode.beam import BeamDecoder
 from asr.decode.calibration import fit_calibration
 from asr.decode.decoder import Decoder, read_lexicon
@@ -64,7 +64,7 @@ class DevSet:
 
 def listen(
     recogniser: Recogniser,
-    sets: Iterable[tuple[tuple[recipe.Corpus, ...], Path]],
+    sets: Iterable[tuple[tuple[AnySource, ...], Path]],
     advance: Callable[[float], None] = lambda _seconds: None,
 ) -> DevSet:
     """Computes the emissions of ``sets``, sources and their root. ``advance`` hears of each batch's seconds of audio.

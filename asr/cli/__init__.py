@@ -58,11 +58,14 @@ class _Commands(click.Group):
 
 @contextlib.contextmanager
 def _warnings_said() -> Iterator[None]:
-    """What the package logs, damaged audio above all, is said on standard error as errors are."""
+    """What the package logs, damaged audio above all, is said on standard error as errors are, each sentence once."""
+    said: set[str] = set()
 
     class Echo(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            say(f"asr: {record.getMessage()}", err=True)
+            if (message := record.getMessage()) not in said:
+                said.add(message)
+                say(f"asr: {message}", err=True)
 
     log, echo = logging.getLogger("asr"), Echo(logging.WARNING)
     log.addHandler(echo)

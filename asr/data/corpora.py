@@ -10,11 +10,14 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import itertools
+import logging
 import random
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+import zlib
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from asr import audio, recipe
 from asr.data import download, espeak
@@ -31,8 +34,16 @@ from asr.data.layouts import (
 )
 from asr.errors import AudioError, CorpusError
 
+log = logging.getLogger(__name__)
+
+AnySource: TypeAlias = recipe.Corpus | recipe.Subset
+Takes: TypeAlias = Callable[[str, str], bool]
+"""Whether the utterance of a speaker, empty where none is named, and an id belongs to a source."""
+
 FAULT = "fault"
 """Of a cut's custom fields, the reason that it cannot be used."""
+_NAMED = 20
+"""Speakers named in one sentence."""
 _OVERSHOOT_SECONDS = 0.5
 """Manifests round times: a cut may end so much after its recording and is taken to end with it."""
 
@@ -42,6 +53,7 @@ class Told:
     """An utterance as its corpus tells of it: ``where`` is file and line, or the id of a lhotse cut; ``recording`` is
     the file, empty where it is none."""
 
+    id: str
     where: str
     text: str
     recording: str
@@ -86,7 +98,7 @@ class Mixture:
         """As ``whole``, what is known of each utterance before its recording is opened."""
         for cuts, _ in self.parts:
             if isinstance(cuts, _Cuts):
-                yield from (Told(u.where or u.id, u.text, "" if u.fault else str(u.audio)) for u in cuts.chosen())
+                yield from (Told(u.id, u.where or u.id, u.text, "" if u.fault else str(u.audio)) for u in cuts.chosen())
             else:
                 yield from map(_told, cuts)
 
@@ -97,22 +109,104 @@ class Mixture:
         return CutSet(_Only(self.whole(), ids))
 
 
-def open_corpora(sources: tuple[recipe.Corpus, ...], root: Path, *, seed: int = 0) -> Mixture:
+def open_corpora(sources: Iterable[AnySource], root: Path, *, seed: int = 0) -> Mixture:
     """The sources, opened and ready to be mixed by their weights.
 
     Raises CorpusError where one is missing; malformed lines raise when they are reached.
     """
-    return Mixture(tuple((_open(source, root), source.weight) for source in sources), seed)
+    parts: list[tuple[_Cuts | _LhotseCuts, float]] = []
+    for source in sources:
+        if isinstance(source, recipe.Subset):
+            parts += _open_subset(source, root)
+        else:
+            parts.append((_open(source, root), source.weight))
+    return Mixture(tuple(parts), seed)
 
 
 def _open(source: recipe.Corpus, root: Path) -> _Cuts | _LhotseCuts:
+    def takes(speaker: str, id: str) -> bool:
+        return source.includes(speaker or id)
+
     if isinstance(source, recipe.LhotseCorpus):
-        return _LhotseCuts(existing(_inside(source.path, root)), root, source.includes)
-    return _Cuts(_utterances(source, root), source.includes)
+        return _LhotseCuts(existing(_inside(source.path, root)), root, takes)
+    return _Cuts(_utterances(source, root), takes)
 
 
-def name_of(source: recipe.Corpus) -> str:
+def _open_subset(subset: recipe.Subset, root: Path) -> Iterator[tuple[_Cuts | _LhotseCuts, float]]:
+    whole = [_open(source, root) for source in subset.of]
+    is_held_out = _hold_out(whole, subset.rule)
+
+    def within(takes: Takes) -> Takes:
+        return lambda speaker, id: takes(speaker, id) and is_held_out(speaker, id) is (subset.split == "dev")
+
+    for source, cuts in zip(subset.of, whole, strict=True):
+        yield dataclasses.replace(cuts, takes=within(cuts.takes)), source.weight
+
+
+def _hold_out(corpora: Sequence[_Cuts | _LhotseCuts], rule: recipe.HeldOut) -> Takes:
+    """Which utterances of the corpora ``rule`` holds out. Warns where it cannot go by speakers."""
+    names = [name for cuts in corpora for name in cuts.names()]
+    speakers = Counter(speaker or id for speaker, id in names)
+    if rule.by == "speaker":
+        if len(speakers) > 1 and any(speaker for speaker, _ in names):
+            chosen = _choose(speakers, rule.share)
+            return lambda speaker, id: (speaker or id) in chosen
+        if names:
+            who = f'one speaker, "{names[0][0]}"' if names[0][0] else "no speakers"
+            log.warning(
+                f"the training corpora name {who}, so the dev set is held out by utterance: it does not show how well "
+                "the model understands new voices"
+            )
+    chosen = _choose(Counter(id for _, id in names), rule.share)
+    return lambda _speaker, id: id in chosen
+
+
+def _choose(utterances: Mapping[str, int], share: float) -> frozenset[str]:
+    """Of speakers (or ids) and how many utterances each has, those to hold out: in the order of their names' hashes,
+    each that still fits in ``share`` of all; at the least the one with the fewest."""
+    order = sorted(utterances, key=lambda name: (zlib.crc32(f"held out:{name}".encode()), name))
+    room = share * sum(utterances.values()) + 1e-9
+    chosen = set()
+    for name in order:
+        if utterances[name] <= room:
+            chosen.add(name)
+            room -= utterances[name]
+    return frozenset(chosen or sorted(order, key=utterances.__getitem__)[:1])
+
+
+def check_not_empty(mixture: Mixture, settings: recipe.Recipe, split: str, root: Path) -> None:
+    """Raises CorpusError where ``mixture``, the corpora of ``split``, has no utterance; it says where they are."""
+    if next(mixture.told(), None) is not None:
+        return
+    sources = settings.corpora.split(split)
+    reasons = "; ".join(_why_empty(source, root) for source in sources)
+    advice = "" if isinstance(settings.corpora.dev, recipe.HeldOut) else "corpora.dev: {share: 0.1, by: speaker} "
+    raise CorpusError(
+        f"corpora.{split} holds no utterances: {reasons}"
+        + (f". {advice}holds a tenth of the training corpora out, whoever speaks in them" if advice else "")
+    )
+
+
+def _why_empty(source: AnySource, root: Path) -> str:
+    name = name_of(source)
+    if isinstance(source, recipe.Subset):
+        return "there are too few utterances in the training corpora to hold some out"
+    everything = source.model_copy(update={"speakers": (0.0, 1.0)})
+    speakers = sorted({speaker or id for speaker, id in _open(everything, root).names()}, key=recipe.place_of)
+    if not speakers:
+        return f"{name} has none"
+    places = ", ".join(f"{speaker} at {recipe.place_of(speaker):.3f}" for speaker in speakers[:_NAMED])
+    more = f" and {len(speakers) - _NAMED} more" if len(speakers) > _NAMED else ""
+    low, high = source.speakers
+    return (
+        f"{name} has none in its slice, speakers: [{low:g}, {high:g}], for its speakers lie elsewhere: {places}{more}"
+    )
+
+
+def name_of(source: AnySource) -> str:
     """What reports call a source: its ``name``, else its splits or its path without suffix."""
+    if isinstance(source, recipe.Subset):
+        return source.split
     if source.name:
         return source.name
     match source:
@@ -125,9 +219,9 @@ def name_of(source: recipe.Corpus) -> str:
     return str(Path(source.path).with_suffix(""))
 
 
-def sources_of(settings: recipe.Recipe, split: str) -> tuple[recipe.Corpus, ...]:
-    """The recipe's sources for ``train``, ``dev`` or ``test``. Raises CorpusError where it names none."""
-    sources: tuple[recipe.Corpus, ...] = getattr(settings.corpora, split)
+def sources_of(settings: recipe.Recipe, split: str) -> tuple[AnySource, ...]:
+    """The recipe's sources for a split. Raises CorpusError where it names none."""
+    sources = settings.corpora.split(split)
     if not sources:
         raise CorpusError(f"the recipe names no {split} corpus; give manifests to evaluate on, or --split dev")
     return sources
@@ -138,7 +232,7 @@ def manifest_source(path: Path) -> recipe.ManifestCorpus:
     return recipe.ManifestCorpus(kind="manifest", path=str(path.absolute()), name=str(path.with_suffix("")))
 
 
-def check_names(sources: Sequence[recipe.Corpus]) -> None:
+def check_names(sources: Sequence[AnySource]) -> None:
     """Raises CorpusError where two different sources go by one name: their scores could not be told apart."""
     paths: dict[str, str] = {}
     for source in sources:
@@ -185,14 +279,14 @@ class _Cuts:
     """Cuts of ``utterances()``, made anew at each iteration; file headers are read once and remembered."""
 
     utterances: Callable[[], Iterator[Utterance]]
-    includes: Callable[[str], bool]
+    takes: Takes
     headers: dict[Path, audio.AudioInfo | None] = field(default_factory=dict)
 
     def chosen(self) -> Iterator[Utterance]:
-        """The utterances of this source's slice of speakers; one whose id another has already has that for a fault."""
+        """The utterances that belong to this source; one whose id another has already has that for a fault."""
         first: dict[str, str] = {}
         for utterance in self.utterances():
-            if not self.includes(utterance.speaker or utterance.id):
+            if not self.takes(utterance.speaker or "", utterance.id):
                 continue
             where = utterance.where if utterance.fault else first.setdefault(utterance.id, utterance.where)
             if where != utterance.where:
@@ -202,6 +296,10 @@ class _Cuts:
 
     def __iter__(self) -> Iterator[Any]:
         return map(self.cut, self.chosen())
+
+    def names(self) -> Iterator[tuple[str, str]]:
+        """Speaker, empty where none is named, and id of each utterance."""
+        return ((utterance.speaker or "", utterance.id) for utterance in self.chosen())
 
     def cut(self, utterance: Utterance) -> Any:
         from lhotse import AudioSource, Recording, SupervisionSegment
@@ -327,9 +425,16 @@ class _LhotseCuts:
 
     path: Path
     root: Path
-    includes: Callable[[str], bool]
+    takes: Takes
 
     def __iter__(self) -> Iterator[Any]:
+        return (cut for _, cut in self._named())
+
+    def names(self) -> Iterator[tuple[str, str]]:
+        """Speaker, empty where none is named, and id of each cut."""
+        return ((speaker, cut.id) for speaker, cut in self._named())
+
+    def _named(self) -> Iterator[tuple[str, Any]]:
         number = 0
         cuts = self._opened()
         while True:
@@ -346,8 +451,8 @@ class _LhotseCuts:
                 raise CorpusError(f"{where}: {error}") from error
             except Exception as error:
                 raise CorpusError(f"{where}: not a lhotse cut: {_reason(error)}") from error
-            if self.includes(speaker or cut.id):
-                yield placed
+            if self.takes(speaker, cut.id):
+                yield speaker, placed
         if self.path.is_dir():
             self._account_for(number - 1)
 
@@ -394,7 +499,7 @@ class _LhotseCuts:
 def _told(cut: Any) -> Told:
     text = " ".join(s.text for s in cut.supervisions if s.text)
     sources = [] if not getattr(cut, "has_recording", False) or not hasattr(cut, "recording") else cut.recording.sources
-    return Told(cut.id, text, next((str(s.source) for s in sources if s.type == "file"), ""))
+    return Told(cut.id, cut.id, text, next((str(s.source) for s in sources if s.type == "file"), ""))
 
 
 def _reason(error: Exception) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
@@ -50,7 +50,12 @@ class Source(Section):
     def includes(self, speaker: str) -> bool:
         """Whether ``speaker`` hashes into this source's slice of [0, 1). The hash depends on the name alone, so slices
         that don't overlap share no speaker, whatever the corpus's order."""
-        return self.speakers[0] <= zlib.crc32(f"speaker:{speaker}".encode()) / 2**32 < self.speakers[1]
+        return self.speakers[0] <= place_of(speaker) < self.speakers[1]
+
+
+def place_of(speaker: str) -> float:
+    """Where in [0, 1) a speaker's name hashes to."""
+    return zlib.crc32(f"speaker:{speaker}".encode()) / 2**32
 
 
 class LibriSpeechCorpus(Source):
@@ -110,10 +115,45 @@ Corpus = Annotated[
 ]
 
 
+class HeldOut(Section):
+    """A dev set held out of the training corpora: ``share`` of their utterances, in whole speakers where ``by`` says
+    so. Which ones depends on the names of speakers (or utterances) alone."""
+
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    by: Literal["speaker", "utterance"] = "speaker"
+
+
+class Subset(Section):
+    """What ``rule`` holds out of the corpora ``of``, for dev, or what it leaves of them, for train. No recipe names
+    one: it is what a split is where ``dev`` is a share of ``train``."""
+
+    split: str
+    of: tuple[Corpus, ...]
+    rule: HeldOut
+
+
+SOURCES_TAG, SHARE_TAG = "(corpora)", "(share)"
+"""The two forms of ``dev``. pydantic puts them in a fault's path, where they tell its reader nothing."""
+
+
+def _dev_form(value: Any) -> str:
+    return SHARE_TAG if isinstance(value, dict | HeldOut) else SOURCES_TAG
+
+
 class Corpora(Section):
     train: Annotated[tuple[Corpus, ...], Field(min_length=1)]
-    dev: Annotated[tuple[Corpus, ...], Field(min_length=1)]
+    dev: Annotated[
+        Annotated[tuple[Corpus, ...], Field(min_length=1), Tag(SOURCES_TAG)] | Annotated[HeldOut, Tag(SHARE_TAG)],
+        Discriminator(_dev_form),
+    ]
     test: tuple[Corpus, ...] = ()
+
+    def split(self, name: str) -> tuple[Corpus | Subset, ...]:
+        """The sources of ``train``, ``dev`` or ``test``."""
+        if isinstance(self.dev, HeldOut) and name != "test":
+            return (Subset(split=name, of=self.train, rule=self.dev),)
+        sources: tuple[Corpus, ...] = getattr(self, name)
+        return sources
 
 
 # ------------------------------------------------------------------------------------------------------ text

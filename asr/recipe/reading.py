@@ -18,7 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from asr.errors import RecipeError
-from asr.recipe import LanguageModelRecipe, Recipe, Section
+from asr.recipe import SHARE_TAG, SOURCES_TAG, LanguageModelRecipe, Recipe, Section
 
 MAX_RECIPE_BYTES = 1_000_000
 
@@ -204,7 +204,12 @@ def _sentence(fault: Any, raw: Any, schema: type[Section]) -> str:
             return f'{where}: found "{found}", expected {" or ".join(choices)}{_did_you_mean(found, choices)}'
         case "value_error":
             return f"{where}: {fault['ctx']['error']}"
-    message = fault["msg"].replace("Input should be ", "expected ").replace("valid tuple", "list")
+    message = (
+        fault["msg"]
+        .replace("Input should be ", "expected ")
+        .replace("valid tuple", "list")
+        .replace("valid array", "list")
+    )
     found = repr(fault["input"])
     return f"{where}: {message}; found {found if len(found) < 60 else found[:57] + '...'}"
 
@@ -222,6 +227,8 @@ def _resolve(
     sections: tuple[type[Section], ...] = (schema,)
     value = raw
     for depth, part in enumerate(loc):
+        if part in (SHARE_TAG, SOURCES_TAG):
+            continue
         tagged = tuple(s for s in sections if _kind(s) == part)
         if tagged and isinstance(value, dict) and value.get("kind", _kind(tagged[0])) == part:
             sections = tagged

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from asr import recipe
-from asr.data.corpora import open_corpora
+from asr.data.corpora import AnySource, open_corpora
 from asr.decode.words import words_of
 from asr.records import Waveform
 from asr.report.clips import SOUND_SECONDS, Clip, as_sound, worth_hearing
@@ -25,7 +24,7 @@ _COLOURS = {"hit": HIT, "substitution": SUBSTITUTION, "insertion": INSERTION}
 
 
 def clips_of(
-    recogniser: Recogniser, source: recipe.Corpus, root: Path, system: System, seconds: float = SOUND_SECONDS
+    recogniser: Recogniser, source: AnySource, root: Path, system: System, seconds: float = SOUND_SECONDS
 ) -> dict[str, Clip]:
     """Clips by utterance id, of which the worst and some right ones have pictures.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from asr import checkpoint, recipe
-from asr.data.corpora import open_corpora
+from asr.data.corpora import AnySource, open_corpora
 from asr.errors import CorpusError, DivergenceError, TextError
 from asr.evaluate import evaluate, write_hypotheses
 from asr.model.collation import Utterance, collate
@@ -128,7 +128,7 @@ def train_run(plan: Plan, *, root: Path, device: str) -> bool:
 def judge(
     plans: Sequence[Plan],
     diverged: Sequence[bool],
-    sources: Sequence[recipe.Corpus],
+    sources: Sequence[AnySource],
     utterances: Sequence[Batch],
     *,
     root: Path,
@@ -179,7 +179,7 @@ def _history(plan: Plan, kind: str, figure: str) -> tuple[tuple[int, float], ...
     return tuple((line[kind], line[figure]) for line in lines if line.get(figure) is not None)
 
 
-def longest_utterances(plan: Plan, sources: Sequence[recipe.Corpus], root: Path) -> list[Batch]:
+def longest_utterances(plan: Plan, sources: Sequence[AnySource], root: Path) -> list[Batch]:
     """The longest utterances of a set that can be spelled as the runs do, a batch each, the longest first.
 
     Raises CorpusError where there is none.

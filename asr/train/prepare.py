@@ -15,10 +15,10 @@ import torch
 from asr import checkpoint, recipe
 from asr.data.augment import Augmenter
 from asr.data.batches import load_batches, plan_batches, text_of
-from asr.data.corpora import Mixture, open_corpora
+from asr.data.corpora import Mixture, check_not_empty, open_corpora
 from asr.data.decoded import DecodedAudio, keep_decoded
 from asr.decode.ngram import NgramModel
-from asr.errors import CorpusError, RecipeError, TextError
+from asr.errors import RecipeError, TextError
 from asr.model.acoustic import AcousticModel
 from asr.model.features import loader_features
 from asr.records import Batch
@@ -100,12 +100,11 @@ class TrainingCorpora:
 def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: bool) -> TrainingCorpora:
     """Opens the corpora and takes ``directory`` for this run. Raises AsrError where either cannot be had."""
     begun = is_begun(directory, resume=resume)
-    mixture = open_corpora(settings.corpora.train, root, seed=settings.seed)
-    dev_mixture = open_corpora(settings.corpora.dev, root)
+    mixture = open_corpora(settings.corpora.split("train"), root, seed=settings.seed)
+    dev_mixture = open_corpora(settings.corpora.split("dev"), root)
     augmenter = Augmenter(settings.augment, root, seed=settings.seed)
-    for name, corpora in (("train", mixture), ("dev", dev_mixture)):
-        if next(iter(corpora.whole()), None) is None:
-            raise CorpusError(f"corpora.{name} holds no utterances; is its slice of speakers too narrow?")
+    check_not_empty(mixture, settings, "train", root)
+    check_not_empty(dev_mixture, settings, "dev", root)
     if not begun:
         texts = (text_of(cut, settings.text.form) for cut in mixture.whole())
         tokeniser = build_tokeniser(settings.text.tokeniser, texts, root)
