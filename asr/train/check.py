@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import resource
 import time
 from collections import Counter
@@ -14,8 +15,8 @@ from typing import Any
 import torch
 
 from asr import recipe, runtime
-from asr.data.batches import load_batches, text_of
-from asr.data.corpora import open_corpora
+from asr.data.batches import load_batches, plan_batches, text_of
+from asr.data.corpora import Mixture, check_not_empty, open_corpora
 from asr.data.remarks import remarks
 from asr.model.acoustic import AcousticModel
 from asr.model.criterion import ctc_loss
@@ -74,6 +75,14 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """How long training is: ``an_epoch`` and, of a run that ends by its epochs, ``in_all``."""
+
+    an_epoch: int
+    in_all: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LexiconReport:
     """How the ``words`` of all splits are pronounced: ``guessed`` are those that CMUdict lacks, by rule or by eSpeak
     NG; ``lacking`` are those that have no pronunciation."""
@@ -86,13 +95,15 @@ class LexiconReport:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
     """All that ``asr check`` found. ``shared`` maps pairs of splits to the speakers they have in common; ``lexicon`` is
-    there where units are phones; ``remarks`` are what may be wrong with corpora that read well."""
+    there where units are phones; ``remarks`` are what may be wrong with corpora that read well, and what of the recipe
+    does not go with them."""
 
     alphabet: tuple[str, ...]
     lexicon: LexiconReport | None
     splits: tuple[SplitReport, ...]
     shared: dict[tuple[str, str], frozenset[str]]
     remarks: tuple[str, ...]
+    steps: Steps
     forecast: Forecast | None
 
 
@@ -105,17 +116,21 @@ def check(
 ) -> Preflight:
     """Reads every corpus once. ``advance`` hears of each batch's split and size. Raises AsrError where a corpus cannot
     be opened at all; single bad utterances are findings."""
-    train_cuts = open_corpora(settings.corpora.train, root, seed=settings.seed).whole()
+    mixtures = {
+        name: open_corpora(sources, root, seed=settings.seed)
+        for name in SPLITS
+        if (sources := settings.corpora.split(name))
+    }
+    check_not_empty(mixtures["train"], settings, "train", root)
+    check_not_empty(mixtures["dev"], settings, "dev", root)
+    train_cuts = mixtures["train"].whole()
     texts = (text_of(cut, settings.text.form) for cut in train_cuts)
     tokeniser = build_tokeniser(settings.text.tokeniser, texts, root)
     reports, largest = [], None
-    for name in SPLITS:
-        if not getattr(settings.corpora, name):
-            continue
-        cuts = train_cuts if name == "train" else open_corpora(getattr(settings.corpora, name), root).whole()
+    for name, mixture in mixtures.items():
         limits = settings.training.utterance_seconds if name == "train" else (0.0, float("inf"))
         batches = load_batches(
-            cuts,
+            mixture.whole(),
             dataclasses.replace(
                 utterances(settings),
                 featurise=loader_features(settings.features),
@@ -148,18 +163,56 @@ def check(
     forecast = None
     if largest is not None and len(largest):
         forecast = _forecast(settings, len(tokeniser.tokens), largest, sum(reports[0].durations), device)
+    steps = _count_steps(mixtures["train"], settings)
     return Preflight(
         alphabet=tokeniser.tokens[1:],
         lexicon=_check_lexicon(settings, tokeniser, root) if isinstance(tokeniser, PhoneTokeniser) else None,
         splits=tuple(reports),
         shared=shared,
-        remarks=tuple(remarks({r.name: open_corpora(getattr(settings.corpora, r.name), root) for r in reports})),
+        remarks=(*remarks(mixtures), *_mismatches(settings, reports[0], steps)),
+        steps=steps,
         forecast=forecast,
     )
 
 
+def _count_steps(train: Mixture, settings: recipe.Recipe) -> Steps:
+    training = settings.training
+    batches, _ = plan_batches(
+        train.epoch(0), max_batch_seconds=training.max_batch_seconds, buckets=training.buckets, seed=settings.seed
+    )
+    an_epoch = math.ceil(batches / training.accumulate)
+    return Steps(an_epoch=an_epoch, in_all=None if training.minutes else an_epoch * training.epochs)
+
+
+def _mismatches(settings: recipe.Recipe, train: SplitReport, steps: Steps) -> Iterator[str]:
+    """What of the recipe does not go with the corpus: a schedule longer than the run, too few emissions for a text."""
+    training, conv = settings.training, settings.encoder.conv
+    more_steps = "train for more epochs, or lower training.max_batch_seconds for more steps in each"
+    if steps.in_all is not None and training.warmup_steps >= steps.in_all:
+        yield (
+            f"the learning rate warms up for {training.warmup_steps} steps and the run has {steps.in_all}: it ends "
+            f"before full speed; lower training.warmup_steps to about {max(steps.in_all // 10, 1)}, or {more_steps}"
+        )
+    if steps.in_all is not None and isinstance(training.averaging, recipe.Ema):
+        # A young average forgets faster (train.optimiser), so it is the run's length that it must not pass.
+        memory = round(1 / max(1 - training.averaging.decay, 1e-9))
+        if memory > steps.in_all:
+            decay = 1 - 10 / max(steps.in_all, 20)
+            yield (
+                f"the average of the weights looks back over some {memory} steps and the run has {steps.in_all}: the "
+                f"model that is kept lags behind; set training.averaging.decay to about {decay:.2g}, or {more_steps}"
+            )
+    cramped = len(train.faults().get("too short for its labels", ()))
+    if cramped and conv is not None and conv.subsampling > 2:
+        rate = 1 / (settings.features.shift * conv.subsampling)
+        yield (
+            f"{cramped} utterances of train have more labels than fit in {rate:g} emissions a second: "
+            f"encoder.conv.subsampling: 2 doubles those, for about twice the work; if their texts are what is said"
+        )
+
+
 def _check_lexicon(settings: recipe.Recipe, tokeniser: PhoneTokeniser, root: Path) -> LexiconReport:
-    sources = (*settings.corpora.train, *settings.corpora.dev, *settings.corpora.test)
+    sources = [source for name in SPLITS for source in settings.corpora.split(name)]
     texts = (text_of(cut, settings.text.form) for cut in open_corpora(sources, root).whole())
     words = sorted({word for text in texts for word in text.split()})
     pronounced = tokeniser.lexicon.within(tokeniser.tokens).pronounced(words)
@@ -238,6 +291,8 @@ def render(report: Preflight) -> list[Any]:
         line(f"warning: {len(speakers)} speakers are in both {a} and {b} ({names}): error rates on {b} will flatter")
     for remark in report.remarks:
         line(f"warning: {remark}")
+    in_all = f", {report.steps.in_all} in all" if report.steps.in_all is not None else ""
+    line(f"training: {report.steps.an_epoch} steps an epoch{in_all}")
     if report.forecast:
         forecast = report.forecast
         line(
