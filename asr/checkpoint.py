@@ -310,13 +310,34 @@ def copy_model(source: Path, target: Path) -> None:
 
 
 def newest(folder: Path) -> Path:
-    """The model directory under ``folder`` whose weights were written last. Raises CheckpointError where none is."""
-    found = sorted(folder.glob(f"*/{WEIGHTS}"), key=lambda path: path.stat().st_mtime)
-    if not found:
+    """Of the recognisers under ``folder`` whose training has finished, the one whose weights were written last.
+
+    Raises CheckpointError where there is none, and names those that are still being trained.
+    """
+    found = sorted(folder.glob(f"*/{WEIGHTS}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    unfinished = []
+    for weights in found:
+        meta = _read_meta(weights.parent)
+        if "perplexity" in meta.get("results", {}).get("dev", {}):
+            continue  # an LSTM language model
+        if meta.get("training", {}).get("finished", True):
+            return weights.parent
+        unfinished.append(str(weights.parent))
+    if unfinished:
         raise CheckpointError(
-            f"there is no model under {folder}/: train one (asr train RECIPE) or name one (--model DIR)"
+            f"no model under {folder}/ has finished its training, begun: {', '.join(sorted(unfinished))}; go on with "
+            "asr train RECIPE --resume, or use one as it is (--model DIR)"
         )
-    return found[-1].parent
+    raise CheckpointError(f"there is no model under {folder}/: train one (asr train RECIPE) or name one (--model DIR)")
+
+
+def _read_meta(directory: Path) -> dict[str, Any]:
+    """The contents of meta.json, empty where it is missing or not JSON."""
+    try:
+        meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
 
 
 def is_described(directory: Path) -> bool:

@@ -1,6 +1,7 @@
 """The model directory: what is saved is what is loaded, and a stranger's directory can only be refused."""
 
 import json
+import os
 import pickle
 import time
 
@@ -76,6 +77,21 @@ def test_the_newest_model_is_the_one_whose_weights_were_written_last(directory, 
     assert checkpoint.newest(tmp_path) == other
     with pytest.raises(CheckpointError, match="train one"):
         checkpoint.newest(tmp_path / "nothing")
+
+
+def test_a_model_that_is_still_trained_and_a_language_model_are_not_the_newest(directory, tmp_path):
+    for name, meta in (
+        ("begun", {"training": {"finished": False}, "results": {"dev": {"wer": 0.5}}}),
+        ("language", {"training": {"finished": True}, "results": {"dev": {"perplexity": 9.0}}}),
+    ):
+        (tmp_path / name).mkdir()
+        checkpoint.save_meta(tmp_path / name, meta)
+        (tmp_path / name / checkpoint.WEIGHTS).touch()
+    os.utime(directory / checkpoint.WEIGHTS, (1, 1))
+    assert checkpoint.newest(tmp_path) == directory
+    (directory / checkpoint.WEIGHTS).unlink()
+    with pytest.raises(CheckpointError, match=r"has finished its training, begun: .*begun; go on with asr train"):
+        checkpoint.newest(tmp_path)
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):

@@ -125,11 +125,10 @@ def transcribe(
     if out is not None:
         elapsed = time.perf_counter() - began
         before = f", {len(work) - len(waiting)} finished before" if len(waiting) < len(work) else ""
-        say(
-            f"{len(waiting) - failed} transcribed{before}, {failed} failed: "
-            f"{seconds / 60:.1f} minutes of audio in {elapsed:.1f} s, {elapsed / max(seconds, 1e-9):.4f} x real time",
-            err=True,
-        )
+        summary = f"{len(waiting) - failed} transcribed{before}, {failed} failed"
+        if seconds:
+            summary += f": {seconds / 60:.1f} minutes of audio in {elapsed:.1f} s, {elapsed / seconds:.4f} x real time"
+        say(summary, err=True)
     if failed:
         raise click.exceptions.Exit(1)
 
