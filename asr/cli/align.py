@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from asr.cli.options import FOLDER, device_option, model_directory
+from asr.cli.options import FOLDER, device_option, model_directory, said_if_slow
 from asr.cli.terminal import say, write
 from asr.errors import AsrError
 
@@ -50,7 +50,8 @@ def align(
     recogniser = Recogniser.load(model_directory(model), device=device)
     recording = sys.stdin.buffer.read() if audio == "-" else Path(audio)
     audio = describe(Path(audio))
-    aligned = recogniser.align(recording, words or "", skip_unknown=skip_unknown)
+    with said_if_slow("aligning; the first time on a machine, the aligner itself is compiled, which takes a while"):
+        aligned = recogniser.align(recording, words or "", skip_unknown=skip_unknown)
     lost = [word.text for word in aligned.words if not word.found]
     if len(lost) == len(aligned.words):
         raise AsrError(f"{audio} holds none of the {len(lost)} words of the text: is it the right text?")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,28 +15,64 @@ from asr.cli.terminal import say
 from asr.errors import AsrError
 
 if TYPE_CHECKING:
-    from asr.recipe import Corpus, Recipe
+    from asr.data.corpora import AnySource
+    from asr.recipe import Recipe
 
-    Sources = tuple[Corpus, ...]
+    Sources = tuple[AnySource, ...]
 
 FOLDER = click.Path(path_type=Path)
 
 
+PLAIN_SECONDS = 30.0
+"""Between two plain lines of progress where standard error is no terminal."""
+
+
 def progress_bar(*columns: Any) -> Any:
-    """A progress bar on standard error, if that is a terminal; nothing is redirected, so that loader processes inherit
-    none of its locks."""
+    """A progress bar on standard error or, where that is no terminal, a plain line now and then. Nothing is redirected,
+    so that loader processes inherit none of its locks."""
+    import time
+
     from rich.console import Console
     from rich.progress import Progress
+    from rich.text import Text
+
+    class Piped(Progress):
+        due = time.monotonic() + PLAIN_SECONDS
+
+        def update(self, task_id: Any, **changes: Any) -> None:
+            super().update(task_id, **changes)
+            self._say(task_id)
+
+        def advance(self, task_id: Any, advance: float = 1) -> None:
+            super().advance(task_id, advance)
+            self._say(task_id)
+
+        def _say(self, task_id: Any) -> None:
+            if time.monotonic() < self.due:
+                return
+            self.due = time.monotonic() + PLAIN_SECONDS
+            task = next(task for task in self.tasks if task.id == task_id)
+            drawn = (column(task) for column in self.columns if not isinstance(column, str))
+            click.echo("  ".join(text.plain for text in drawn if isinstance(text, Text)), err=True)
 
     console = Console(stderr=True)
-    return Progress(
-        *columns,
-        console=console,
-        transient=True,
-        redirect_stdout=False,
-        redirect_stderr=False,
-        disable=not console.is_interactive,
-    )
+    options: dict[str, Any] = {"console": console, "transient": True}
+    options |= {"redirect_stdout": False, "redirect_stderr": False}
+    return Progress(*columns, **options) if console.is_interactive else Piped(*columns, **options, disable=True)
+
+
+@contextlib.contextmanager
+def said_if_slow(text: str, seconds: float = 3.0) -> Iterator[None]:
+    """Says ``text`` on standard error where what is done within takes longer than ``seconds``."""
+    import threading
+
+    timer = threading.Timer(seconds, click.echo, [text], {"err": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 data_option = click.option(

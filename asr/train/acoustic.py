@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from asr import checkpoint, recipe, runtime
+from asr.data.corpora import name_of
 from asr.decode.greedy import decode_greedy
 from asr.errors import TextError, TrainingError
 from asr.model.acoustic import AcousticModel
@@ -128,6 +129,13 @@ class AcousticTask:
             return {**per_label, "wer": words.rate, "cer": characters.rate}
         # The loss before the CER: among epochs of equal WER a model still silent counts as getting somewhere.
         return {"wer": words.rate, **per_label, "cer": characters.rate}
+
+    def subject(self) -> str:
+        corpora = self.corpora.recipe.corpora
+        train, dev = (", ".join(map(name_of, corpora.split(split))) for split in ("train", "dev"))
+        if isinstance(corpora.dev, recipe.HeldOut):
+            train, dev = ", ".join(map(name_of, corpora.train)), f"{corpora.dev.share:.0%} of it, held out"
+        return f"{train}: {self.corpora.seconds / 3600:.2f} hours, {self.batches} batches an epoch; dev set: {dev}"
 
     def describe(self) -> dict[str, Any]:
         return {"audio_hours_per_epoch": round(self.corpora.seconds / 3600, 3)}

@@ -98,6 +98,9 @@ class LanguageTask:
     def loss(self, model: LanguageModel, batch: Sentences) -> Loss:
         return Loss(nats=-model.log_probability(batch.tokens, batch.token_lengths).sum())
 
+    def subject(self) -> str:
+        return f"{len(self.text)} sentences, {self.batches} batches an epoch; dev set: {len(self.dev)} sentences"
+
     def score_dev(self, model: LanguageModel, monitor: Monitor) -> DevFigures:  # noqa: ARG002
         fit = measure_fit(model, self.tokeniser, self.dev)
         return {

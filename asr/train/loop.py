@@ -46,6 +46,10 @@ class Task(Protocol[M, B]):
         """What meta.json says of the corpus."""
         ...
 
+    def subject(self) -> str:
+        """The corpus and its size in a few words, for the person who waits."""
+        ...
+
 
 def train(task: Task[M, B], settings: recipe.TrainerSettings, directory: Path, *, seed: int) -> dict[str, Any]:
     """Trains ``task.model`` into ``directory``, going on where an earlier call was stopped, mid-epoch and to the
@@ -58,6 +62,8 @@ def train(task: Task[M, B], settings: recipe.TrainerSettings, directory: Path, *
 
     watched = Monitor(directory, progress, settings, batches=task.batches, may_skip=trainer.scaler.is_enabled())
     with watched as monitor, stop_on_signals() as stop:
+        if not progress.finished:
+            monitor.say(_header(task, directory))
         saved = time.monotonic()
         while not progress.finished:
             model.train()
@@ -106,6 +112,16 @@ def train(task: Task[M, B], settings: recipe.TrainerSettings, directory: Path, *
             save_state(directory, progress, trainer)
             saved = time.monotonic()
     return describe_run(task, progress)
+
+
+def _header(task: Task[M, B], directory: Path) -> str:
+    parameters = list(task.model.parameters())
+    device = parameters[0].device
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    return (
+        f"training on {task.subject()}\n"
+        f"{sum(p.numel() for p in parameters) / 1e6:.2f} M parameters on {device}{threads}; writing to {directory}"
+    )
 
 
 def _groups(batches: Iterator[B], size: int) -> Iterator[list[B]]:

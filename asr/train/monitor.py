@@ -29,6 +29,9 @@ PICTURE_SECONDS = 30
 PICTURE_SHARE = 0.01
 """Of a run's time, which drawing it may take at the most: a GPU waits meanwhile."""
 SILENT_EPOCHS = 5
+PLAIN_SECONDS = 60
+"""Between two lines of a run whose output goes to a file or a pipe."""
+BAR_WIDTH, TIME_WIDTH = 10, 9
 MOST_SKIPPED = 32
 """Steps on end: a loss scaler begins at 2^16 and halves it in each."""
 
@@ -43,15 +46,19 @@ SHOWN = {
     "dev_bits_per_character": "{:.3f} bits a character",
     "blank_rate": "blank {:.0%}",
     "gradient_norm": "grad {:.2f}",
-    "audio_hours_per_hour": "{:.0f} h/h",
-    "labels_per_second": "{:,.0f} labels/s",
+    "audio_hours_per_hour": "{:.0f} hours of audio an hour",
+    "labels_per_second": "{:,.0f} labels a second",
     "minutes": "{:.1f} min",
 }
 """How a figure of metrics.jsonl is shown; those that are not here are for the file alone."""
 
 
-def _shown(figures: dict[str, Any]) -> str:
-    return "  ".join(form.format(figures[name]) for name, form in SHOWN.items() if figures.get(name) is not None)
+def shown(figures: dict[str, Any], room: int | None = None) -> str:
+    """The figures in words; of those that do not fit in ``room`` columns, the first ones that do."""
+    entries = [form.format(figures[name]) for name, form in SHOWN.items() if figures.get(name) is not None]
+    while room is not None and entries and len("  ".join(entries)) > room:
+        entries.pop()
+    return "  ".join(entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +114,10 @@ class Monitor:
         self._skipped = 0
         self._rejected: dict[str, str] = {}
         self._picture_due = 0.0
+        self._plain_due = time.monotonic() + PLAIN_SECONDS
         self._bar = bars.Progress(
             bars.TextColumn("epoch {task.fields[epoch]}"),
-            bars.BarColumn(bar_width=20),
+            bars.BarColumn(bar_width=BAR_WIDTH),
             bars.TextColumn("{task.fields[done]}"),
             bars.TextColumn("{task.fields[figures]}"),
             bars.TimeRemainingColumn(),
@@ -198,7 +206,6 @@ class Monitor:
             line["blank_rate"] = sum(blanks) / len(blanks)
             heard = sum(loss.audio_seconds for f in figures for loss in f.losses)
             line["audio_hours_per_hour"] = heard / max(elapsed, 1e-9)
-            self.progress.epoch_blank += line["blank_rate"] * len(read)
         else:
             line["labels_per_second"] = labels / max(elapsed, 1e-9)
         if not math.isfinite(line["loss"]) or self._too_many_skipped(norms):
@@ -207,23 +214,29 @@ class Monitor:
                 f"({line['learning_rate']:.2g}) is too high for this corpus; lower training.learning_rate or "
                 "training.clip, or lengthen training.warmup_steps, and train anew with another --out"
             )
-        self.progress.epoch_loss += nats
-        self.progress.epoch_labels += labels
-        self.progress.epoch_steps += len(read)
-        self.progress.seconds += elapsed
+        blank_rate = line.get("blank_rate")
+        self.progress.add(nats=nats, labels=labels, steps=len(read), blank_rate=blank_rate, seconds=elapsed)
         self._since = self._pending[-1].at
         self._pending.clear()
         self._write(line)
+        self._show(line)
+
+    def _show(self, line: dict[str, Any]) -> None:
+        """Moves the progress line, which keeps the step and the time left however narrow the terminal is; where there
+        is no terminal, says it now and then."""
         decisive = {f"dev_{name}": value for name, value in list(self.progress.last_dev.items())[:1]}
         timed = self.settings.minutes is not None
         completed = self.progress.seconds if timed else self.progress.epoch * self._batches + self.progress.batch
-        self._bar.update(
-            self._task,
-            completed=completed,
-            epoch=self._numbered(self.progress.epoch + 1),
-            done=f"{completed / 60:.1f}/{self.settings.minutes:g} min" if timed else f"{completed}/{self._total}",
-            figures=_shown({**line, **decisive}),
-        )
+        done = f"{completed / 60:.1f}/{self.settings.minutes:g} min" if timed else f"{completed}/{self._total}"
+        epoch = self._numbered(self.progress.epoch + 1)
+        figures = {**line, **decisive}
+        room = self.console.width - len(f"epoch {epoch} {done} ") - BAR_WIDTH - TIME_WIDTH - 2
+        self._bar.update(self._task, completed=completed, epoch=epoch, done=done, figures=shown(figures, room))
+        if not self.console.is_interactive and time.monotonic() > self._plain_due:
+            self._plain_due = time.monotonic() + PLAIN_SECONDS
+            left = self._bar.tasks[0].time_remaining
+            rest = "" if left is None else f"  {left / 60:.0f} min left"
+            self.say(f"epoch {epoch}  {done}  {shown(figures)}{rest}")
 
     def _too_many_skipped(self, norms: Sequence[float]) -> bool:
         """Whether a gradient is NaN or infinite where it must not be: at all without a loss scaler, and with one in so
@@ -247,36 +260,31 @@ class Monitor:
             "kind": "epoch",
             "step": progress.step,
             "epoch": progress.epoch,
-            "train_loss": progress.epoch_loss / max(progress.epoch_labels, 1),
+            "train_loss": progress.train_loss,
             **{f"dev_{name}": value for name, value in (dev or {}).items()},
             "rejected": len(self._rejected),
             "minutes": progress.seconds / 60,
         }
-        if progress.epoch_blank:
-            line["blank_rate"] = progress.epoch_blank / max(progress.epoch_steps, 1)
+        if progress.blank_rate is not None:
+            line["blank_rate"] = progress.blank_rate
         self._write(line)
-        self.say(f"epoch {self._numbered(progress.epoch)}  {_shown(line)}{'  best' if best else ''}")
+        self.say(f"epoch {self._numbered(progress.epoch)}  {shown(line)}{'  best' if best else ''}")
         if dev:
-            self._warn_if_silent(line)
-        progress.epoch_loss = progress.epoch_blank = 0.0
-        progress.epoch_labels = progress.epoch_steps = 0
+            progress.count_silence(dev, self.settings)
+            if progress.silent_epochs == SILENT_EPOCHS:
+                self._warn_of_silence()
+        progress.begin_sums()
         if now > self._picture_due:
             self._draw()
             drawn = time.monotonic()
             self._picture_due = drawn + max(PICTURE_SECONDS, (drawn - now) / PICTURE_SHARE)
 
-    def _warn_if_silent(self, line: dict[str, Any]) -> None:
-        """Every CTC model begins by emitting blanks alone; one that still does long after the warm-up has collapsed."""
-        rates = [line[f"dev_{name}"] for name in ("wer", "per") if f"dev_{name}" in line]
-        warm = self.progress.step > self.settings.warmup_steps
-        collapsed = warm and line.get("blank_rate", 0) > 0.99 and min(rates, default=0) >= 1
-        self.progress.silent_epochs = self.progress.silent_epochs + 1 if collapsed else 0
-        if self.progress.silent_epochs == SILENT_EPOCHS:
-            self.say(
-                f"warning: for {SILENT_EPOCHS} epochs after the warm-up the model has emitted blanks alone. Likely "
-                "causes: texts that do not belong to their audio (listen to a few), a learning rate that is too high "
-                "or too low, too few steps an epoch (lower training.max_batch_seconds), or too strong augmentation."
-            )
+    def _warn_of_silence(self) -> None:
+        self.say(
+            f"warning: for {SILENT_EPOCHS} epochs after the warm-up the model has emitted blanks alone. Likely "
+            "causes: texts that do not belong to their audio (listen to a few), a learning rate that is too high "
+            "or too low, too few steps an epoch (lower training.max_batch_seconds), or too strong augmentation."
+        )
 
     def _write(self, line: dict[str, Any]) -> None:
         self.history.append(line)

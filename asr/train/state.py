@@ -44,6 +44,37 @@ class Progress:
     epoch_blank: float = 0.0
     epoch_steps: int = 0
 
+    def add(self, *, nats: float, labels: int, steps: int, blank_rate: float | None, seconds: float) -> None:
+        """Sums up ``steps`` more steps: their loss over their labels, the mean of their blank rates, their time."""
+        self.epoch_loss += nats
+        self.epoch_labels += labels
+        self.epoch_steps += steps
+        self.epoch_blank += (blank_rate or 0.0) * steps
+        self.seconds += seconds
+
+    @property
+    def train_loss(self) -> float:
+        """Of this epoch so far, a label, in nats."""
+        return self.epoch_loss / max(self.epoch_labels, 1)
+
+    @property
+    def blank_rate(self) -> float | None:
+        """Of this epoch so far; None where the model has no blank."""
+        return self.epoch_blank / max(self.epoch_steps, 1) if self.epoch_blank else None
+
+    def begin_sums(self) -> None:
+        """Forgets the sums of the epoch that was closed."""
+        self.epoch_loss = self.epoch_blank = 0.0
+        self.epoch_labels = self.epoch_steps = 0
+
+    def count_silence(self, dev: DevFigures, settings: recipe.TrainerSettings) -> None:
+        """Counts the epochs on end in which the model emitted blanks alone after the warm-up. Before, every CTC model
+        does."""
+        rates = [dev[name] for name in ("wer", "per") if name in dev]
+        warm = self.step > settings.warmup_steps
+        silent = warm and (self.blank_rate or 0.0) > 0.99 and min(rates, default=0) >= 1
+        self.silent_epochs = self.silent_epochs + 1 if silent else 0
+
     def close_epoch(self, seconds: float, settings: recipe.TrainerSettings) -> None:
         """Moves on to the next epoch, or to the end, after ``seconds`` of training."""
         self.epoch, self.batch = self.epoch + 1, 0
