@@ -317,7 +317,7 @@ def newest(folder: Path) -> Path:
     found = sorted(folder.glob(f"*/{WEIGHTS}"), key=lambda path: path.stat().st_mtime, reverse=True)
     unfinished = []
     for weights in found:
-        meta = _read_meta(weights.parent)
+        meta = read_meta(weights.parent)
         if "perplexity" in meta.get("results", {}).get("dev", {}):
             continue  # an LSTM language model
         if meta.get("training", {}).get("finished", True):
@@ -331,7 +331,7 @@ def newest(folder: Path) -> Path:
     raise CheckpointError(f"there is no model under {folder}/: train one (asr train RECIPE) or name one (--model DIR)")
 
 
-def _read_meta(directory: Path) -> dict[str, Any]:
+def read_meta(directory: Path) -> dict[str, Any]:
     """The contents of meta.json, empty where it is missing or not JSON."""
     try:
         meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))

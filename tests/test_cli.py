@@ -35,6 +35,7 @@ COMMANDS = [
     "lexicon",
     "lexicon make",
     "lexicon add",
+    "info",
 ]
 
 
@@ -73,6 +74,19 @@ def test_help_takes_less_than_300_ms():
         return time.perf_counter() - started
 
     assert min(once() for _ in range(5)) < 0.3
+
+
+def test_info_says_what_a_model_is(home):
+    done = asr("info", "models/toy", cwd=home)
+    assert done.returncode == 0, done.stderr.decode()
+    facts = dict(line.split("  ", 1) for line in done.stdout.decode().splitlines())
+    assert facts["units    "] == "4 characters: ␣ a b c"
+    assert facts["trained  "].startswith("12 epochs of ")
+    assert re.match(r"dev WER [\d.]+%, CER [\d.]+% at epoch \d+", facts["results  "])
+    assert facts["decoder  "] == "kind greedy"
+    assert "corpora    train: train; dev: dev" in done.stdout.decode()
+    (home / "models" / "toy" / "MODEL_CARD.md").write_text("# Toy\n")
+    assert "card       models/toy/MODEL_CARD.md" in asr("info", "models/toy", cwd=home).stdout.decode()
 
 
 def test_evaluate_prints_pooled_rates_and_writes_both_files(home):

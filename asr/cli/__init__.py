@@ -15,6 +15,7 @@ from asr import __version__
 from asr.cli.align import align
 from asr.cli.check import check
 from asr.cli.evaluate import evaluate
+from asr.cli.info import info
 from asr.cli.inspect import inspect
 from asr.cli.lexicon import lexicon
 from asr.cli.listen import listen
@@ -98,5 +99,20 @@ def main() -> None:
     """Train, run and measure your own speech recogniser."""
 
 
-for command in (train, evaluate, score, transcribe, listen, align, check, lexicon, lm, tune, text, study, inspect):
+for command in (
+    train,
+    evaluate,
+    score,
+    transcribe,
+    listen,
+    align,
+    check,
+    lexicon,
+    lm,
+    tune,
+    text,
+    study,
+    inspect,
+    info,
+):
     main.add_command(command)

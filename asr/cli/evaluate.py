@@ -97,13 +97,19 @@ def evaluate(
 def _write_report(
     path: Path, recogniser: Recogniser, model: Path, scores: Sequence[SetScore], sets: Sequence[tuple[Sources, Path]]
 ) -> None:
+    from asr import checkpoint
     from asr import evaluate as scoring
+    from asr.data.corpora import name_of
     from asr.report import write_report
     from asr.report.clips import SOUND_SECONDS
     from asr.report.pictures import clips_of
+    from asr.study.inspection import describe
 
+    meta = checkpoint.read_meta(model)
     facts = [
-        f"Decoder: {_described(recogniser.recipe.decoder)}; real-time factor {scoring.real_time_factor(scores):.4f}."
+        f"{describe(recogniser.recipe.encoder)}; {meta.get('parameters', 0) / 1e6:.2f} M parameters; trained on "
+        f"{', '.join(Path(name_of(source)).name for source in recogniser.recipe.corpora.train)}.",
+        f"Decoder: {described(recogniser.recipe.decoder)}; real-time factor {scoring.real_time_factor(scores):.4f}.",
     ]
     facts += [f"{s.name}: {len(s.unreadable)} utterances could not be read." for s in scores if s.unreadable]
     sources = [(source, root) for members, root in sets for source in members]
@@ -122,7 +128,7 @@ def _write_report(
     say(f"{path}: the report")
 
 
-def _described(decoder: recipe.Decoder) -> str:
+def described(decoder: recipe.Decoder) -> str:
     """For a page that people pass on: of a path its last part alone, and no calibration, which changes no word."""
     settings = decoder.model_dump(exclude_none=True, exclude={"calibration"})
     for key in ("language_model", "lexicon"):
