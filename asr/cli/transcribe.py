@@ -80,6 +80,7 @@ def transcribe(
 
     runtime.keep_few_kernels()
     from asr.transcribe import folders, formats, jobs
+    from asr.transcribe.confidence import Confidence
     from asr.transcribe.recogniser import Recogniser
 
     recordings: Sequence[Path | None] = [None] if files == ("-",) else folders.find_recordings(files)
@@ -97,7 +98,7 @@ def transcribe(
         return
     recogniser = Recogniser.load(model_directory(model), device=device, decoding=decoding)
     began = time.perf_counter()
-    failed, seconds = 0, 0.0
+    failed, seconds, confidence = 0, 0.0, Confidence()
     with _listening(waiting, channels, track) as (progress, advance):
         outcomes = recogniser.transcribe_all(
             (sys.stdin.buffer.read() if job.recording is None else job.recording for job in waiting),
@@ -113,6 +114,7 @@ def transcribe(
                 failed += 1
             else:
                 seconds += outcome.duration
+                confidence.add(outcome)
                 if not outcome.words:
                     say(f"{job.name} holds no words", err=True)
                 if out is None and forms == ("txt",) and len(waiting) > 1:
@@ -122,6 +124,13 @@ def transcribe(
                 else:
                     job.write(outcome)
             progress.start()
+    if confidence.is_foreign:
+        click.echo(
+            f"asr: the model is unsure of what it hears: the mean confidence of {confidence.words} words is "
+            f"{confidence.mean:.2f}. The speech may be foreign to it, another language or recorded otherwise than what "
+            "it was trained on; expect many errors",
+            err=True,
+        )
     if out is not None:
         elapsed = time.perf_counter() - began
         before = f", {len(work) - len(waiting)} finished before" if len(waiting) < len(work) else ""
