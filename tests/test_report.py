@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from asr import recipe
 from asr.cli import main
-from asr.cli.evaluate import _described
+from asr.cli.evaluate import described
 from asr.decode.calibration import reliability
 from asr.records import Waveform, Word
 from asr.report import FOLDED, OPEN, confused_characters, confused_words, write_report
@@ -98,6 +98,24 @@ def test_the_page_holds_everything_and_loads_nothing(tmp_path):
         assert said in page.text.replace("\xa0", " ")
 
 
+def test_several_systems_begin_with_a_table_and_with_what_only_one_of_them_has_right(tmp_path):
+    lines = [Line(id=f"u{i}", text=f"say {i}") for i in range(4)]
+    a = aligned("A", lines, ["say 0", "say 1", "say x", "say y"])
+    b = aligned("B", lines, ["say 0", "say z", "say 2", "say y"])
+    page = page_of(tmp_path / "out.html", a, b, comparisons=compare([a, b]))
+    text = " ".join(page.text.replace("\xa0", " ").split())
+    assert text.index("system WER 95 % interval") < text.index("A right, B wrong") < text.index("word error rate")
+    assert "A right, B wrong 1 utterances utterance A, as it was said B u1 say 1 say z" in text
+    assert "B right, A wrong 1 utterances utterance B, as it was said A u2 say 2 say x" in text
+
+
+def test_a_page_names_no_private_folder_and_says_its_date(tmp_path):
+    page = page_of(tmp_path / "out.html", aligned("/home/anna/secret/set", [Line(id="u", text="a")], ["a"]))
+    assert "anna" not in page.text
+    assert "set" in page.text.split()
+    assert re.search(r"asr [\d.\w]+, \d{4}-\d{2}-\d{2}\.", page.text)
+
+
 def test_ids_are_unique_and_the_colours_the_pages(tmp_path):
     page = page_of(tmp_path / "out.html", system("A", 60), system("BB", 60))
     ids = [attributes["id"] for tag, attributes in page.found if "id" in attributes and tag in ("clipPath", "h2")]
@@ -125,7 +143,7 @@ def test_speakers_may_be_called_what_matplotlib_takes_for_a_formula(tmp_path):
     assert r"$\foo$ (2)" in page.text
 
 
-def test_the_decoder_is_described_without_the_folders_of_its_files():
+def test_the_decoder_isdescribed_without_the_folders_of_its_files():
     decoder = recipe.Beam(
         language_model="/home/me/lm.arpa",
         lexicon="../words.txt",
@@ -133,13 +151,13 @@ def test_the_decoder_is_described_without_the_folders_of_its_files():
         hotwords={"Kettering": 8.0},
         calibration=recipe.Calibration(),
     )
-    said = _described(decoder)
+    said = described(decoder)
     assert "language_model lm.arpa, alpha 0.5" in said
     assert "lexicon words.txt" in said
     assert "LSTM (path lstm_lm, weight 0.3" in said
     assert "hotwords (Kettering 8.0)" in said
     assert not re.search(r"[/{}]|calibration", said)
-    assert _described(recipe.Greedy()) == "kind greedy"
+    assert described(recipe.Greedy()) == "kind greedy"
 
 
 def test_the_confusions_are_counted(tmp_path):

@@ -39,7 +39,7 @@ def inspect(model: Path, clip: Path, output: Path | None) -> None:
     say(" ".join(word.text for word in seen.words) or "no word was recognised")
     gated = seen.trace.layers[0].named_gates
     say(_table(seen.trace) if gated else "a simple RNN has no gates: the page shows its hidden state alone")
-    inspection.write_inspection(output, seen, recogniser, clip=str(clip), model=str(model))
+    inspection.write_inspection(output, seen, recogniser, clip=clip.name, model=model.resolve().name)
     say(f"{output}: the page")
 
 

@@ -105,7 +105,8 @@ def score(
         silent = list(dict.fromkeys(itertools.chain(*faults)))
         if silent:
             say(f"{len(silent)} utterances cannot be played, the first: {silent[0]}", err=True)
-        write_report(report, f"{reference} scored", systems, comparisons=comparisons, facts=facts, clips=clips)
+        shared = [f"reference {reference.name}{facts[0].removeprefix(f'reference {references}')}", *facts[1:]]
+        write_report(report, f"{reference.stem} scored", systems, comparisons=comparisons, facts=shared, clips=clips)
 
 
 def _print_groups(kind: str, systems: Sequence[System]) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 MOST_CONFUSED = 15
 OPEN = 20
 """Utterances shown at once; the others are folded away."""
+DISPUTED = 20
+"""Utterances shown side by side that one system has right and another wrong."""
 FOLDED = 100
 """Utterances in a fold."""
 
@@ -71,6 +73,17 @@ class Fold:
         return f"Utterances {_span(self.first, self.first + len(self.shown) - 1)}: {many}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispute:
+    """The ``count`` utterances that the system ``right`` has without error and ``wrong`` has not, and ``shown``, those
+    of them with the most errors, as ``wrong`` reads them."""
+
+    right: str
+    wrong: str
+    count: int
+    shown: tuple[ScoredLine, ...]
+
+
 def write_report(
     path: Path,
     title: str,
@@ -88,6 +101,7 @@ def write_report(
         title=title,
         facts=facts,
         comparisons=[str(comparison) for comparison in comparisons],
+        disputes=list(_disputes(systems)) if comparisons else None,
         sections=[
             _section(system, number, some)
             for number, (system, some) in enumerate(zip(systems, clips or [{}] * len(systems), strict=True))
@@ -97,6 +111,15 @@ def write_report(
     )
     with files.replacing(path) as file:
         file.write(page)
+
+
+def _disputes(systems: Sequence[System]) -> Iterator[Dispute]:
+    """Of two systems and more over the same utterances, the first against each other one, both ways round."""
+    for other in systems[1:]:
+        for one, two in ((systems[0], other), (other, systems[0])):
+            right = {u.line.id for u in one.utterances if not u.counts(one.unit).errors}
+            disputed = [u for u in two.worst() if u.line.id in right]
+            yield Dispute(right=one.name, wrong=two.name, count=len(disputed), shown=tuple(disputed[:DISPUTED]))
 
 
 def confused_words(system: System, kind: str) -> list[Confusion]:
@@ -129,6 +152,8 @@ def _section(system: System, number: int, clips: Mapping[str, Clip]) -> dict[str
     return {
         "number": number,
         "system": system,
+        # A page is passed on: where its writer keeps files is nobody's business.
+        "name": Path(system.name).name if Path(system.name).is_absolute() else system.name,
         "interval": system.interval(system.unit),
         "interval_by_speaker": system.interval_by_speaker(system.unit),
         "plots": {

@@ -20,7 +20,17 @@ MOST_SPEAKERS = 40
 _ACCENT = "#1f77b4"
 HIT, SUBSTITUTION, INSERTION = "#000000", "#9a5b00", "#1a6b45"
 """What a recognised word is drawn in."""
-COLOURS = {HIT: "currentColor", _ACCENT: "var(--accent)", SUBSTITUTION: "var(--sub)", INSERTION: "var(--ins)"}
+CELLS = (
+    "#1f77b5", "#ff7f0f", "#2ca02d", "#d62729", "#9467be", "#8c564c", "#e377c3", "#7f7f80", "#bcbd23", "#17becd",
+)  # fmt: skip
+"""Colours of many lines in one figure, told apart in light and in dark pages: they stand for ``--cell-0`` and so on."""
+COLOURS = {
+    **{colour: f"var(--cell-{i})" for i, colour in enumerate(CELLS)},
+    HIT: "currentColor",
+    _ACCENT: "var(--accent)",
+    SUBSTITUTION: "var(--sub)",
+    INSERTION: "var(--ins)",
+}
 """What stands in a figure for the page's colours, light or dark."""
 
 

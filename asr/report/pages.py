@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 from asr import __version__
@@ -19,4 +20,6 @@ def render(template: str, *, package: str = "asr.report", **values: Any) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    return environment.get_template(template).render(version=__version__, **values)
+    return environment.get_template(template).render(
+        version=__version__, date=datetime.date.today().isoformat(), **values
+    )

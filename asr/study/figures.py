@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from asr.report.figures import CELLS as COLOURS_OF_CELLS
 from asr.report.figures import new_figure
 from asr.study.cells import CELLS
 from asr.study.gradients import GradientFlow
@@ -87,10 +88,7 @@ def _style(cell: str, number: int) -> dict[str, Any]:
 
 
 def _colour(cell: str) -> str:
-    from matplotlib.colors import TABLEAU_COLORS
-
-    colours: list[str] = list(TABLEAU_COLORS.values())
-    return colours[list(CELLS).index(cell) % len(colours)]
+    return COLOURS_OF_CELLS[list(CELLS).index(cell) % len(COLOURS_OF_CELLS)]
 
 
 def _figure() -> tuple[Figure, Any]:

@@ -83,13 +83,17 @@ def write_inspection(path: Path, inspection: Inspection, recogniser: Recogniser,
         text=" ".join(word.text for word in inspection.words),
         seconds=inspection.waveform.duration,
         cut=inspection.cut,
-        network=describe(recogniser.recipe.encoder),
+        network=f"{describe(recogniser.recipe.encoder)}; {_parameters(recogniser) / 1e6:.2f} M parameters",
         frame_shift=recogniser.network.frame_shift,
         speech=speech_picture(inspection, recogniser),
         gates=gates_section(inspection.trace, inspection.words),
     )
     with files.replacing(path) as file:
         file.write(page)
+
+
+def _parameters(recogniser: Recogniser) -> int:
+    return sum(parameter.numel() for parameter in acoustic_model(recogniser).parameters())
 
 
 def speech_picture(inspection: Inspection, recogniser: Recogniser) -> str:

@@ -16,6 +16,7 @@ from asr.records import Batch, Waveform
 from asr.report.figures import as_svg
 from asr.report.pages import render
 from asr.study import figures, inspection
+from asr.study.drawings import drawing
 from asr.study.gradients import GradientFlow
 from asr.study.memory import Memory
 from asr.study.pictures import gates_section
@@ -59,6 +60,7 @@ def write_page(
         package="asr.study",
         title=title,
         facts=[*facts, *findings(contestants)],
+        drawings=[drawing(contestant.cell) for contestant in contestants],
         columns=COLUMNS,
         rows=table(contestants),
         plots=_plots(contestants),
