@@ -157,7 +157,7 @@ class Hypothesis:
 
     ``frames[i]`` is the emission frame of ``tokens[i]`` and ``probabilities[i]`` its posterior there. Scores are
     natural logs. Where words do not follow from the tokens (phones), ``spans[i]`` says from which token to which the
-    text's word ``i`` is pronounced.
+    text's word ``i`` is pronounced. ``remark`` says why a text is empty where something was said.
     """
 
     tokens: tuple[int, ...]
@@ -167,6 +167,7 @@ class Hypothesis:
     acoustic_score: float
     lm_score: float = 0.0
     spans: tuple[tuple[int, int], ...] | None = None
+    remark: str = ""
 
     @property
     def score(self) -> float:
@@ -186,13 +187,14 @@ class Word:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """A stretch of speech: its words, ``start`` and ``end`` in seconds, and the ``channel`` that it was heard in,
-    counted from 1, or None where channels were mixed."""
+    counted from 1, or None where channels were mixed. ``remark`` says what was not taken for words, and why."""
 
     text: str
     start: float
     end: float
     words: tuple[Word, ...]
     channel: int | None = None
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,7 +52,7 @@ def listen(
 
     A line an utterance; on a terminal, what is being said is shown as it reads so far. As JSON, a line is an event: its
     kind (partial: in place of the partial before; final: these words stay), the seconds heard by then, whether an
-    utterance ends, the text and its words with times.
+    utterance ends, the text and its words with times, and with --phrases a remark where none of them was said.
     """
     from asr.transcribe.live import CHUNK_SECONDS, CONTEXT_SECONDS, ENDPOINT_SECONDS
     from asr.transcribe.microphone import microphone, play
@@ -105,7 +105,10 @@ class _Lines:
         for segment in heard.segments:
             del self.said[: len(segment.words)]
             click.echo(erase, nl=False)
-            say(segment.text)
+            if segment.remark:
+                say(f"{segment.start:.1f} to {segment.end:.1f} s: {segment.remark}", err=True)
+            else:
+                say(segment.text)
         if self.redraws:
             line = printable(" ".join(word.text for word in (*self.said, *heard.partial)))
             room = shutil.get_terminal_size().columns - 1
@@ -122,13 +125,14 @@ class _Events:
     def __call__(self, heard: Heard, time: float) -> None:
         ends = bool(heard.segments)
         if heard.final or ends:
-            self._echo("final", heard.final, time, ends)
+            self._echo("final", heard.final, time, ends, "; ".join(s.remark for s in heard.segments if s.remark))
         if heard.partial != self.partial:
             self._echo("partial", heard.partial, time, False)
             self.partial = heard.partial
 
     @staticmethod
-    def _echo(kind: str, words: tuple[Word, ...], time: float, ends: bool) -> None:
+    def _echo(kind: str, words: tuple[Word, ...], time: float, ends: bool, remark: str = "") -> None:
         text = " ".join(word.text for word in words)
         event = {"kind": kind, "time": round(time, 3), "ends": ends, "text": text}
+        event |= {"remark": remark} if remark else {}
         say(json.dumps({**event, "words": [asdict(word) for word in words]}, ensure_ascii=False))

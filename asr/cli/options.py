@@ -132,12 +132,16 @@ def decoder_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--lstm-weight", metavar="X", help="Weight of its log probability."),
         click.option("--lstm-mode", metavar="MODE", help="rescore, or fuse: in the search itself, slower."),
         click.option("--lexicon", metavar="FILE", help="Only words of this file, one a line."),
+        click.option(
+            "--phrases", metavar="FILE", help="One of this file's phrases, or nothing: recipes/guides/phrases.md."
+        ),
+        click.option("--reject", metavar="P", help="Of --phrases: nothing, where the confidence is below P (0 to 1)."),
         click.option("--hotwords", metavar="LIST", help='Favoured words and phrases: "Kettering:8,saturn" (in nats).'),
     )
 
     @functools.wraps(command)
     def with_decoding(**arguments: Any) -> None:
-        decoding = {name: arguments.pop(name) for name in ("greedy", "hotwords", *_KEYS)}
+        decoding = {name: arguments.pop(name) for name in ("greedy", "phrases", "reject", "hotwords", *_KEYS)}
         command(**arguments, decoding=decoder_overrides(**decoding))
 
     for option in reversed(options):
@@ -162,20 +166,32 @@ _KNOWLEDGE = _KEYS.keys() - {"beam"}
 HOTWORD_WEIGHT = 6.0
 
 
-def decoder_overrides(greedy: bool, hotwords: str | None, **settings: str | None) -> list[str]:
+def decoder_overrides(
+    greedy: bool, phrases: str | None, reject: str | None, hotwords: str | None, **settings: str | None
+) -> list[str]:
     """Recipe overrides (``decoder.alpha=0.5``) that say what the options say. Raises AsrError."""
-    if greedy and (hotwords or any(settings.values())):
+    others = hotwords or any(settings.values())
+    if greedy and (others or phrases or reject):
         raise AsrError("--greedy searches nothing, so it goes with no other decoding option")
+    if phrases and others:
+        raise AsrError(
+            "--phrases searches its own phrases alone, so of the decoding options only --reject goes with it"
+        )
     if greedy:
         return ["decoder={kind: greedy}"]
-    given = {option: value for option, value in settings.items() if value is not None}
+    if phrases:
+        given = [] if reject is None else [f"decoder.reject={reject}"]
+        return ["decoder={kind: phrases}", f"decoder.file={json.dumps(str(Path(phrases).absolute()))}", *given]
+    if reject is not None:
+        return [f"decoder.reject={reject}"]
+    chosen = {option: value for option, value in settings.items() if value is not None}
     overrides = [
         f"decoder.{_KEYS[option]}={json.dumps(str(Path(value).absolute())) if option in _PATHS else value}"
-        for option, value in given.items()
+        for option, value in chosen.items()
     ]
     if hotwords:
         overrides.append(f"decoder.hotwords={json.dumps(_hotwords(hotwords), ensure_ascii=False)}")
-    if given.keys() & _KNOWLEDGE:
+    if chosen.keys() & _KNOWLEDGE:
         overrides.append("decoder.calibration=null")  # it is that of what the model directory decodes with
     return ["decoder.kind=beam", *overrides] if overrides else []
 

@@ -25,6 +25,7 @@ from asr.errors import AsrError
 from asr.text.printable import printable
 
 if TYPE_CHECKING:
+    from asr.records import Transcript
     from asr.transcribe.jobs import Job
     from asr.transcribe.recordings import Channels
 
@@ -115,8 +116,7 @@ def transcribe(
             else:
                 seconds += outcome.duration
                 confidence.add(outcome)
-                if not outcome.words:
-                    say(f"{job.name} holds no words", err=True)
+                _explain(job.name, outcome)
                 if out is None and forms == ("txt",) and len(waiting) > 1:
                     say(f"{printable(job.name, line=True)}\t{printable(outcome.text, line=True)}")
                 elif out is None:
@@ -140,6 +140,15 @@ def transcribe(
         say(summary, err=True)
     if failed:
         raise click.exceptions.Exit(1)
+
+
+def _explain(name: str, transcript: Transcript) -> None:
+    """Says on standard error what a transcript leaves out, or that it is empty."""
+    remarked = [segment for segment in transcript.segments if segment.remark]
+    for segment in remarked:
+        say(f"{name}, {segment.start:.1f} to {segment.end:.1f} s: {segment.remark}", err=True)
+    if not transcript.words and not remarked:
+        say(f"{name} holds no words", err=True)
 
 
 @contextlib.contextmanager

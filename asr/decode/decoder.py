@@ -72,6 +72,11 @@ def build_decoder(
     may find, in place of the lexicon that the settings name. Raises LanguageModelError and TextError."""
     if isinstance(settings, recipe.Greedy):
         return GreedyDecoder(tokeniser)
+    if isinstance(settings, recipe.Phrases):
+        from asr.decode.grammar import read_grammar
+        from asr.decode.phrases import PhraseDecoder
+
+        return PhraseDecoder(tokeniser, read_grammar(root / settings.file, form), settings)
     from asr.decode.beam import BeamDecoder  # numba's import takes a second
 
     knowledge = gather_knowledge(settings, tokeniser, root=root, form=form, lstm=lstm, words=words)

@@ -454,7 +454,17 @@ class Beam(Section):
     calibration: Calibration | None = None
 
 
-Decoder = Annotated[Greedy | Beam, Field(discriminator="kind")]
+class Phrases(Section):
+    """One of the phrases of a grammar ``file`` (``decode.grammar``), whose path starts in the model directory; nothing
+    where its confidence is below ``reject``. After ``pause`` seconds of silence another one may be said."""
+
+    kind: Literal["phrases"]
+    file: str
+    reject: Fraction = 0.3
+    pause: PositiveFloat = 0.8
+
+
+Decoder = Annotated[Greedy | Beam | Phrases, Field(discriminator="kind")]
 
 
 class Recipe(Section):

@@ -20,11 +20,13 @@ def as_text(transcript: Transcript) -> str:
 
 def as_json(transcript: Transcript, file: str) -> str:
     """One JSON object on one line: file, duration (s), text, segments with start and end (s), and words with start, end
-    and confidence (0..1). Where channels were taken apart, segments and words say which."""
+    and confidence (0..1). Where channels were taken apart, segments and words say which; a segment's remark says what
+    was not taken for words, and why."""
     words, segments = [], []
     for segment in transcript.segments:
         channel = {} if segment.channel is None else {"channel": segment.channel}
-        segments.append({**channel, "start": segment.start, "end": segment.end, "text": segment.text})
+        remark = {"remark": segment.remark} if segment.remark else {}
+        segments.append({**channel, "start": segment.start, "end": segment.end, "text": segment.text, **remark})
         words += [{**channel, **asdict(word)} for word in segment.words]
     document = {
         "file": file,

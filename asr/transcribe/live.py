@@ -49,11 +49,14 @@ class LiveDecoder:
         final: list[Word] = []
         segments: list[Segment] = []
 
-        def close(words: tuple[Word, ...]) -> None:
+        def close(words: tuple[Word, ...], remark: str) -> None:
             final.extend(words[self.settled :])
             if words:
                 text = " ".join(word.text for word in words)
                 segments.append(Segment(text=text, start=words[0].start, end=words[-1].end, words=words))
+            elif remark:
+                start, end = (round(frame * self.frame_shift, 3) for frame in self._extent())
+                segments.append(Segment(text="", start=start, end=end, words=(), remark=remark))
 
         begin = 0
         for frame, quiet in enumerate(np.isin(log_probs.argmax(axis=1), self._quiet).tolist(), start=1):
@@ -62,15 +65,17 @@ class LiveDecoder:
             if ended or len(self.emissions) + frame - begin >= self.longest:
                 self._read(log_probs[begin:frame])
                 begin = frame
-                words = self._words(self.search.conclude())
+                reading = self.search.conclude()
+                words = self._words(reading)
                 # Of speech without a pause, the newest word may go on: it is read again.
                 keep = len(words) if ended or len(words) == 1 else max(self.settled, len(words) - 1)
-                close(words[:keep])
+                close(words[:keep], reading.remark)
                 self._begin_after(words[:keep], words[keep:])
         self._read(log_probs[begin:])
         if last:
-            words = self._words(self.search.conclude())
-            close(words)
+            reading = self.search.conclude()
+            words = self._words(reading)
+            close(words, reading.remark)
             self._begin_after(words, ())
         hypothesis = self.search.best()
         words = self._words(hypothesis)
@@ -105,6 +110,12 @@ class LiveDecoder:
     def _words(self, hypothesis: Hypothesis) -> tuple[Word, ...]:
         begin = self.begins * self.frame_shift
         return words_of(hypothesis, self.tokeniser, self.frame_shift, begin, self.decoder.calibration)
+
+    def _extent(self) -> tuple[int, int]:
+        """The utterance's frames of the stream, from the first to the last that is not silent."""
+        loud = np.flatnonzero(~np.isin(self.emissions.argmax(axis=1), self._quiet))
+        first, last = (int(loud[0]), int(loud[-1]) + 1) if len(loud) else (0, len(self.emissions))
+        return self.begins + first, self.begins + last
 
     def _frame(self, time: float) -> int:
         """The frame of the utterance at ``time``, in seconds of the stream."""

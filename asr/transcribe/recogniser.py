@@ -43,7 +43,7 @@ def load_lstm(settings: recipe.Decoder, tokeniser: Tokeniser, root: Path) -> Tok
     Raises CheckpointError where it spells otherwise than the recogniser, unless that one's tokens are phones: then the
     LSTM reads text, and LanguageModelError says that it can take no part in the search.
     """
-    if isinstance(settings, recipe.Greedy) or settings.lstm is None:
+    if not isinstance(settings, recipe.Beam) or settings.lstm is None:
         return None
     loaded = checkpoint.load_language_model(root / settings.lstm.path, device="cpu")
     if not isinstance(tokeniser, PhoneTokeniser):

@@ -183,6 +183,7 @@ class Transcription:
                         end=round(utterance.stop / self._rate, 3),
                         words=words_of(best, self._tokeniser, shift, start, self._decoder.calibration),
                         channel=utterance.channel,
+                        remark=best.remark,
                     )
                 )
 
