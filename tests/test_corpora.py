@@ -15,9 +15,12 @@ from asr import recipe
 from asr.data.augment import Augmenter
 from asr.data.batches import Utterances, check_length, load_batches, load_samples
 from asr.data.corpora import name_of, open_corpora
-from asr.errors import CorpusError
+from asr.data.join import Joined, join, joined_of, texts_to_spell
+from asr.data.remarks import lone_words
+from asr.errors import CorpusError, RecipeError
 from asr.recipe import reading
-from asr.text.tokenise import CharacterTokeniser
+from asr.text.pronounce import Pronunciation, PronunciationLexicon
+from asr.text.tokenise import CharacterTokeniser, PhoneTokeniser, build_tokeniser
 
 RATE = 16000
 LETTERS = CharacterTokeniser(list(" 'abcdefghijklmnopqrstuvwxyz"))
@@ -748,3 +751,120 @@ def test_real_speech_of_the_librispeech_layout_loads(shared_data):
     (batch,) = load_batches(list(itertools.islice(cuts, 1)), dataset(seconds=(0, 40)), max_batch_seconds=40)
     assert len(batch.texts[0].split()) > 3
     assert 0.01 < batch.waveforms.abs().max() <= 1.0
+
+
+# --------------------------------------------------------------------------------------------- joined utterances
+
+
+@pytest.fixture
+def words(wav, manifest):
+    """Eight clips of a word each, 0.2 to 0.27 s, as cuts of an epoch; the fourth cannot be spelled."""
+    rows = []
+    for i, word in enumerate(["one", "two", "three", "4", "five", "six", "seven", "eight"]):
+        wav(f"{i}.wav", 0.2 + 0.01 * i, hz=300 + 100 * i)
+        rows.append({"id": word, "audio_filepath": f"{i}.wav", "text": word})
+    return manifest(rows)
+
+
+def joining(cuts, salt: str = "1/0", **settings):
+    chosen = recipe.Join(**{"probability": 1.0, "longest": 3.0, **settings})
+    return join(cuts, chosen, salt=salt, seconds=(0.05, max(3.0, chosen.longest)))
+
+
+def test_joined_utterances_are_each_heard_once_with_silence_around_and_their_texts_in_order(words):
+    [*cuts] = joining(words, silence=(0.1, 0.2))
+    assert 1 <= len(cuts) < 8
+    for cut in cuts:
+        batch = dataset(emission_frames=None)[[cut]]
+        joined = joined_of(cut)
+        taken = [part for part in joined.cuts if part.id != "4"]
+        assert batch.texts == (" ".join(part.id for part in taken),)
+        assert batch.token_lengths.tolist() == [len(batch.texts[0])]
+        assert [rejection.id for rejection in batch.rejected] == ["4"] * (len(joined.cuts) - len(taken))
+        gaps = sum(gap for gap, part in zip(joined.silences, joined.cuts, strict=False) if part in taken)
+        seconds = gaps + joined.silences[-1] + sum(part.duration for part in taken)
+        assert batch.waveform_lengths.item() == pytest.approx(seconds * RATE, abs=len(taken) + 1)
+        assert all(0.1 <= gap <= 0.2 for gap in joined.silences)
+    assert [part.id for cut in cuts for part in joined_of(cut).cuts] == [cut.id for cut in words]
+
+
+def test_a_joined_utterance_is_its_clips_where_its_silences_say(words):
+    parts = [load_samples(cut, RATE) for cut in words][:2]
+    joined = Joined(cuts=tuple(words)[:2], silences=(0.1, 0.05, 0.2), background=False, seed=1)
+    samples, (first, second) = joined.samples(parts, RATE), parts
+    at = 1600
+    assert not samples[:at].any()
+    assert np.array_equal(samples[at : at + len(first)], first)
+    at += len(first) + 800
+    assert np.array_equal(samples[at : at + len(second)], second)
+    assert not samples[at + len(second) :].any()
+    assert len(samples) == at + len(second) + 3200
+
+
+def test_the_background_between_joined_clips_is_as_loud_as_their_quietest_part():
+    hiss = np.random.default_rng(0).standard_normal(3200).astype(np.float32)
+    part = np.concatenate([0.5 * hiss, 0.01 * hiss])
+    between = Joined(cuts=(None, None), silences=(0.0, 0.5, 0.0), background=True, seed=1).samples([part, part], RATE)
+    assert np.sqrt(np.square(between[6400 : 6400 + 8000]).mean()) == pytest.approx(0.01, rel=0.15)
+
+
+def test_what_is_joined_depends_on_seed_epoch_and_order_alone(words):
+    def told(salt):
+        return contents(dataset(augmenter=None)[[cut]] for cut in joining(words, salt, probability=0.5))
+
+    assert told("1/0") == told("1/0")
+    assert told("1/0") != told("1/1")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_joined_batches_depend_neither_on_workers_nor_on_where_a_run_goes_on(many, tmp_path, workers):
+    options = {"max_batch_seconds": 6.0, "buckets": 2, "shuffle": True}
+    augmenter = Augmenter(recipe.Augment(speed=(0.9, 1.1)), tmp_path, seed=1)
+
+    def batches(**more):
+        return contents(load_batches(joining(many), dataset(augmenter=augmenter), **options, **more))
+
+    assert batches(workers=workers, skip=1) == batches(workers=0)[1:]
+
+
+def test_cuts_outside_the_limits_and_faulty_ones_are_not_joined(wav, manifest):
+    wav("long.wav", 4.0)
+    wav("short.wav", 0.3)
+    cuts = manifest([{"id": name, "audio_filepath": f"{name}.wav"} for name in ("short", "long", "short")])
+    alone = [cut.id for cut in joining(cuts) if joined_of(cut) is None]
+    assert alone == ["long", "short"]  # the second short one has the first one's id: that is its fault
+
+
+def test_phones_of_joined_words_are_separated_as_those_of_a_sentence(words):
+    lexicon = PronunciationLexicon({cut.id: (Pronunciation(("P",)),) for cut in words})
+    tokeniser = PhoneTokeniser(["P"], lexicon, recipe.Phones(kind="phones", separator=True))
+    [cut] = joining(words, longest=100.0, silence=(0.3, 0.3), salt="x")
+    batch = dataset(tokeniser=tokeniser, seconds=(0.05, 100.0), spelled={"two": [2, 2]})[[cut]]
+    assert batch.tokens[0, :6].tolist() == [2, 1, 2, 2, 1, 2]
+
+
+def test_an_alphabet_that_is_learnt_for_joining_has_the_space():
+    texts = ["one", "two"]
+    assert " " in build_tokeniser(recipe.Characters(), texts_to_spell(texts, recipe.Join())).tokens
+    assert list(texts_to_spell(texts, None)) == texts
+
+
+def test_joining_with_an_alphabet_without_space_is_a_faulty_recipe():
+    sections = {"augment": {"join": {}}, "text": {"tokeniser": {"kind": "characters", "alphabet": "abc"}}}
+    source = [{"kind": "folder", "path": "x"}]
+    with pytest.raises(RecipeError, match=r"augment\.join needs a space"):
+        reading.validate_recipe({"corpora": {"train": source, "dev": source}, **sections}, "test")
+
+
+@pytest.mark.parametrize(
+    ("texts", "warned"),
+    [
+        (["yes"] * 60, True),
+        (["yes"] * 58 + ["go on"] * 2, True),
+        (["yes"] * 50 + ["go on"] * 10, False),
+        (["yes"] * 20, False),
+        (["你好吗"] * 60, False),
+    ],
+)
+def test_texts_of_one_word_each_are_remarked_upon(texts, warned):
+    assert ("augment.join is off" in lone_words(texts)) == warned

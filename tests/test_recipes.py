@@ -24,6 +24,7 @@ def test_the_recipes_are_the_ones_the_documentation_names():
         "digits",
         "digits_cy",
         "an4",
+        "fsdd",
         "mini_librispeech",
         "english",
         "librispeech",

@@ -40,3 +40,5 @@ def train(
         f"{directory}: dev {rates} at epoch {results['best_epoch']} of {spent['epochs']}, "
         f"{meta['parameters'] / 1e6:.2f} M parameters, {spent['minutes']:.1f} min"
     )
+    for remark in spent.get("remarks", ()):
+        click.echo(f"warning: {remark}", err=True)

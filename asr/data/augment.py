@@ -12,6 +12,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from asr import audio, recipe
 from asr.data.layouts import recordings_below
 from asr.errors import AudioError, CorpusError
@@ -66,9 +68,7 @@ def _room(sample_rate: int, *, seed: int) -> Any:
     draws from torch's global generator too, whatever seeds it is given, and adds echoes up in an order that with more
     than one thread is the threads' own.
     """
-    import soundfile
     import torch
-    from lhotse import AudioSource, Recording
     from lhotse.augmentation.utils import FastRandomRIRGenerator
 
     threads = torch.get_num_threads()
@@ -79,10 +79,21 @@ def _room(sample_rate: int, *, seed: int) -> Any:
             response = FastRandomRIRGenerator(sr=sample_rate, room_seed=seed, source_seed=seed)(nsource=1)[0]
     finally:
         torch.set_num_threads(threads)
+    return in_memory(response, sample_rate, "room").recording
+
+
+def in_memory(samples: np.ndarray, sample_rate: int, id: str) -> Any:
+    """A cut of ``samples`` (S,), float32."""
+    import soundfile
+    from lhotse import AudioSource, Recording
+
     wav = io.BytesIO()
-    soundfile.write(wav, response, sample_rate, format="WAV", subtype="FLOAT")
+    soundfile.write(wav, samples, sample_rate, format="WAV", subtype="FLOAT")
     source = AudioSource(type="memory", channels=[0], source=wav.getvalue())
-    return Recording("room", [source], sample_rate, len(response), len(response) / sample_rate)
+    recording = Recording(id, [source], sample_rate, len(samples), len(samples) / sample_rate)
+    cut = recording.to_cut()
+    cut.id = id
+    return cut
 
 
 def _find_noises(folder: Path) -> list[Any]:

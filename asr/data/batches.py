@@ -19,14 +19,15 @@ import torch
 from lhotse.audio.backend import AudioBackend, audio_backend
 
 from asr import audio
-from asr.data.augment import Augmenter
+from asr.data.augment import Augmenter, in_memory
 from asr.data.corpora import FAULT
 from asr.data.decoded import DecodedAudio
+from asr.data.join import Joined, joined_of
 from asr.errors import CorpusError, TextError
 from asr.model.collation import Utterance, collate
 from asr.records import Batch, Fault, Rejection
 from asr.text.normalise import normalise
-from asr.text.tokenise import Tokeniser, frames_needed
+from asr.text.tokenise import PhoneTokeniser, Tokeniser, frames_needed
 
 CANCELLED = 0.02
 """A mix whose peak is below so much of its channels' is what is left of channels of opposite sign."""
@@ -79,13 +80,51 @@ class Utterances(torch.utils.data.Dataset[Batch]):
         rejected: list[Rejection] = []
         with audio_backend(_ProjectReader(self.decoded)):
             for cut in cuts:
-                try:
-                    loaded.append(self._load(cut))
-                except _Refused as refusal:
-                    rejected.append(Rejection(id=cut.id, fault=refusal.fault, reason=refusal.reason))
+                if joined := joined_of(cut):
+                    loaded += self._load_joined(cut.id, joined, rejected)
+                else:
+                    loaded += self._taken(cut, rejected, self.augmenter)
         return collate(loaded, rejected)
 
-    def _load(self, cut: Any) -> Utterance:
+    def _taken(self, cut: Any, rejected: list[Rejection], augmenter: Augmenter | None) -> list[Utterance]:
+        """The utterance of ``cut``, or none, and why not among those ``rejected``."""
+        try:
+            return [self._load(cut, augmenter)]
+        except _Refused as refusal:
+            rejected.append(Rejection(id=cut.id, fault=refusal.fault, reason=refusal.reason))
+            return []
+
+    def _load_joined(self, id: str, joined: Joined, rejected: list[Rejection]) -> list[Utterance]:
+        """One utterance of all that are joined, as far as they can be used, augmented as a whole."""
+        taken = [self._taken(cut, rejected, None) for cut in joined.cuts]
+        utterances = [utterance for part in taken for utterance in part]
+        if not utterances:
+            return []
+        empty = np.zeros(0, np.float32)
+        parts = [part[0].samples if part else empty for part in taken]
+        samples = joined.samples(parts, self.sample_rate)
+        if self.augmenter:
+            samples = load_samples(
+                self.augmenter(in_memory(samples, self.sample_rate, id), self.epoch), self.sample_rate
+            )
+        text = " ".join(utterance.text for utterance in utterances)
+        tokens: Sequence[int] = ()
+        if isinstance(self.tokeniser, PhoneTokeniser):
+            tokens = self.tokeniser.join([utterance.tokens for utterance in utterances])
+        elif self.tokeniser is not None:
+            tokens = self.tokeniser.encode(text)
+        return [
+            Utterance(
+                samples=samples,
+                features=self.featurise(samples) if self.featurise else None,
+                id=id,
+                text=text,
+                speaker=utterances[0].speaker,
+                tokens=tuple(tokens),
+            )
+        ]
+
+    def _load(self, cut: Any, augmenter: Augmenter | None) -> Utterance:
         if fault := (getattr(cut, "custom", None) or {}).get(FAULT):
             raise _Refused("unreadable", fault)
         text = text_of(cut, self.normalisation)
@@ -103,7 +142,7 @@ class Utterances(torch.utils.data.Dataset[Batch]):
             raise _Refused(
                 "outside the limits", f"{cut.duration:.2f} s is outside the limits of {shortest:g} to {longest:g} s"
             )
-        samples = load_samples(self.augmenter(cut, self.epoch) if self.augmenter else cut, self.sample_rate)
+        samples = load_samples(augmenter(cut, self.epoch) if augmenter else cut, self.sample_rate)
         if tokens and self.emission_frames is not None:
             check_length(self.emission_frames(len(samples)), tokens)
         features = self.featurise(samples) if self.featurise else None

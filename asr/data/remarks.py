@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 
 from asr.data.corpora import Mixture
@@ -15,6 +15,24 @@ _TAG = re.compile(r"\[[^\[\]\s]+\]|<[^<>\s]+>|\(\([^()]*\)\)|\{[^{}\s]+\}")
 """Marks that transcribers set beside words: [noise], <unk>, ((unclear)), {laugh}."""
 _MOST_TAGS = 5
 _MOST_IDS = 10
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
+"""Of Thai, Lao, Burmese, Khmer, Japanese and Chinese, which set no space between words."""
+_LONE_SHARE, _LONE_LEAST = 0.95, 50
+"""Nearly all, and of how many it can be said."""
+
+
+def lone_words(texts: Iterable[str]) -> str:
+    """A sentence where nearly all training ``texts``, of utterances not joined, are of one word; else empty."""
+    lone = total = 0
+    for text in texts:
+        total += 1
+        lone += len(text.split()) == 1 and not _UNSPACED.search(text)
+    if total < _LONE_LEAST or lone < _LONE_SHARE * total:
+        return ""
+    return (
+        f"{lone} of {total} training texts are of one word, and augment.join is off: a network learns to write such a "
+        "word anywhere in its clip, so that words in a row will run together and times will be wrong; set augment.join"
+    )
 
 
 def remarks(splits: Mapping[str, Mixture]) -> list[str]:

@@ -256,11 +256,24 @@ class Codec(Section):
     probability: Fraction = 0.2
 
 
+class Join(Section):
+    """Utterances are padded with ``silence`` seconds and joined to others of the epoch, with silence between, up to a
+    length drawn from 0 to ``longest`` seconds; ``probability`` is that of an utterance to begin such a group."""
+
+    probability: Fraction = 0.9
+    silence: Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0, le=10)]], LowToHigh] = (
+        0.0,
+        0.5,
+    )
+    longest: PositiveFloat = 8.0
+
+
 class Augment(Section):
     speed: Annotated[tuple[Annotated[float, Field(ge=0.5, le=2.0)], ...], Field(min_length=1)] = (0.9, 1.0, 1.1)
     noise: Noise | None = None
     reverb: Reverb | None = None
     codec: Codec | None = None
+    join: Join | None = None
     spec_augment: SpecAugment | None = SpecAugment()
 
 
@@ -485,6 +498,13 @@ class Recipe(Section):
         masks = self.augment.spec_augment
         if masks and masks.frequency_warp and self.features.kind != "log_mel":
             raise ValueError("augment.spec_augment.frequency_warp needs features.kind: log_mel")
+        return self
+
+    @model_validator(mode="after")
+    def _can_spell_what_is_joined(self) -> Recipe:
+        tokeniser = self.text.tokeniser
+        if self.augment.join and isinstance(tokeniser, Characters) and " " not in (tokeniser.alphabet or " "):
+            raise ValueError("augment.join needs a space in text.tokeniser.alphabet, to set words apart")
         return self
 
     @model_validator(mode="after")

@@ -138,7 +138,8 @@ class AcousticTask:
         return f"{train}: {self.corpora.seconds / 3600:.2f} hours, {self.batches} batches an epoch; dev set: {dev}"
 
     def describe(self) -> dict[str, Any]:
-        return {"audio_hours_per_epoch": round(self.corpora.seconds / 3600, 3)}
+        remarks = {"remarks": list(self.corpora.remarks)} if self.corpora.remarks else {}
+        return {"audio_hours_per_epoch": round(self.corpora.seconds / 3600, 3), **remarks}
 
 
 def loss_of(

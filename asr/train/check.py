@@ -17,6 +17,7 @@ import torch
 from asr import recipe, runtime
 from asr.data.batches import load_batches, plan_batches, text_of
 from asr.data.corpora import Mixture, check_not_empty, open_corpora
+from asr.data.join import texts_to_spell
 from asr.data.remarks import remarks
 from asr.model.acoustic import AcousticModel
 from asr.model.criterion import ctc_loss
@@ -24,6 +25,7 @@ from asr.model.features import loader_features
 from asr.records import Batch, Rejection
 from asr.text.arpabet import English
 from asr.text.tokenise import PhoneTokeniser, build_tokeniser
+from asr.train.prepare import training_remarks
 from asr.transcribe.corpus import utterances, workers
 
 SPLITS = ("train", "dev", "test")
@@ -125,7 +127,8 @@ def check(
     check_not_empty(mixtures["dev"], settings, "dev", root)
     train_cuts = mixtures["train"].whole()
     texts = (text_of(cut, settings.text.form) for cut in train_cuts)
-    tokeniser = build_tokeniser(settings.text.tokeniser, texts, root)
+    spoken = texts_to_spell(texts, settings.augment.join)
+    tokeniser = build_tokeniser(settings.text.tokeniser, spoken, root)
     reports, largest = [], None
     for name, mixture in mixtures.items():
         limits = settings.training.utterance_seconds if name == "train" else (0.0, float("inf"))
@@ -169,7 +172,11 @@ def check(
         lexicon=_check_lexicon(settings, tokeniser, root) if isinstance(tokeniser, PhoneTokeniser) else None,
         splits=tuple(reports),
         shared=shared,
-        remarks=(*remarks(mixtures), *_mismatches(settings, reports[0], steps)),
+        remarks=(
+            *remarks(mixtures),
+            *training_remarks(settings, train_cuts),
+            *_mismatches(settings, reports[0], steps),
+        ),
         steps=steps,
         forecast=forecast,
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from asr.data.augment import Augmenter
 from asr.data.batches import load_batches, plan_batches, text_of
 from asr.data.corpora import Mixture, check_not_empty, open_corpora
 from asr.data.decoded import DecodedAudio, keep_decoded
+from asr.data.join import join, joined_of, texts_to_spell
+from asr.data.remarks import lone_words
 from asr.decode.ngram import NgramModel
 from asr.errors import RecipeError, TextError
 from asr.model.acoustic import AcousticModel
@@ -25,6 +28,8 @@ from asr.records import Batch
 from asr.text.tokenise import PhoneTokeniser, Tokeniser, build_tokeniser
 from asr.train.kneser_ney import estimate, read_text
 from asr.transcribe.corpus import plain_batches, utterances, workers
+
+log = logging.getLogger(__name__)
 
 FREE_TO_CHANGE = {"data", "decoder", "training.workers", "training.save_minutes", "training.keep_audio"}
 """Recipe keys, or sections, that may differ when a run is resumed: they move no weight."""
@@ -36,7 +41,7 @@ UNIGRAMS = "unigrams.ngrams"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingCorpora:
     """The recipe's train and dev corpora with its tokeniser; ``batches`` and ``seconds`` are one epoch's. ``decoded``
-    keeps the recordings of both from epoch to epoch."""
+    keeps the recordings of both from epoch to epoch; ``remarks`` are what may be wrong with them."""
 
     recipe: recipe.Recipe
     tokeniser: Tokeniser
@@ -46,13 +51,14 @@ class TrainingCorpora:
     decoded: DecodedAudio | None
     batches: int
     seconds: float
+    remarks: tuple[str, ...]
 
     def train(self, epoch: int, skip: int = 0, spelled: Mapping[str, list[int]] | None = None) -> Iterator[Batch]:
         """Augmented batches of one epoch, the first ``skip`` left out. ``spelled`` are the tokens of some utterances,
         by id, in place of the tokeniser's."""
         settings = self.recipe
         return load_batches(
-            self.mixture.epoch(epoch),
+            epoch_of(settings, self.mixture, epoch),
             dataclasses.replace(
                 utterances(settings),
                 featurise=loader_features(settings.features),
@@ -80,13 +86,18 @@ class TrainingCorpora:
         return {cut.id: text_of(cut, self.recipe.text.form) for cut in self.mixture.whole()}
 
     def transcripts(self, spelled: Mapping[str, list[int]] | None = None) -> Iterator[list[int]]:
-        """The training texts in tokens, each once, as far as they can be spelled; ``spelled`` as in ``train``."""
+        """The training texts in tokens, each once, and those of an epoch that are joined, as far as they can be
+        spelled; ``spelled`` as in ``train``."""
         for id, text in self.texts().items():
             if spelled and id in spelled:
                 yield spelled[id]
                 continue
             with contextlib.suppress(TextError):
                 yield self.tokeniser.encode(text)
+        for cut in epoch_of(self.recipe, self.mixture, 0) if self.recipe.augment.join else ():
+            if joined := joined_of(cut):
+                with contextlib.suppress(TextError):
+                    yield self.tokeniser.encode(" ".join(text_of(part, self.recipe.text.form) for part in joined.cuts))
 
     def dev(self) -> Iterator[Batch]:
         """The dev set as it is: nothing augmented, nothing refused but what cannot be read."""
@@ -107,7 +118,8 @@ def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: boo
     check_not_empty(dev_mixture, settings, "dev", root)
     if not begun:
         texts = (text_of(cut, settings.text.form) for cut in mixture.whole())
-        tokeniser = build_tokeniser(settings.text.tokeniser, texts, root)
+        spoken = texts_to_spell(texts, settings.augment.join)
+        tokeniser = build_tokeniser(settings.text.tokeniser, spoken, root)
         described = settings
         if isinstance(tokeniser, PhoneTokeniser) and isinstance(settings.decoder, recipe.Greedy):
             described = settings.model_copy(update={"decoder": _words_compete(directory, mixture, settings)})
@@ -115,9 +127,15 @@ def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: boo
     else:
         stored, tokeniser = checkpoint.load_description(directory)
         check_same(stored, settings, directory)
+    remarks = training_remarks(settings, mixture.whole())
+    for remark in remarks:
+        log.warning(remark)
     training = settings.training
     batches, seconds = plan_batches(
-        mixture.epoch(0), max_batch_seconds=training.max_batch_seconds, buckets=training.buckets, seed=settings.seed
+        epoch_of(settings, mixture, 0),
+        max_batch_seconds=training.max_batch_seconds,
+        buckets=training.buckets,
+        seed=settings.seed,
     )
     return TrainingCorpora(
         recipe=settings,
@@ -128,6 +146,25 @@ def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: boo
         decoded=keep_decoded(itertools.chain(mixture.whole(), dev_mixture.whole()), training.keep_audio),
         batches=batches,
         seconds=seconds,
+        remarks=remarks,
+    )
+
+
+def training_remarks(settings: recipe.Recipe, cuts: Iterable[Any]) -> tuple[str, ...]:
+    """What may be wrong with training on ``cuts`` as the recipe says."""
+    if settings.augment.join:
+        return ()
+    remark = lone_words(text_of(cut, settings.text.form) for cut in cuts)
+    return (remark,) if remark else ()
+
+
+def epoch_of(settings: recipe.Recipe, mixture: Mixture, number: int) -> Any:
+    """The cuts of an epoch, joined where the recipe says so."""
+    return join(
+        mixture.epoch(number),
+        settings.augment.join,
+        salt=f"{settings.seed}/{number}",
+        seconds=settings.training.utterance_seconds,
     )
 
 
