@@ -151,13 +151,15 @@ def own_path(directory: Path, name: str, *, folder: bool = False) -> Path:
 def check_paths(directory: Path, decoder: recipe.Decoder, overrides: Sequence[str] = ()) -> None:
     """Raises CheckpointError where the directory's own ``decoder`` would read what lies outside it. A path that one of
     the ``overrides`` (``decoder.lexicon=words.txt``) replaces is the user's word, and may be anywhere."""
-    if isinstance(decoder, recipe.Greedy):
-        return
-    paths = {"language_model": decoder.language_model, "lexicon": decoder.lexicon}
-    if decoder.lstm is not None:
-        paths["lstm.path"] = decoder.lstm.path
+    paths: dict[str, str | None] = {}
+    if isinstance(decoder, recipe.Phrases):
+        paths["file"] = decoder.file
+    elif isinstance(decoder, recipe.Beam):
+        paths = {"language_model": decoder.language_model, "lexicon": decoder.lexicon}
+        if decoder.lstm is not None:
+            paths["lstm.path"] = decoder.lstm.path
     given = {override.partition("=")[0] for override in overrides}
-    options = {"language_model": "--lm", "lexicon": "--lexicon", "lstm.path": "--lstm"}
+    options = {"language_model": "--lm", "lexicon": "--lexicon", "lstm.path": "--lstm", "file": "--phrases"}
     for key, path in paths.items():
         parts = f"decoder.{key}".split(".")
         if not path or given & {".".join(parts[:length]) for length in range(1, len(parts) + 1)}:
