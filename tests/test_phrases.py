@@ -292,11 +292,13 @@ def test_after_a_pause_another_phrase_may_be_said():
     assert rushed.text == ""
 
 
-@pytest.mark.parametrize("fault", ["nan", "infinity", "tokens"])
+@pytest.mark.parametrize("fault", ["nan", "infinity", "tokens", "logits", "probabilities"])
 def test_emissions_that_are_no_log_probabilities_are_refused(fault):
     log_probs = said("go")
     if fault == "tokens":
         log_probs = log_probs[:, :-1]
+    elif fault in ("logits", "probabilities"):
+        log_probs = log_probs - 8 if fault == "logits" else np.exp(log_probs)
     else:
         log_probs[0, 0] = math.nan if fault == "nan" else math.inf
     with pytest.raises(EmissionsError):

@@ -22,8 +22,9 @@ import numba
 import numpy as np
 
 from asr import recipe
+from asr.decode.checks import checked, checked_frames
 from asr.decode.grammar import END, START, Grammar
-from asr.errors import EmissionsError, TextError
+from asr.errors import TextError
 from asr.records import BLANK, Emissions, Hypothesis
 from asr.text.tokenise import PhoneTokeniser, Tokeniser
 
@@ -295,7 +296,7 @@ class PhraseDecoder:
     def __call__(self, emissions: Emissions) -> list[tuple[Hypothesis, ...]]:
         """Raises EmissionsError where emissions are not of the tokeniser's tokens, or no log probabilities."""
         pause = max(1, round(self.settings.pause / emissions.frame_shift))
-        rows = zip(emissions.log_probs, emissions.lengths.tolist(), strict=True)
+        rows = zip(*checked(emissions, self.tokeniser), strict=True)
         return [(self._whole(row[:length], pause),) for row, length in rows]
 
     def begin(self) -> PhraseSearch:
@@ -308,7 +309,7 @@ class PhraseDecoder:
         readings = []
         for start, end in itertools.pairwise(edges):
             search = self.begin()
-            search.feed(log_probs[start:end])
+            search.follow(log_probs[start:end])
             readings.append((start, search.conclude()))
         return _in_a_row(readings)
 
@@ -352,15 +353,10 @@ class PhraseSearch:
 
     def feed(self, log_probs: np.ndarray) -> None:
         """Reads (T', V) emissions more. Raises EmissionsError as the decoder does."""
-        expected = len(self._decoder.tokeniser.tokens)
-        if log_probs.ndim != 2 or log_probs.shape[1] != expected:
-            raise EmissionsError(
-                f"emissions have a log probability for each of the tokeniser's {expected} tokens, the blank first; "
-                f"found the shape {log_probs.shape}"
-            )
-        if not (log_probs < math.inf).all():
-            raise EmissionsError("emissions hold NaN or infinity: they are natural logs of probabilities")
-        log_probs = np.ascontiguousarray(log_probs, np.float32)
+        self.follow(checked_frames(log_probs, self._decoder.tokeniser))
+
+    def follow(self, log_probs: np.ndarray) -> None:
+        """As ``feed``, of emissions that are known to be in order."""
         trace = _new_trace(self._decoder.network, len(log_probs))
         _advance(log_probs, self._decoder.network, self._state, trace)
         self._traces.append(trace)
