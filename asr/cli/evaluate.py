@@ -131,7 +131,7 @@ def _write_report(
 def described(decoder: recipe.Decoder) -> str:
     """For a page that people pass on: of a path its last part alone, and no calibration, which changes no word."""
     settings = decoder.model_dump(exclude_none=True, exclude={"calibration"})
-    for key in ("language_model", "lexicon"):
+    for key in ("language_model", "lexicon", "file"):
         if key in settings:
             settings[key] = Path(settings[key]).name
     if part := settings.pop("lstm", None):

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from asr import recipe
 from asr.decode.checks import checked, checked_frames
+from asr.decode.compiled import compiled
 from asr.decode.grammar import END, START, Grammar
 from asr.errors import TextError
 from asr.records import BLANK, Emissions, Hypothesis
@@ -167,7 +167,7 @@ def _new_trace(network: Network, frames: int) -> _Trace:
     )
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _advance(log_probs, network, state, trace):  # type: ignore[no-untyped-def]
     """Takes ``state`` over frames ``log_probs`` (T, V) and fills their ``trace``."""
     before = state.tokens.copy()
@@ -192,7 +192,7 @@ def _advance(log_probs, network, state, trace):  # type: ignore[no-untyped-def]
         trace.arrived[t] = state.arrived_tokens
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _enter_tokens(row, network, state, before, origins):  # type: ignore[no-untyped-def]
     """One frame's paths on tokens, from all paths ``before`` it."""
     for k in range(len(before)):
@@ -217,7 +217,7 @@ def _enter_tokens(row, network, state, before, origins):  # type: ignore[no-unty
         origins[k] = origin
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _arrive(network, state):  # type: ignore[no-untyped-def]
     """Paths whose word has ended come to the junction after it, and over skips to others."""
     state.arrivals[:] = -math.inf
@@ -231,7 +231,7 @@ def _arrive(network, state):  # type: ignore[no-untyped-def]
             _offer(state, b, state.arrivals[a, i], state.arrived_labels[a, i], state.arrived_tokens[a, i])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _offer(state, junction, score, label, token):  # type: ignore[no-untyped-def]
     """Keeps the best two of different labels."""
     scores, labels, tokens = state.arrivals[junction], state.arrived_labels[junction], state.arrived_tokens[junction]
@@ -243,7 +243,7 @@ def _offer(state, junction, score, label, token):  # type: ignore[no-untyped-def
         scores[1], labels[1], tokens[1] = score, label, token
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _read_back(network, trace, on_token):  # type: ignore[no-untyped-def]
     """(T,) the token that the best path is on at each frame, NONE for blanks and silence; ``on_token`` where it ends on
     one. The path ends at the junction END."""
@@ -296,8 +296,8 @@ class PhraseDecoder:
     def __call__(self, emissions: Emissions) -> list[tuple[Hypothesis, ...]]:
         """Raises EmissionsError where emissions are not of the tokeniser's tokens, or no log probabilities."""
         pause = max(1, round(self.settings.pause / emissions.frame_shift))
-        rows = zip(*checked(emissions, self.tokeniser), strict=True)
-        return [(self._whole(row[:length], pause),) for row, length in rows]
+        log_probs, lengths = checked(emissions, self.tokeniser)
+        return [(self._whole(row[:length], pause),) for row, length in zip(log_probs, lengths.tolist(), strict=True)]
 
     def begin(self) -> PhraseSearch:
         return PhraseSearch(self)
@@ -309,7 +309,7 @@ class PhraseDecoder:
         readings = []
         for start, end in itertools.pairwise(edges):
             search = self.begin()
-            search.follow(log_probs[start:end])
+            search.take(log_probs[start:end])
             readings.append((start, search.conclude()))
         return _in_a_row(readings)
 
@@ -353,10 +353,10 @@ class PhraseSearch:
 
     def feed(self, log_probs: np.ndarray) -> None:
         """Reads (T', V) emissions more. Raises EmissionsError as the decoder does."""
-        self.follow(checked_frames(log_probs, self._decoder.tokeniser))
+        self.take(checked_frames(log_probs, self._decoder.tokeniser))
 
-    def follow(self, log_probs: np.ndarray) -> None:
-        """As ``feed``, of emissions that are known to be in order."""
+    def take(self, log_probs: np.ndarray) -> None:
+        """As ``feed``, of frames that are checked already."""
         trace = _new_trace(self._decoder.network, len(log_probs))
         _advance(log_probs, self._decoder.network, self._state, trace)
         self._traces.append(trace)
