@@ -1,6 +1,7 @@
 """The synthetic corpus: seeded, cached, voices apart."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -93,3 +94,13 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(monkeypatch):
     monkeypatch.setenv("ASR_CACHE", "/dev/null/cache")
     with pytest.raises(AsrError, match="cannot be kept in /dev/null/cache"):
         synthesise_corpus(corpus())
+
+
+def test_a_disk_that_fills_is_a_sentence_and_leaves_no_half_a_corpus(monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(CorpusError, match=r"cannot be kept in .*: No space left on device"):
+        synthesise_corpus(corpus())
+    assert not list((tmp_path / "cache").iterdir())

@@ -7,6 +7,7 @@ language, words, rate and pitch.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import random
 import shutil
@@ -64,7 +65,9 @@ def _write(source: recipe.EspeakCorpus, folder: Path) -> None:
                 raise CorpusError(f'eSpeak NG cannot say "{text}"')
             samples = audio.prepare(spoken, SAMPLE_RATE).samples * draw.uniform(0.3, 1.0)
             name = f"{i:06d}.flac"
-            soundfile.write(folder / name, samples, SAMPLE_RATE, subtype="PCM_16")
+            encoded = io.BytesIO()  # libsndfile does not say where a disk is full
+            soundfile.write(encoded, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+            (folder / name).write_bytes(encoded.getvalue())
             row = {
                 "id": f"{variant.replace(' ', '_')}-{i:06d}",
                 "audio_filepath": name,
