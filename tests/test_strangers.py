@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from safetensors.numpy import save
 from asr import checkpoint, recipe
 from asr.errors import AsrError, CheckpointError
 from asr.transcribe.recogniser import Recogniser
+from asr.tune import keep
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +103,17 @@ def test_a_directory_that_is_reached_by_a_link_is_inside_itself(directory):
     assert checkpoint.load_checkpoint(directory.parent / "link").tokeniser
 
 
-def test_a_tuned_lstm_is_in_the_model_directory(directory, tmp_path):
-    shutil.copytree(directory, tmp_path / "lm")
-    checkpoint.copy_model(tmp_path / "lm", directory / "lstm")
-    assert checkpoint.load_checkpoint(directory / "lstm").tokeniser.tokens == ("<blank>", " ", "a", "b", "c")
+def test_a_tuned_lstm_is_kept_in_the_model_directory_and_the_one_before_it_goes(directory, tmp_path):
+    settings, tokeniser = checkpoint.load_description(directory)
+    recogniser = SimpleNamespace(recipe=settings, tokeniser=tokeniser)
+    for kept, gone in (("tuned-lstm", "tuned-lstm-2"), ("tuned-lstm-2", "tuned-lstm")) * 2:
+        shutil.copytree(directory, tmp_path / "lm", dirs_exist_ok=True)
+        keep(directory, recogniser, recipe.Beam(lstm=recipe.LstmFusion(path="lm")), root=tmp_path)
+        decoder = checkpoint.load_description(directory)[0].decoder
+        assert decoder.lstm.path == kept
+        checkpoint.check_paths(directory, decoder)
+        assert (directory / kept / checkpoint.WEIGHTS).is_file()
+        assert not (directory / gone).exists()
 
 
 # ------------------------------------------------------------------------------------------------------ sizes
