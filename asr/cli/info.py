@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from asr.cli.options import FOLDER
+from asr.cli.terminal import say
 
 CARD = "MODEL_CARD.md"
 
@@ -17,7 +18,7 @@ CARD = "MODEL_CARD.md"
 def info(model: Path) -> None:
     """What MODEL is: its units, size, training, results and decoder."""
     for name, value in _facts(model):
-        click.echo(f"{name:<9}  {value}")
+        say(f"{name:<9}  {value}")
 
 
 def _facts(directory: Path) -> Iterator[tuple[str, str]]:

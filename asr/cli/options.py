@@ -53,7 +53,7 @@ def progress_bar(*columns: Any) -> Any:
             self.due = time.monotonic() + PLAIN_SECONDS
             task = next(task for task in self.tasks if task.id == task_id)
             drawn = (column(task) for column in self.columns if not isinstance(column, str))
-            click.echo("  ".join(text.plain for text in drawn if isinstance(text, Text)), err=True)
+            say("  ".join(text.plain for text in drawn if isinstance(text, Text)), err=True)
 
     console = Console(stderr=True)
     options: dict[str, Any] = {"console": console, "transient": True}
@@ -66,7 +66,7 @@ def said_if_slow(text: str, seconds: float = 3.0) -> Iterator[None]:
     """Says ``text`` on standard error where what is done within takes longer than ``seconds``."""
     import threading
 
-    timer = threading.Timer(seconds, click.echo, [text], {"err": True})
+    timer = threading.Timer(seconds, say, [text], {"err": True})
     timer.daemon = True
     timer.start()
     try:

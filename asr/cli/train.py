@@ -41,4 +41,4 @@ def train(
         f"{meta['parameters'] / 1e6:.2f} M parameters, {spent['minutes']:.1f} min"
     )
     for remark in spent.get("remarks", ()):
-        click.echo(f"warning: {remark}", err=True)
+        say(f"warning: {remark}", err=True)

@@ -125,7 +125,7 @@ def transcribe(
                     job.write(outcome)
             progress.start()
     if confidence.is_foreign:
-        click.echo(
+        say(
             f"asr: the model is unsure of what it hears: the mean confidence of {confidence.words} words is "
             f"{confidence.mean:.2f}. The speech may be foreign to it, another language or recorded otherwise than what "
             "it was trained on; expect many errors",
