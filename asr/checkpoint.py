@@ -47,6 +47,8 @@ Engine = Literal["auto", "torch", "onnx"]
 _MOST_BYTES = {"tokenizer.json": 16 << 20, "meta.json": 16 << 20, PRONUNCIATIONS: 64 << 20}
 """Of what is read whole into memory."""
 _FLOATS = {"F64", "F32", "F16", "BF16"}
+BUILT_IN = "english"
+"""The name of the model that lies in the package, in a folder of that name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,9 +104,10 @@ def save_lexicon(directory: Path, tokeniser: PhoneTokeniser) -> None:
     write_lexicon(tokeniser.lexicon.within(tokeniser.tokens), directory / PRONUNCIATIONS)
 
 
-def save_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
+def save_weights(path: Path, weights: dict[str, torch.Tensor], notes: dict[str, str] | None = None) -> None:
+    """Writes ``weights`` as safetensors, with ``notes`` in its header."""
     with files.replacing(path, "wb") as file:
-        file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}))
+        file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, notes))
 
 
 def save_meta(directory: Path, meta: dict[str, Any]) -> None:
@@ -340,6 +343,22 @@ def read_meta(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return meta if isinstance(meta, dict) else {}
+
+
+def resolve(name: str) -> Path:
+    """The directory of the model that is called ``name``: the built-in one, or a directory's path.
+
+    Raises CheckpointError where the built-in model is asked for and is not part of this install.
+    """
+    if name != BUILT_IN:
+        return Path(name).expanduser().absolute()
+    directory = Path(__file__).parent / BUILT_IN
+    if not directory.is_dir():
+        raise CheckpointError(
+            f'the built-in model "{BUILT_IN}" is not part of this install: name a model directory instead, or install '
+            f"asr with it ({directory} is where it would lie)"
+        )
+    return directory
 
 
 def is_described(directory: Path) -> bool:

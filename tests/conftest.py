@@ -47,3 +47,11 @@ def tone() -> Tone:
         return (0.3 * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
 
     return make
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings draw no training.png, which takes most of a tiny one's time."""
+    from asr.train.monitor import Monitor
+
+    monkeypatch.setattr(Monitor, "_draw", lambda _monitor: None)

@@ -6,18 +6,19 @@ from pathlib import Path
 
 import click
 
-from asr.cli.options import FOLDER, data_option, device_option, progress_bar, set_option, threads_option
+from asr.cli.options import FOLDER, data_option, device_option, progress_bar, set_option, start_option, threads_option
 from asr.cli.terminal import console
 from asr.errors import AsrError
 
 
 @click.command()
 @click.argument("recipe", type=FOLDER)
+@start_option
 @data_option
 @set_option
 @device_option
 @threads_option
-def check(recipe: Path, data: str | None, overrides: tuple[str, ...], device: str) -> None:
+def check(recipe: Path, start: list[str], data: str | None, overrides: tuple[str, ...], device: str) -> None:
     """Read every corpus of RECIPE once and report what training on it would meet and cost."""
     from rich.progress import TextColumn, TimeElapsedColumn
 
@@ -25,7 +26,7 @@ def check(recipe: Path, data: str | None, overrides: tuple[str, ...], device: st
     from asr.recipe.reading import load_recipe
     from asr.train import check as checking
 
-    settings = load_recipe(recipe, overrides)
+    settings = load_recipe(recipe, [*start, *overrides])
     columns = (TextColumn("{task.description}: {task.completed} utterances"), TimeElapsedColumn())
     with progress_bar(*columns) as progress:
         tasks = {name: progress.add_task(name, total=None, visible=False) for name in checking.SPLITS}

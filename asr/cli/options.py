@@ -105,6 +105,11 @@ def _use_threads(_context: click.Context, _parameter: click.Parameter, number: i
     runtime.use_threads(number)
 
 
+def _as_override(_context: click.Context, _parameter: click.Parameter, model: str | None) -> list[str]:
+    """As ``--set`` has it."""
+    return [] if model is None else [f"start.model={json.dumps(model, ensure_ascii=False)}"]
+
+
 threads_option = click.option(
     "--threads",
     type=click.IntRange(min=1),
@@ -116,6 +121,14 @@ threads_option = click.option(
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 set_option = click.option(
     "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a recipe key: encoder.hidden=256."
+)
+
+start_option = click.option(
+    "--from",
+    "start",
+    metavar="MODEL",
+    callback=_as_override,
+    help="Begin with this model's weights: english, the built-in one, or a model directory; else the recipe's start.",
 )
 
 

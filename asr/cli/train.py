@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from asr.cli.options import FOLDER, data_option, device_option, set_option, threads_option
+from asr.cli.options import FOLDER, data_option, device_option, set_option, start_option, threads_option
 from asr.cli.terminal import say
 
 
@@ -14,19 +14,26 @@ from asr.cli.terminal import say
 @click.argument("recipe", type=FOLDER)
 @click.option("--out", type=FOLDER, metavar="DIR", help="Model directory; default models/RECIPE.")
 @click.option("--resume", is_flag=True, help="Go on with the run in DIR, or start it where there is none.")
+@start_option
 @data_option
 @set_option
 @device_option
 @threads_option
 def train(
-    recipe: Path, out: Path | None, resume: bool, data: str | None, overrides: tuple[str, ...], device: str
+    recipe: Path,
+    out: Path | None,
+    resume: bool,
+    start: list[str],
+    data: str | None,
+    overrides: tuple[str, ...],
+    device: str,
 ) -> None:
     """Train the model that RECIPE describes."""
     from asr.files import data_root
     from asr.recipe.reading import load_recipe
     from asr.train.acoustic import train_acoustic_model
 
-    settings = load_recipe(recipe, overrides)
+    settings = load_recipe(recipe, [*start, *overrides])
     root = data_root(data, settings.data)
     directory = out or Path("models") / recipe.stem
     meta = train_acoustic_model(

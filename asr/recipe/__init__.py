@@ -417,6 +417,20 @@ class Training(TrainerSettings):
     keep_audio: bool | Literal["auto"] = "auto"
 
 
+class Start(Section):
+    """The model that training begins from, in place of random weights: ``english``, the built-in one, or a model
+    directory, relative to the current folder.
+
+    For ``freeze_steps`` steps the convolutions and the first ``freeze_layers`` recurrent layers keep its weights. With
+    ``head: new`` the last layer begins anew, but for the blank, even where tokens are shared.
+    """
+
+    model: Annotated[str, Field(min_length=1)]
+    freeze_steps: Count = 200
+    freeze_layers: Count = 1
+    head: Literal["shared", "new"] = "shared"
+
+
 # -------------------------------------------------------------------------------------------------- decoding
 
 
@@ -481,10 +495,14 @@ Decoder = Annotated[Greedy | Beam | Phrases, Field(discriminator="kind")]
 
 
 class Recipe(Section):
-    """A whole recipe; the field names are the keys of the YAML file."""
+    """A whole recipe; the field names are the keys of the YAML file.
+
+    With ``start``, what ``text``, ``features`` and ``encoder`` leave open is the start model's (``train.start``).
+    """
 
     seed: Seed = 1
     data: str = "data"
+    start: Start | None = None
     corpora: Corpora
     text: Text = Text()
     features: Annotated[LogMel | Mfcc, Field(discriminator="kind")] = LogMel()
@@ -496,6 +514,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _warps_mels_alone(self) -> Recipe:
         masks = self.augment.spec_augment
+        if self.start and "features" not in self.model_fields_set:
+            return self
         if masks and masks.frequency_warp and self.features.kind != "log_mel":
             raise ValueError("augment.spec_augment.frequency_warp needs features.kind: log_mel")
         return self
@@ -510,6 +530,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _has_the_middle_layer(self) -> Recipe:
         middle = self.training.intermediate
+        if self.start and "encoder" not in self.model_fields_set:
+            return self
         if middle and (self.encoder.kind == "feedforward" or middle.layer >= self.encoder.layers):
             raise ValueError(
                 f"training.intermediate.layer is a recurrent layer before the last; found {middle.layer} with "

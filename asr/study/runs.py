@@ -22,7 +22,7 @@ from asr.study.gradients import GradientFlow, gradient_flow
 from asr.study.inspection import acoustic_model
 from asr.study.memory import Memory, effective_memory
 from asr.text.tokenise import Tokeniser
-from asr.train.acoustic import train_acoustic_model, untrained
+from asr.train.acoustic import first_model, train_acoustic_model
 from asr.train.monitor import json_lines
 from asr.transcribe.corpus import plain_batches
 from asr.transcribe.recogniser import Recogniser
@@ -141,7 +141,7 @@ def judge(
     runs: dict[str, list[Run]] = {plan.cell: [] for plan in plans}
     for plan, gone in zip(plans, diverged, strict=True):
         advance(plan)
-        before = untrained(*checkpoint.load_description(plan.directory)).eval()
+        before = first_model(*checkpoint.load_description(plan.directory), plan.directory)[0].eval()
         outcome = None
         if (plan.directory / checkpoint.WEIGHTS).is_file():
             recogniser = Recogniser.load(plan.directory, device=device, decoding=["decoder={kind: greedy}"])

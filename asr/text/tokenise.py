@@ -140,7 +140,7 @@ class PhoneTokeniser:
             raise TextError(f'"{given}" is not one word: a phrase is added word by word')
         if phones:
             _, way = parse_entry(entry)
-            ways: Pronunciations = (Pronunciation(tuple(map(self._phone, way.phones)), way.probability),)
+            ways: Pronunciations = (Pronunciation(tuple(map(self.own_phone, way.phones)), way.probability),)
         else:
             ways = self.lexicon.generate([word]).get(word, ()) if self.lexicon.generate else ()
         if not ways:
@@ -153,7 +153,7 @@ class PhoneTokeniser:
             )
         return word, ways
 
-    def _phone(self, phone: str) -> str:
+    def own_phone(self, phone: str) -> str:
         """``phone`` as the model has it: without CMUdict's stress where the model has none."""
         return phone if phone in self._ids else phone.rstrip("012")
 

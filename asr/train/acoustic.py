@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from asr import checkpoint, recipe, runtime
 from asr.data.corpora import name_of
@@ -20,10 +20,11 @@ from asr.model.features import frame_mask
 from asr.records import BLANK, Batch, Emissions, ErrorCounts
 from asr.score.edits import character_errors, word_errors
 from asr.text.tokenise import PhoneTokeniser, Tokeniser, frames_needed
+from asr.train import start as beginning
 from asr.train.claim import claimed
 from asr.train.loop import train
 from asr.train.monitor import Monitor
-from asr.train.prepare import TrainingCorpora, measure_statistics, prepare
+from asr.train.prepare import TrainingCorpora, measure_statistics, prepare, untrained
 from asr.train.pronunciations import choose, load_choices, save_choices, spell, weighed
 from asr.train.state import DevFigures
 from asr.train.step import Loss
@@ -41,23 +42,35 @@ def train_acoustic_model(
     on = runtime.pick_device(device)
     with claimed(directory):
         corpora = prepare(settings, directory, root=root, resume=resume)
-        model = untrained(settings, corpora.tokeniser).to(on)
-        if settings.features.normalise == "global":
+        settings = corpora.recipe
+        model, origin = first_model(settings, corpora.tokeniser, directory)
+        model.to(on)
+        if settings.features.normalise == "global" and origin is None:
             measure_statistics(model, corpora)
-        return train(AcousticTask(model, corpora, directory), settings.training, directory, seed=settings.seed)
+        return train(AcousticTask(model, corpora, directory, origin), settings.training, directory, seed=settings.seed)
 
 
-def untrained(settings: recipe.Recipe, tokeniser: Tokeniser) -> AcousticModel:
-    """The model as the recipe's seed makes it, before the first step."""
-    torch.manual_seed(settings.seed)
-    return AcousticModel(settings, len(tokeniser.tokens))
+def first_model(
+    settings: recipe.Recipe, tokeniser: Tokeniser, directory: Path
+) -> tuple[AcousticModel, dict[str, Any] | None]:
+    """The model before the first step, and where it came from if a start model handed it on to ``directory``."""
+    model = untrained(settings, tokeniser)
+    return model, beginning.take_up(directory, model) if settings.start else None
 
 
 class AcousticTask:
     """The training loop's view of a recipe."""
 
-    def __init__(self, model: AcousticModel, corpora: TrainingCorpora, directory: Path) -> None:
+    def __init__(
+        self,
+        model: AcousticModel,
+        corpora: TrainingCorpora,
+        directory: Path,
+        origin: dict[str, Any] | None = None,
+    ) -> None:
+        """``origin`` is the record of the start model, for meta.json."""
         self.model = model
+        self._origin = origin
         self.corpora = corpora
         self.batches = corpora.batches
         self._directory = directory
@@ -95,6 +108,9 @@ class AcousticTask:
 
     def loss(self, model: AcousticModel, batch: Batch) -> Loss:
         return loss_of(model, batch, self.criterion, self.corpora.recipe.training.intermediate)
+
+    def frozen(self, step: int) -> Iterator[nn.Parameter]:
+        return beginning.frozen(self.model, self.corpora.recipe.start, step)
 
     def score_dev(self, model: AcousticModel, monitor: Monitor) -> DevFigures:
         """The loss and the greedy error rates: ``wer`` and ``cer`` or, of phones, ``per``. What decides comes first.
@@ -139,7 +155,8 @@ class AcousticTask:
 
     def describe(self) -> dict[str, Any]:
         remarks = {"remarks": list(self.corpora.remarks)} if self.corpora.remarks else {}
-        return {"audio_hours_per_epoch": round(self.corpora.seconds / 3600, 3), **remarks}
+        origin = {"start": self._origin} if self._origin else {}
+        return {"audio_hours_per_epoch": round(self.corpora.seconds / 3600, 3), **origin, **remarks}
 
 
 def loss_of(

@@ -25,6 +25,7 @@ from asr.model.features import loader_features
 from asr.records import Batch, Rejection
 from asr.text.arpabet import English
 from asr.text.tokenise import PhoneTokeniser, build_tokeniser
+from asr.train import start as beginning
 from asr.train.prepare import training_remarks
 from asr.transcribe.corpus import utterances, workers
 
@@ -97,10 +98,11 @@ class LexiconReport:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
     """All that ``asr check`` found. ``shared`` maps pairs of splits to the speakers they have in common; ``lexicon`` is
-    there where units are phones; ``remarks`` are what may be wrong with corpora that read well, and what of the recipe
-    does not go with them."""
+    there where units are phones; ``carried`` says what the start model hands on, where the recipe names one;
+    ``remarks`` are what may be wrong with corpora that read well, and what of the recipe does not go with them."""
 
     alphabet: tuple[str, ...]
+    carried: str | None
     lexicon: LexiconReport | None
     splits: tuple[SplitReport, ...]
     shared: dict[tuple[str, str], frozenset[str]]
@@ -118,6 +120,9 @@ def check(
 ) -> Preflight:
     """Reads every corpus once. ``advance`` hears of each batch's split and size. Raises AsrError where a corpus cannot
     be opened at all; single bad utterances are findings."""
+    origin = beginning.open_start(settings.start) if settings.start else None
+    if origin is not None:
+        settings = beginning.settle(settings, origin)
     mixtures = {
         name: open_corpora(sources, root, seed=settings.seed)
         for name in SPLITS
@@ -128,7 +133,12 @@ def check(
     train_cuts = mixtures["train"].whole()
     texts = (text_of(cut, settings.text.form) for cut in train_cuts)
     spoken = texts_to_spell(texts, settings.augment.join)
-    tokeniser = build_tokeniser(settings.text.tokeniser, spoken, root)
+    carried = None
+    if origin is not None and settings.start is not None:
+        tokeniser = beginning.build_tokeniser_from(origin, settings.text, spoken, root)
+        carried = beginning.carry(origin, tokeniser, settings.start).sentence(origin.name)
+    else:
+        tokeniser = build_tokeniser(settings.text.tokeniser, spoken, root)
     reports, largest = [], None
     for name, mixture in mixtures.items():
         limits = settings.training.utterance_seconds if name == "train" else (0.0, float("inf"))
@@ -169,6 +179,7 @@ def check(
     steps = _count_steps(mixtures["train"], settings)
     return Preflight(
         alphabet=tokeniser.tokens[1:],
+        carried=carried,
         lexicon=_check_lexicon(settings, tokeniser, root) if isinstance(tokeniser, PhoneTokeniser) else None,
         splits=tuple(reports),
         shared=shared,
@@ -291,6 +302,8 @@ def render(report: Preflight) -> list[Any]:
                 line(f"  {rejection.id}: {rejection.reason}")
     tokens = " ".join("␣" if token == " " else token for token in report.alphabet[:80])
     line(f"\n{'phones' if report.lexicon else 'alphabet'}, {len(report.alphabet)} tokens: {tokens}")
+    if report.carried:
+        line(report.carried)
     for finding in _describe_lexicon(report.lexicon) if report.lexicon else ():
         line(finding)
     for (a, b), speakers in report.shared.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from asr import checkpoint, recipe, runtime
 from asr.data.sentences import SentenceBatches
@@ -100,6 +101,9 @@ class LanguageTask:
 
     def subject(self) -> str:
         return f"{len(self.text)} sentences, {self.batches} batches an epoch; dev set: {len(self.dev)} sentences"
+
+    def frozen(self, step: int) -> Iterator[nn.Parameter]:  # noqa: ARG002
+        return iter(())
 
     def score_dev(self, model: LanguageModel, monitor: Monitor) -> DevFigures:  # noqa: ARG002
         fit = measure_fit(model, self.tokeniser, self.dev)

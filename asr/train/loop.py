@@ -7,11 +7,12 @@ import itertools
 import math
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 import asr
 from asr import checkpoint, recipe, runtime
@@ -37,6 +38,10 @@ class Task(Protocol[M, B]):
         ...
 
     def loss(self, model: M, batch: B) -> Loss: ...
+
+    def frozen(self, step: int) -> Iterable[nn.Parameter]:
+        """The weights that step ``step``, counted from 0, leaves as they are."""
+        ...
 
     def score_dev(self, model: M, monitor: Monitor) -> DevFigures:
         """How well ``model``, in evaluation mode, does on the dev set."""
@@ -76,7 +81,8 @@ def train(task: Task[M, B], settings: recipe.TrainerSettings, directory: Path, *
                 if not usable:
                     continue
                 left = share_left(progress.step, total_steps, monitor.seconds, settings)
-                figures = trainer.step(usable, learning_rate(progress.step, left, settings))
+                rate = learning_rate(progress.step, left, settings)
+                figures = trainer.step(usable, rate, frozen=task.frozen(progress.step))
                 progress.step += 1
                 monitor.step(figures)
                 if stop.is_set() or time.monotonic() - saved > settings.save_minutes * 60:

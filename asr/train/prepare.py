@@ -26,6 +26,7 @@ from asr.model.acoustic import AcousticModel
 from asr.model.features import loader_features
 from asr.records import Batch
 from asr.text.tokenise import PhoneTokeniser, Tokeniser, build_tokeniser
+from asr.train import start as beginning
 from asr.train.kneser_ney import estimate, read_text
 from asr.transcribe.corpus import plain_batches, utterances, workers
 
@@ -109,24 +110,26 @@ class TrainingCorpora:
 
 
 def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: bool) -> TrainingCorpora:
-    """Opens the corpora and takes ``directory`` for this run. Raises AsrError where either cannot be had."""
+    """Opens the corpora and takes ``directory`` for this run. Raises AsrError where either cannot be had.
+
+    The recipe that comes back has what it takes from its start model filled in."""
     begun = is_begun(directory, resume=resume)
+    stored = checkpoint.load_description(directory) if begun else None
+    origin = beginning.open_start(settings.start) if settings.start and not begun else None
+    if origin is not None:
+        settings = beginning.settle(settings, origin)
+    if stored is not None:
+        settings = beginning.settle_again(settings, stored[0])
     mixture = open_corpora(settings.corpora.split("train"), root, seed=settings.seed)
     dev_mixture = open_corpora(settings.corpora.split("dev"), root)
     augmenter = Augmenter(settings.augment, root, seed=settings.seed)
     check_not_empty(mixture, settings, "train", root)
     check_not_empty(dev_mixture, settings, "dev", root)
-    if not begun:
-        texts = (text_of(cut, settings.text.form) for cut in mixture.whole())
-        spoken = texts_to_spell(texts, settings.augment.join)
-        tokeniser = build_tokeniser(settings.text.tokeniser, spoken, root)
-        described = settings
-        if isinstance(tokeniser, PhoneTokeniser) and isinstance(settings.decoder, recipe.Greedy):
-            described = settings.model_copy(update={"decoder": _words_compete(directory, mixture, settings)})
-        checkpoint.save_description(directory, described, tokeniser)
+    if stored is None:
+        tokeniser = _begin(settings, directory, mixture, root, origin)
     else:
-        stored, tokeniser = checkpoint.load_description(directory)
-        check_same(stored, settings, directory)
+        tokeniser = stored[1]
+        check_same(stored[0], settings, directory)
     remarks = training_remarks(settings, mixture.whole())
     for remark in remarks:
         log.warning(remark)
@@ -166,6 +169,32 @@ def epoch_of(settings: recipe.Recipe, mixture: Mixture, number: int) -> Any:
         salt=f"{settings.seed}/{number}",
         seconds=settings.training.utterance_seconds,
     )
+
+
+def _begin(
+    settings: recipe.Recipe, directory: Path, mixture: Mixture, root: Path, origin: beginning.StartModel | None
+) -> Tokeniser:
+    """Takes the directory for the run: its tokeniser, what it begins with and, last, its recipe are on disk then."""
+    texts = texts_to_spell((text_of(cut, settings.text.form) for cut in mixture.whole()), settings.augment.join)
+    if origin is not None and settings.start is not None:
+        tokeniser = beginning.build_tokeniser_from(origin, settings.text, texts, root)
+        model = untrained(settings, tokeniser)
+        carried = beginning.hand_on(origin, model, tokeniser, settings.start)
+        beginning.keep(directory, origin, model, carried)
+        log.warning(carried.sentence(origin.name))
+    else:
+        tokeniser = build_tokeniser(settings.text.tokeniser, texts, root)
+    described = settings
+    if isinstance(tokeniser, PhoneTokeniser) and isinstance(settings.decoder, recipe.Greedy):
+        described = settings.model_copy(update={"decoder": _words_compete(directory, mixture, settings)})
+    checkpoint.save_description(directory, described, tokeniser)
+    return tokeniser
+
+
+def untrained(settings: recipe.Recipe, tokeniser: Tokeniser) -> AcousticModel:
+    """The model as the recipe's seed makes it, before the first step."""
+    torch.manual_seed(settings.seed)
+    return AcousticModel(settings, len(tokeniser.tokens))
 
 
 def _words_compete(directory: Path, mixture: Mixture, settings: recipe.Recipe) -> recipe.Beam:

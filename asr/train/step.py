@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -65,9 +65,9 @@ class Trainer(Generic[M, B]):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
         self.average = build_average(settings.averaging, model)
 
-    def step(self, batches: Sequence[B], learning_rate: float) -> StepFigures:
-        """Accumulates the gradient of the loss per label over ``batches``, then updates the weights once: not at all
-        where a gradient in float16 overflows, after which the scaler lowers its scale."""
+    def step(self, batches: Sequence[B], learning_rate: float, *, frozen: Iterable[nn.Parameter] = ()) -> StepFigures:
+        """Accumulates the gradient of the loss per label over ``batches``, then updates the weights once, but for the
+        ``frozen`` ones: not at all where a gradient in float16 overflows, after which the scaler lowers its scale."""
         labels = sum(batch.labels for batch in batches)
         losses = []
         for batch in batches:
@@ -76,6 +76,8 @@ class Trainer(Generic[M, B]):
             self.scaler.scale(loss.nats / labels).backward()  # type: ignore[no-untyped-call]
             losses.append(dataclasses.replace(loss, nats=loss.nats.detach()))
 
+        for parameter in frozen:
+            parameter.grad = None  # which the optimiser passes over, weight decay and all
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
         self.scaler.unscale_(self.optimiser)
