@@ -96,6 +96,10 @@ def save_description(directory: Path, settings: recipe.Section, tokeniser: Token
         save_lexicon(directory, tokeniser)
     with files.replacing(directory / "tokenizer.json") as file:
         file.write(tokeniser.to_json())
+    save_recipe(directory, settings)
+
+
+def save_recipe(directory: Path, settings: recipe.Section) -> None:
     with files.replacing(directory / "recipe.yaml") as file:
         file.write(reading.dump_recipe(settings))
 

@@ -10,7 +10,8 @@
     ├── LanguageModelError   a language model that is missing, malformed or damaged, or cannot be estimated
     ├── CheckpointError      a model directory that is missing, incomplete or not ours
     ├── TrainingError        training that cannot go on (stopped, nothing to train on)
-    │   └── DivergenceError  a loss or gradient that is no number any more
+    │   ├── DivergenceError  a loss or gradient that is no number any more
+    │   └── TrainingStopped  training that a signal has stopped, and that can go on
     └── MissingExtraError    an optional package that this feature needs
 
 Each message is a sentence for the person at the terminal: what, where, found, expected, what to do. The command line
@@ -60,6 +61,14 @@ class TrainingError(AsrError):
 
 class DivergenceError(TrainingError):
     """The loss or its gradient is no number any more."""
+
+
+class TrainingStopped(TrainingError):
+    """A signal has stopped the training, and its state is saved. ``where`` says where, ``how`` it goes on."""
+
+    def __init__(self, where: str, how: str = "the same command goes on from here") -> None:
+        super().__init__(f"{where}, and nothing is lost; {how}")
+        self.where = where
 
 
 class MissingExtraError(AsrError):

@@ -20,6 +20,7 @@ from asr.cli.inspect import inspect
 from asr.cli.lexicon import lexicon
 from asr.cli.listen import listen
 from asr.cli.lm import lm
+from asr.cli.options import ARGUMENTS
 from asr.cli.score import score
 from asr.cli.study import study
 from asr.cli.terminal import say
@@ -32,6 +33,10 @@ from asr.errors import AsrError
 
 class _Commands(click.Group):
     """Turns an AsrError, an interrupt or a closed pipe into a sentence and an exit code."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[ARGUMENTS] = tuple(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         with _libraries_silent(), _warnings_said():

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from asr.cli.options import FOLDER, device_option, progress_bar, set_option, threads_option
+from asr.cli.options import FOLDER, device_option, going_on, progress_bar, set_option, threads_option
 from asr.cli.terminal import say
 
 files_argument = click.argument("files", nargs=-1, required=True, metavar="TEXT...")
@@ -164,7 +164,8 @@ def _train_lstm(
         "training": {} if epochs is None else {"epochs": epochs},
     }
     settings = validate_recipe(raw, "asr lm train", overrides, schema=LanguageModelRecipe)
-    meta = train_language_model(settings, tokeniser, out, device=device, resume=resume)
+    with going_on():
+        meta = train_language_model(settings, tokeniser, out, device=device, resume=resume)
     dev, spent = meta["results"]["dev"], meta["training"]
     say(
         f"{out}: perplexity {dev['perplexity']:.2f} a word, {dev['bits_per_character']:.3f} bits a character on "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from asr.cli.terminal import say
-from asr.errors import AsrError
+from asr.errors import AsrError, TrainingStopped
 
 if TYPE_CHECKING:
     from asr.data.corpora import AnySource
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     Sources = tuple[AnySource, ...]
 
+ARGUMENTS = "asr.arguments"
+"""Of a context's ``meta``: the words of the command line after ``asr``."""
 FOLDER = click.Path(path_type=Path)
 
 
@@ -122,6 +125,17 @@ device_option = click.option("--device", default="auto", show_default=True, help
 set_option = click.option(
     "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a recipe key: encoder.hidden=256."
 )
+
+
+@contextlib.contextmanager
+def going_on() -> Iterator[None]:
+    """A training that a signal stops says the command that goes on from there."""
+    try:
+        yield
+    except TrainingStopped as stopped:
+        arguments = [argument for argument in click.get_current_context().meta[ARGUMENTS] if argument != "--resume"]
+        raise TrainingStopped(stopped.where, f"go on with: {shlex.join(['asr', *arguments, '--resume'])}") from None
+
 
 start_option = click.option(
     "--from",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from asr.cli.options import FOLDER, data_option, device_option, set_option, start_option, threads_option
+from asr.cli.options import FOLDER, data_option, device_option, going_on, set_option, start_option, threads_option
 from asr.cli.terminal import say
 
 
@@ -36,9 +36,10 @@ def train(
     settings = load_recipe(recipe, [*start, *overrides])
     root = data_root(data, settings.data)
     directory = out or Path("models") / recipe.stem
-    meta = train_acoustic_model(
-        settings.model_copy(update={"data": str(root)}), directory, root=root, device=device, resume=resume
-    )
+    with going_on():
+        meta = train_acoustic_model(
+            settings.model_copy(update={"data": str(root)}), directory, root=root, device=device, resume=resume
+        )
     results, spent = meta["results"], meta["training"]
     rates = ", ".join(
         f"{name.upper()} {results['dev'][name]:.2%}" for name in ("wer", "cer", "per") if name in results["dev"]

@@ -231,13 +231,29 @@ def load_batches(
         yield batch
 
 
-def plan_batches(cuts: Any, *, max_batch_seconds: float, buckets: int, seed: int) -> tuple[int, float]:
-    """How many batches an epoch has, and its seconds of audio; reads no more than the files' headers."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochPlan:
+    """An epoch's ``batches``, its ``seconds`` of audio, and its ``utterances`` by name and duration."""
+
+    batches: int
+    seconds: float
+    utterances: tuple[str, ...]
+
+
+def plan_batches(cuts: Any, *, max_batch_seconds: float, buckets: int, seed: int) -> EpochPlan:
+    """What an epoch has; reads no more than the files' headers."""
     batches, seconds = 0, 0.0
+    utterances: list[str] = []
     for batch in _bucketed(cuts, max_batch_seconds, buckets, True, seed, 0):
         batches += 1
         seconds += sum(cut.duration for cut in batch)
-    return batches, seconds
+        utterances += map(named, batch)
+    return EpochPlan(batches=batches, seconds=seconds, utterances=tuple(utterances))
+
+
+def named(cut: Any) -> str:
+    """What tells an utterance from others: its id and, since batches depend on it, its duration."""
+    return f"{cut.id} {cut.duration:.3f}"
 
 
 def _bucketed(cuts: Any, max_batch_seconds: float, buckets: int, shuffle: bool, seed: int, epoch: int) -> Iterator[Any]:

@@ -24,8 +24,8 @@ from asr.train import start as beginning
 from asr.train.claim import claimed
 from asr.train.loop import train
 from asr.train.monitor import Monitor
-from asr.train.prepare import TrainingCorpora, measure_statistics, prepare, untrained
-from asr.train.pronunciations import choose, load_choices, save_choices, spell, weighed
+from asr.train.prepare import UNIGRAMS, TrainingCorpora, measure_statistics, prepare, untrained, words_compete
+from asr.train.pronunciations import CHOICES, choose, load_choices, save_choices, spell, weighed
 from asr.train.state import DevFigures
 from asr.train.step import Loss
 from asr.transcribe.phones import phone_errors
@@ -37,7 +37,8 @@ def train_acoustic_model(
     """Trains the recipe's model into ``directory`` and returns the contents of its meta.json.
 
     With ``resume`` a stopped or killed run goes on, mid-epoch, to the weights it would have reached; a finished one is
-    returned as it is. Raises AsrError for whatever stands in the way.
+    returned as it is, unless more epochs are asked for or its corpus has changed (``train.stretch``). Raises AsrError
+    for whatever stands in the way.
     """
     on = runtime.pick_device(device)
     with claimed(directory):
@@ -73,6 +74,7 @@ class AcousticTask:
         self._origin = origin
         self.corpora = corpora
         self.batches = corpora.batches
+        self.contents = corpora.contents
         self._directory = directory
         self._settings = corpora.recipe.training.criterion
         self._spelled: dict[str, list[int]] | None = None
@@ -87,6 +89,19 @@ class AcousticTask:
             self._final = self._build_criterion()
         self.criterion = self._final if number >= begins else ctc_loss
         return self.corpora.train(number, skip, self._spelled)
+
+    def forget(self) -> None:
+        """Pronunciations are chosen anew, the lexicon learns new words, and where nothing was tuned, how often the text
+        has each word is counted again."""
+        tokeniser, directory = self.corpora.tokeniser, self._directory
+        (directory / CHOICES).unlink(missing_ok=True)
+        if isinstance(tokeniser, PhoneTokeniser):
+            words = (word for text in self.corpora.texts().values() for word in text.split())
+            tokeniser.lexicon = tokeniser.lexicon.extended(words)
+            checkpoint.save_lexicon(directory, tokeniser)
+            decoder = checkpoint.load_description(directory)[0].decoder
+            if isinstance(decoder, recipe.Beam) and decoder.language_model == UNIGRAMS:
+                words_compete(directory, self.corpora.mixture, self.corpora.recipe)
 
     def _build_criterion(self) -> Criterion:
         transcripts = self.corpora.transcripts(self._spelled)

@@ -195,10 +195,10 @@ def check(
 
 def _count_steps(train: Mixture, settings: recipe.Recipe) -> Steps:
     training = settings.training
-    batches, _ = plan_batches(
+    plan = plan_batches(
         train.epoch(0), max_batch_seconds=training.max_batch_seconds, buckets=training.buckets, seed=settings.seed
     )
-    an_epoch = math.ceil(batches / training.accumulate)
+    an_epoch = math.ceil(plan.batches / training.accumulate)
     return Steps(an_epoch=an_epoch, in_all=None if training.minutes else an_epoch * training.epochs)
 
 

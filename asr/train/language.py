@@ -21,9 +21,10 @@ from asr.text.tokenise import Tokeniser
 from asr.train.claim import claimed
 from asr.train.loop import train
 from asr.train.monitor import Monitor
-from asr.train.prepare import check_same, is_begun
+from asr.train.prepare import check_same, is_begun, keep_changes
 from asr.train.state import DevFigures
 from asr.train.step import Loss
+from asr.train.stretch import Contents, digest
 
 
 def train_language_model(
@@ -62,6 +63,7 @@ def _train(
     else:
         stored, same = checkpoint.load_description(directory, recipe.LanguageModelRecipe)
         check_same(stored, settings, directory)
+        keep_changes(stored, settings, directory)
         if same.tokens != tokeniser.tokens:
             raise CorpusError(f"{directory} was started with another tokeniser, so it cannot be resumed with this one")
     torch.manual_seed(settings.seed)
@@ -92,6 +94,7 @@ class LanguageTask:
             seed=settings.seed,
         )
         self.batches = len(self._batches)
+        self.contents = Contents(utterances=len(text), train=digest(text), dev=digest(dev))
 
     def epoch(self, number: int, *, skip: int) -> Iterator[Sentences]:
         return self._batches.epoch(number, skip=skip)
@@ -101,6 +104,9 @@ class LanguageTask:
 
     def subject(self) -> str:
         return f"{len(self.text)} sentences, {self.batches} batches an epoch; dev set: {len(self.dev)} sentences"
+
+    def forget(self) -> None:
+        pass
 
     def frozen(self, step: int) -> Iterator[nn.Parameter]:  # noqa: ARG002
         return iter(())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 import platform
 import time
 from collections.abc import Iterable, Iterator
@@ -16,11 +15,12 @@ from torch import nn
 
 import asr
 from asr import checkpoint, recipe, runtime
-from asr.errors import TrainingError
+from asr.errors import TrainingError, TrainingStopped
 from asr.train.monitor import Monitor
 from asr.train.optimiser import learning_rate, share_left
 from asr.train.state import DevFigures, Progress, is_time_up, load_state, save_state, stop_on_signals
 from asr.train.step import B, Loss, M, Trainer
+from asr.train.stretch import Contents, go_on, steps_in_all
 
 
 class Task(Protocol[M, B]):
@@ -31,6 +31,13 @@ class Task(Protocol[M, B]):
     @property
     def batches(self) -> int:
         """How many of them are an epoch."""
+        ...
+
+    @property
+    def contents(self) -> Contents: ...
+
+    def forget(self) -> None:
+        """Makes anew what an earlier call took from the corpus, which has changed since."""
         ...
 
     def epoch(self, number: int, *, skip: int) -> Iterator[B]:
@@ -63,12 +70,17 @@ def train(task: Task[M, B], settings: recipe.TrainerSettings, directory: Path, *
     averaged = copy.deepcopy(model).eval()
     trainer = Trainer(model, task.loss, settings)
     progress = load_state(directory, trainer) or Progress()
-    total_steps = settings.epochs * math.ceil(task.batches / settings.accumulate)
+    settings, changes, another = go_on(progress, settings, task.contents)
+    if another:
+        task.forget()
+    total_steps = steps_in_all(progress, settings, task.batches)
 
     watched = Monitor(directory, progress, settings, batches=task.batches, may_skip=trainer.scaler.is_enabled())
     with watched as monitor, stop_on_signals() as stop:
         if not progress.finished:
             monitor.say(_header(task, directory))
+        for change in changes:
+            monitor.say(change)
         saved = time.monotonic()
         while not progress.finished:
             model.train()
@@ -81,7 +93,7 @@ def train(task: Task[M, B], settings: recipe.TrainerSettings, directory: Path, *
                 if not usable:
                     continue
                 left = share_left(progress.step, total_steps, monitor.seconds, settings)
-                rate = learning_rate(progress.step, left, settings)
+                rate = learning_rate(progress.step, left, settings, warm_from=progress.warm_from)
                 figures = trainer.step(usable, rate, frozen=task.frozen(progress.step))
                 progress.step += 1
                 monitor.step(figures)
@@ -90,10 +102,7 @@ def train(task: Task[M, B], settings: recipe.TrainerSettings, directory: Path, *
                     save_state(directory, progress, trainer)
                     saved = time.monotonic()
                 if stop.is_set():
-                    raise TrainingError(
-                        f"stopped in epoch {progress.epoch + 1} after {progress.step} steps; nothing is lost: "
-                        "the same command goes on from here (asr train and asr lm train: with --resume)"
-                    )
+                    raise TrainingStopped(f"stopped in epoch {progress.epoch + 1} after {progress.step} steps")
                 if is_time_up(monitor.seconds, settings):
                     break
             monitor.read()

@@ -27,9 +27,10 @@ def build_optimiser(model: nn.Module, settings: recipe.TrainerSettings) -> torch
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=fused)
 
 
-def learning_rate(step: int, left: float, settings: recipe.TrainerSettings) -> float:
+def learning_rate(step: int, left: float, settings: recipe.TrainerSettings, *, warm_from: int = 0) -> float:
     """The rate of step ``step``, counted from 0, when the share ``left`` of the decay is still to come, in [0, 1]: a
-    linear warm-up, then the decay to FLOOR of the peak."""
+    linear warm-up from step ``warm_from`` on, then the decay to FLOOR of the peak."""
+    step -= warm_from
     warm = (step + 1) / settings.warmup_steps if step < settings.warmup_steps else 1.0
     return settings.learning_rate * min(warm, _decayed(left, settings))
 

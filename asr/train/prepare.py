@@ -15,7 +15,7 @@ import torch
 
 from asr import checkpoint, recipe
 from asr.data.augment import Augmenter
-from asr.data.batches import load_batches, plan_batches, text_of
+from asr.data.batches import load_batches, named, plan_batches, text_of
 from asr.data.corpora import Mixture, check_not_empty, open_corpora
 from asr.data.decoded import DecodedAudio, keep_decoded
 from asr.data.join import join, joined_of, texts_to_spell
@@ -28,12 +28,21 @@ from asr.records import Batch
 from asr.text.tokenise import PhoneTokeniser, Tokeniser, build_tokeniser
 from asr.train import start as beginning
 from asr.train.kneser_ney import estimate, read_text
+from asr.train.stretch import Contents, digest
 from asr.transcribe.corpus import plain_batches, utterances, workers
 
 log = logging.getLogger(__name__)
 
-FREE_TO_CHANGE = {"data", "decoder", "training.workers", "training.save_minutes", "training.keep_audio"}
-"""Recipe keys, or sections, that may differ when a run is resumed: they move no weight."""
+GOES_ON = {"epochs", "minutes", "patience", "dev_every"}
+"""Keys of ``training`` that say how long a run is and how it is judged: with others it goes on (``train.stretch``)."""
+CORPORA = {"corpora", "sentences.train", "sentences.dev"}
+"""A run goes on with another corpus, and says so."""
+FREE_TO_CHANGE = {
+    *("data", "decoder", "training.workers", "training.save_minutes", "training.keep_audio"),
+    *CORPORA,
+    *(f"training.{key}" for key in GOES_ON),
+}
+"""Recipe keys, or sections, that may differ when a run is resumed: those that say what is trained must not."""
 STATISTICS_BATCHES = 100
 UNIGRAMS = "unigrams.ngrams"
 """The language model of a model directory of phones: the training text's words."""
@@ -53,6 +62,7 @@ class TrainingCorpora:
     batches: int
     seconds: float
     remarks: tuple[str, ...]
+    contents: Contents
 
     def train(self, epoch: int, skip: int = 0, spelled: Mapping[str, list[int]] | None = None) -> Iterator[Batch]:
         """Augmented batches of one epoch, the first ``skip`` left out. ``spelled`` are the tokens of some utterances,
@@ -130,11 +140,12 @@ def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: boo
     else:
         tokeniser = stored[1]
         check_same(stored[0], settings, directory)
+        keep_changes(stored[0], settings, directory)
     remarks = training_remarks(settings, mixture.whole())
     for remark in remarks:
         log.warning(remark)
     training = settings.training
-    batches, seconds = plan_batches(
+    plan = plan_batches(
         epoch_of(settings, mixture, 0),
         max_batch_seconds=training.max_batch_seconds,
         buckets=training.buckets,
@@ -147,9 +158,12 @@ def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: boo
         mixture=mixture,
         dev_mixture=dev_mixture,
         decoded=keep_decoded(itertools.chain(mixture.whole(), dev_mixture.whole()), training.keep_audio),
-        batches=batches,
-        seconds=seconds,
+        batches=plan.batches,
+        seconds=plan.seconds,
         remarks=remarks,
+        contents=Contents(
+            utterances=len(plan.utterances), train=digest(plan.utterances), dev=digest(map(named, dev_mixture.whole()))
+        ),
     )
 
 
@@ -186,7 +200,7 @@ def _begin(
         tokeniser = build_tokeniser(settings.text.tokeniser, texts, root)
     described = settings
     if isinstance(tokeniser, PhoneTokeniser) and isinstance(settings.decoder, recipe.Greedy):
-        described = settings.model_copy(update={"decoder": _words_compete(directory, mixture, settings)})
+        described = settings.model_copy(update={"decoder": words_compete(directory, mixture, settings)})
     checkpoint.save_description(directory, described, tokeniser)
     return tokeniser
 
@@ -197,7 +211,7 @@ def untrained(settings: recipe.Recipe, tokeniser: Tokeniser) -> AcousticModel:
     return AcousticModel(settings, len(tokeniser.tokens))
 
 
-def _words_compete(directory: Path, mixture: Mixture, settings: recipe.Recipe) -> recipe.Beam:
+def words_compete(directory: Path, mixture: Mixture, settings: recipe.Recipe) -> recipe.Beam:
     """The decoder of a model of phones before ``asr tune`` chooses one: how often the training text has each word
     tells words apart that sound alike."""
     sentences = (text_of(cut, settings.text.form).split() for cut in mixture.whole())
@@ -245,6 +259,18 @@ def check_same(stored: recipe.Section, given: recipe.Section, directory: Path) -
         raise RecipeError(
             f"{directory} was started with another recipe, so it cannot be resumed with this one:\n{lines}"
         )
+
+
+def keep_changes(stored: recipe.Section, given: recipe.Section, directory: Path) -> None:
+    """Writes what may change about a run to its recipe; what ``asr tune`` has written there stays."""
+    changes: dict[str, Any] = {
+        key: getattr(given, key) for key in ("corpora", "sentences") if key in type(given).model_fields
+    }
+    length = {key: getattr(given.training, key) for key in GOES_ON}  # type: ignore[attr-defined]
+    changes["training"] = stored.training.model_copy(update=length)  # type: ignore[attr-defined]
+    kept = stored.model_copy(update=changes)
+    if kept != stored:
+        checkpoint.save_recipe(directory, kept)
 
 
 def _differences(path: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -28,7 +28,11 @@ Lower is better in each; between two epochs the first decides, or where it is eq
 @dataclass(slots=True)
 class Progress:
     """Where a run stands: ``epoch`` and ``batch`` are the next to be trained (from 0), ``step`` counts optimiser steps,
-    ``seconds`` the time spent. ``best_epoch`` counts from 1. The ``epoch_*`` sums cover this epoch's steps so far."""
+    ``seconds`` the time spent. ``best_epoch`` counts from 1. The ``epoch_*`` sums cover this epoch's steps so far.
+
+    ``asked_*`` are the recipe's epochs and minutes, ``epochs`` and ``minutes`` those of the run in all. Its last
+    stretch (``train.stretch``) began at ``stretch_epoch`` and ``stretch_step``, and its last warm-up at step
+    ``warm_from``."""
 
     epoch: int = 0
     batch: int = 0
@@ -43,6 +47,16 @@ class Progress:
     epoch_labels: int = 0
     epoch_blank: float = 0.0
     epoch_steps: int = 0
+    asked_epochs: int = 0
+    asked_minutes: float | None = None
+    epochs: int = 0
+    minutes: float | None = None
+    stretch_epoch: int = 0
+    stretch_step: int = 0
+    warm_from: int = 0
+    utterances: int = 0
+    train_digest: str = ""
+    dev_digest: str = ""
 
     def add(self, *, nats: float, labels: int, steps: int, blank_rate: float | None, seconds: float) -> None:
         """Sums up ``steps`` more steps: their loss over their labels, the mean of their blank rates, their time."""
@@ -87,7 +101,8 @@ class Progress:
         if best:
             self.best_epoch, self.best_dev = self.epoch, dev
         self.last_dev = dev
-        weary = settings.patience is not None and self.epoch - self.best_epoch >= settings.patience
+        waited = self.epoch - max(self.best_epoch, self.stretch_epoch)
+        weary = settings.patience is not None and waited >= settings.patience
         self.finished = self.finished or weary
         return best
 
