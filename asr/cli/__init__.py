@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from asr import __version__
+from asr.cli.adapt import adapt
 from asr.cli.align import align
 from asr.cli.check import check
 from asr.cli.evaluate import evaluate
@@ -106,6 +107,7 @@ def main() -> None:
 
 for command in (
     train,
+    adapt,
     evaluate,
     score,
     transcribe,
