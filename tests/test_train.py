@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import asr
-from asr import recipe
-from asr.data.corpora import open_corpora
+from asr import checkpoint, recipe
+from asr.data.corpora import open_corpora, sources_of
 from asr.errors import CheckpointError, CorpusError, RecipeError, TrainingError
 from asr.model.acoustic import AcousticModel
 from asr.recipe import reading
@@ -184,6 +184,20 @@ def test_a_dev_set_that_cannot_be_read_stops_the_run_rather_than_flatter_it(corp
     with pytest.raises(TrainingError, match="no utterance of the dev corpora can be read"):
         train(settings_of(epochs=1), tmp_path / "model", root=tmp_path)
     assert '"lost"' in (tmp_path / "model" / "training" / "rejected.jsonl").read_text()
+
+
+def test_a_run_with_a_held_out_dev_set_is_resumed_and_evaluated_with_the_same_one(corpus, tmp_path):
+    raw = toy.recipe()
+    sections = {"corpora": {"train": raw["corpora"]["train"], "dev": {"share": 0.3}}}
+    settings = validate_recipe({**raw, **sections, "training": {**raw["training"], "epochs": 1}}, "toy")
+    meta = train(settings, tmp_path / "model", root=corpus)
+    assert train(settings, tmp_path / "model", root=corpus, resume=True) == meta
+    stored, _ = checkpoint.load_description(tmp_path / "model")
+    held_out, left = (
+        [told.id for told in open_corpora(sources_of(stored, split), corpus).told()] for split in ("dev", "train")
+    )
+    assert len(held_out) == 15  # one of four speakers
+    assert len(left) == 45
 
 
 def test_accumulated_batches_give_the_gradient_of_one_batch(corpus):
