@@ -79,12 +79,12 @@ def test_help_takes_less_than_300_ms():
 def test_info_says_what_a_model_is(home):
     done = asr("info", "models/toy", cwd=home)
     assert done.returncode == 0, done.stderr.decode()
-    facts = dict(line.split("  ", 1) for line in done.stdout.decode().splitlines())
-    assert facts["units    "] == "4 characters: ␣ a b c"
-    assert facts["trained  "].startswith("12 epochs of ")
-    assert re.match(r"dev WER [\d.]+%, CER [\d.]+% at epoch \d+", facts["results  "])
-    assert facts["decoder  "] == "kind greedy"
-    assert "corpora    train: train; dev: dev" in done.stdout.decode()
+    facts = {line[:9].strip(): line[11:] for line in done.stdout.decode().splitlines()}
+    assert facts["units"] == "4 characters: ␣ a b c"
+    assert facts["trained"].startswith("12 epochs of ")
+    assert re.match(r"dev WER [\d.]+%, CER [\d.]+% at epoch \d+", facts["results"])
+    assert facts["decoder"] == "kind greedy"
+    assert facts["corpora"] == "train: train; dev: dev"
     (home / "models" / "toy" / "MODEL_CARD.md").write_text("# Toy\n")
     assert "card       models/toy/MODEL_CARD.md" in asr("info", "models/toy", cwd=home).stdout.decode()
 
