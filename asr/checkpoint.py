@@ -17,29 +17,26 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
-from torch import nn
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from asr import files, recipe, runtime
 from asr.errors import CheckpointError, RecipeError, TextError
-from asr.model.acoustic import AcousticModel
-from asr.model.encoder import Encoder
-from asr.model.features import FeatureExtractor
-from asr.model.language import LanguageModel
-from asr.model.network import TorchNetwork
 from asr.recipe import reading
 from asr.recipe.frames import feature_size
-from asr.records import Network
 from asr.text.pronounce import read_lexicon, write_lexicon
 from asr.text.tokenise import PhoneTokeniser, Tokeniser, tokeniser_from_json
 
+if TYPE_CHECKING:  # recognition needs no torch: it is imported where weights are read or written
+    import torch
+    from torch import nn
+
+    from asr.model.acoustic import AcousticModel
+    from asr.model.language import LanguageModel
+    from asr.records import Network
+
 FORMAT = 1
 R = TypeVar("R", bound=recipe.Section)
-M = TypeVar("M", bound=nn.Module)
+M = TypeVar("M", bound="nn.Module")
 WEIGHTS, LAST_WEIGHTS = "model.safetensors", "last.safetensors"
 PRONUNCIATIONS = "pronunciations.txt"
 Engine = Literal["auto", "torch", "onnx"]
@@ -110,6 +107,8 @@ def save_lexicon(directory: Path, tokeniser: PhoneTokeniser) -> None:
 
 def save_weights(path: Path, weights: dict[str, torch.Tensor], notes: dict[str, str] | None = None) -> None:
     """Writes ``weights`` as safetensors, with ``notes`` in its header."""
+    from safetensors.torch import save
+
     with files.replacing(path, "wb") as file:
         file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, notes))
 
@@ -198,6 +197,8 @@ def load_description(directory: Path, schema: type[recipe.Section] = recipe.Reci
 
 def load_checkpoint(directory: Path, *, device: str = "auto", weights: str = WEIGHTS) -> Checkpoint:
     """The model in ``directory``. Raises CheckpointError where it is missing, incomplete or not one of ours."""
+    from asr.model.acoustic import AcousticModel
+
     settings, tokeniser = load_description(directory)
     vocabulary = len(tokeniser.tokens)
     state = _load_weights(lambda: _outline(settings, vocabulary), directory, weights)
@@ -216,6 +217,8 @@ def load_network(
     """The network of ``directory`` by ``engine``. Raises CheckpointError as ``load_checkpoint`` does."""
     if engine == "onnx":
         raise CheckpointError(f"{directory} holds no network for ONNX Runtime")
+    from asr.model.network import TorchNetwork
+
     loaded = load_checkpoint(directory, device=device, weights=weights)
     return LoadedNetwork(
         network=TorchNetwork(loaded.model), tokeniser=loaded.tokeniser, recipe=loaded.recipe, meta=loaded.meta
@@ -224,17 +227,27 @@ def load_network(
 
 def _outline(settings: recipe.Recipe, vocabulary: int) -> nn.Module:
     """The acoustic model's tensors by name and shape, without their memory."""
+    import torch
+
+    from asr.model.encoder import Encoder
+    from asr.model.features import FeatureExtractor
+
     encoder = settings.encoder
     if isinstance(encoder, recipe.Rnn):
         encoder = encoder.model_copy(update={"init": "uniform"})  # torch.eye of no memory imports for seconds
     features = FeatureExtractor(settings.features)
     with torch.device("meta"):
         body = Encoder(encoder, feature_size(settings.features))
-        return nn.ModuleDict({"features": features, "encoder": body, "head": nn.Linear(body.size, vocabulary)})
+        head = torch.nn.Linear(body.size, vocabulary)
+        return torch.nn.ModuleDict({"features": features, "encoder": body, "head": head})
 
 
 def load_language_model(directory: Path, *, device: str = "auto", weights: str = WEIGHTS) -> LanguageModelCheckpoint:
     """The LSTM language model in ``directory``. Raises CheckpointError as ``load_checkpoint`` does."""
+    import torch
+
+    from asr.model.language import LanguageModel
+
     settings, tokeniser = load_description(directory, recipe.LanguageModelRecipe)
     vocabulary = len(tokeniser.tokens)
 
@@ -256,6 +269,9 @@ def load_language_model(directory: Path, *, device: str = "auto", weights: str =
 def _load_weights(outline: Callable[[], nn.Module], directory: Path, weights: str) -> dict[str, torch.Tensor]:
     """The tensors of a weights file. Its header is held against the model's ``outline`` before memory is taken for
     either. Raises CheckpointError, for weights that are NaN or infinite too."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     path = own_path(directory, weights)
     if not path.is_file():
         raise CheckpointError(f"{path} is not there: has the training finished its first epoch?")
@@ -272,6 +288,8 @@ def _load_weights(outline: Callable[[], nn.Module], directory: Path, weights: st
 
 def _check_header(path: Path, expected: Mapping[str, torch.Tensor]) -> None:
     """Raises ValueError where the file's tensors are not those ``expected``, by name, shape and kind of number."""
+    from safetensors import safe_open
+
     with safe_open(path, framework="pt") as file:
         names = set(file.keys())
         for strange in sorted(names ^ expected.keys())[:1]:
