@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
+from asr.score import student
 from asr.score.significance import (
     FEWEST_BLOCKS,
     FEWEST_SEGMENTS,
@@ -211,3 +212,12 @@ def test_holm_multiplies_the_smallest_p_by_the_number_of_tests_and_keeps_the_ord
     assert holm([0.02]) == [0.02]
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 7, 40, 5000])
+def test_students_and_the_normal_distribution_are_scipys(degrees):
+    for t in (-40.0, -3.0, -0.2, 0.0, 0.7, 2.5, 12.0):
+        assert student.student_cdf(degrees, t) == pytest.approx(special.stdtr(degrees, t), rel=1e-9, abs=1e-300)
+    for p in (1e-4, 0.025, 0.5, 0.8, 0.975):
+        assert student.student_quantile(degrees, p) == pytest.approx(special.stdtrit(degrees, p), rel=1e-9, abs=1e-12)
+        assert student.normal_quantile(p) == pytest.approx(special.ndtri(p), rel=1e-12, abs=1e-15)

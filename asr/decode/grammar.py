@@ -23,10 +23,6 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
-
 from asr.errors import LanguageModelError
 from asr.text.normalise import normalise
 
@@ -345,10 +341,8 @@ class _Builder:
 
     def _merged(self) -> Grammar:
         """The automaton with junctions that skips connect both ways made one, and skips in topological order."""
-        a, b = np.array(sorted(self.skips), np.int64).reshape(-1, 2).T
-        graph = csr_array((np.ones(len(a), np.int8), (a, b)), shape=(self.junctions, self.junctions))
-        count, groups = connected_components(graph, connection="strong")
-        group: list[int] = groups.tolist()
+        group = _strong_components(self.junctions, sorted(self.skips))
+        count = len(set(group))
         order = {group[START]: START, group[END]: END}
         for label in group:
             order.setdefault(label, len(order))
@@ -366,3 +360,35 @@ class _Builder:
 
     def _fail(self, line: int, fault: str) -> NoReturn:
         raise LanguageModelError(f"{self.name}, line {line}: {fault}")
+
+
+def _strong_components(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
+    """Of each of ``count`` nodes a number that it shares with those that it reaches and that reach it (Kosaraju)."""
+    onward: list[list[int]] = [[] for _ in range(count)]
+    back: list[list[int]] = [[] for _ in range(count)]
+    for a, b in edges:
+        onward[a].append(b)
+        back[b].append(a)
+    left: list[int] = []  # nodes, each after all that it reaches
+    seen = [False] * count
+    for root in range(count):
+        path = [] if seen[root] else [(root, iter(onward[root]))]
+        seen[root] = True
+        while path:
+            node, following = path[-1]
+            child = next((child for child in following if not seen[child]), None)
+            if child is None:
+                left.append(node)
+                path.pop()
+            else:
+                seen[child] = True
+                path.append((child, iter(onward[child])))
+    group = [-1] * count
+    for root in reversed(left):
+        waiting = [root] if group[root] < 0 else []
+        while waiting:
+            node = waiting.pop()
+            if group[node] < 0:
+                group[node] = root
+                waiting += back[node]
+    return group

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from asr.score.student import normal_cdf, normal_quantile, student_cdf, student_quantile
+
 CONFIDENCE = 0.95
 SAMPLES = 10_000
 """Draws of a bootstrap: the ends of an interval settle to about a fiftieth of its width."""
@@ -59,8 +61,6 @@ def rate_interval(
     normal to the Student distribution (Hesterberg's expansion). Where there is no error at all, nothing varies to be
     drawn from: then it ends at 3 / words, the rule of three, as if words erred independently.
     """
-    from scipy.special import ndtr, ndtri
-
     columns = _by_block(np.stack([errors, lengths]), blocks)
     count = columns.shape[1]
     if count < FEWEST_BLOCKS:
@@ -73,9 +73,9 @@ def rate_interval(
     influence = columns[0] - rate * columns[1]
     acceleration = (influence**3).sum() / (6 * max((influence**2).sum(), 1e-12) ** 1.5)
     below = ((rates < rate).mean() + (rates <= rate).mean()) / 2
-    bias = ndtri(np.clip(below, 1 / samples, 1 - 1 / samples))
+    bias = normal_quantile(min(max(float(below), 1 / samples), 1 - 1 / samples))
     ends = bias + np.array([-1, 1]) * _half_width(count)
-    low, high = np.quantile(rates, ndtr(bias + ends / (1 - acceleration * ends)))
+    low, high = np.quantile(rates, [normal_cdf(end) for end in (bias + ends / (1 - acceleration * ends)).tolist()])
     return Interval(low=float(low), high=float(high))
 
 
@@ -92,8 +92,6 @@ def paired_bootstrap(
     All arrays (N,). ``p`` is the level at which the interval would just touch zero, so that the two never disagree; it
     is never below 1 / ``samples``. None where there are fewer than ``FEWEST_BLOCKS`` blocks.
     """
-    from scipy.special import ndtr, ndtri, stdtr
-
     columns = _by_block(np.stack([errors_b - errors_a, lengths]), blocks)
     count = columns.shape[1]
     if count < FEWEST_BLOCKS:
@@ -101,9 +99,9 @@ def paired_bootstrap(
     drawn = _resample(columns, samples)
     differences = drawn[0] / np.maximum(drawn[1], 1)
     tail = (min(int((differences <= 0).sum()), int((differences >= 0).sum())) + 1) / (samples + 1)
-    p = 2 * float(stdtr(count - 1, ndtri(min(tail, 0.5)) * math.sqrt((count - 1) / count)))
+    p = 2 * student_cdf(count - 1, normal_quantile(min(tail, 0.5)) * math.sqrt((count - 1) / count))
     total = columns.sum(1)
-    low, high = np.quantile(differences, ndtr(np.array([-1, 1]) * _half_width(count)))
+    low, high = np.quantile(differences, [normal_cdf(sign * _half_width(count)) for sign in (-1, 1)])
     interval = Interval(low=float(low), high=float(high))
     return Difference(estimate=float(total[0] / max(total[1], 1)), interval=interval, p=p)
 
@@ -134,8 +132,6 @@ def matched_pairs(errors: np.ndarray) -> float | None:
     ``errors`` (2, segments) as ``segment_errors`` gives them. The mean difference over its standard error is compared
     with Student's distribution, to which the paper's normal one is the limit. None with fewer than ``FEWEST_SEGMENTS``.
     """
-    from scipy.special import stdtr
-
     differences = errors[1] - errors[0]
     count = len(differences)
     if count < FEWEST_SEGMENTS:
@@ -143,18 +139,16 @@ def matched_pairs(errors: np.ndarray) -> float | None:
     spread, mean = float(differences.std(ddof=1)), float(differences.mean())
     if spread == 0:
         return 1.0 if mean == 0 else 0.0
-    return 2 * float(stdtr(count - 1, -abs(mean) / (spread / math.sqrt(count))))
+    return 2 * student_cdf(count - 1, -abs(mean) / (spread / math.sqrt(count)))
 
 
 def utterances_needed(difference: Difference, utterances: int) -> float:
     """How many utterances like these a difference of this size would take to be found at the 5 % level four times in
     five. Infinite for no difference."""
-    from scipy.special import ndtri
-
-    width = (difference.interval.high - difference.interval.low) / 2 / float(ndtri(0.5 + CONFIDENCE / 2))
+    width = (difference.interval.high - difference.interval.low) / 2 / normal_quantile(0.5 + CONFIDENCE / 2)
     if difference.estimate == 0:
         return math.inf
-    wanted = float(ndtri(0.5 + CONFIDENCE / 2) + ndtri(0.8))
+    wanted = normal_quantile(0.5 + CONFIDENCE / 2) + normal_quantile(0.8)
     return utterances * (wanted * width / difference.estimate) ** 2
 
 
@@ -192,6 +186,4 @@ def _resample(columns: np.ndarray, samples: int) -> np.ndarray:
 
 def _half_width(blocks: int) -> float:
     """Of a 95 % interval, in standard deviations of what the bootstrap draws: Student's, and for the n - 1 in n."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(blocks - 1, 0.5 + CONFIDENCE / 2)) * math.sqrt(blocks / (blocks - 1))
+    return student_quantile(blocks - 1, 0.5 + CONFIDENCE / 2) * math.sqrt(blocks / (blocks - 1))
