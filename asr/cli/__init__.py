@@ -29,7 +29,12 @@ from asr.cli.text import text
 from asr.cli.train import train
 from asr.cli.transcribe import transcribe
 from asr.cli.tune import tune
-from asr.errors import AsrError
+from asr.errors import AsrError, MissingExtraError
+
+_EXTRAS = dict.fromkeys(
+    ("jinja2", "lhotse", "librosa", "matplotlib", "scipy", "tensorboard", "torch", "torchaudio"), "train"
+)
+"""What the small install lacks, and the extra that brings it."""
 
 
 class _Commands(click.Group):
@@ -54,6 +59,15 @@ class _Commands(click.Group):
             sys.stderr.close()
         except OSError as error:  # a full disk, a folder that may not be written: wherever it is met
             say(f"asr: {error.filename or 'writing'}: {error.strerror or error}", err=True)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package == "numba":
+                say("asr: a beam search and alignment need numba: pip install numba; --greedy does without", err=True)
+            elif package in _EXTRAS:
+                purpose = f"asr {ctx.invoked_subcommand}"
+                say(f"asr: {MissingExtraError(package, _EXTRAS[package], purpose)}", err=True)
+            else:
+                raise
         except KeyboardInterrupt:
             say("asr: stopped", err=True)
         except RuntimeError as error:  # torch raises it wherever the program happens to be
