@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numba
 import numpy as np
 
 from asr.decode.arpa import MISSING_UNKNOWN, START, Arpa, Section
+from asr.decode.compiled import compiled
 from asr.decode.ngram import ROOT, NgramArrays, NgramModel, advance
 
 LEAST = 1e-9
@@ -57,7 +57,7 @@ def _spelled(model: NgramModel, order: int) -> np.ndarray:
     return spelled
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _last(arrays: NgramArrays, ids: np.ndarray, unknown: int) -> np.ndarray:
     """(M,) log p of the last word of each row of ``ids`` (M, n) after those before it; a word that is lacking, -1, is
     <unk> to what follows it and has no probability itself."""
@@ -71,7 +71,7 @@ def _last(arrays: NgramArrays, ids: np.ndarray, unknown: int) -> np.ndarray:
     return log_probs
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _weigh_backoffs(arrays: NgramArrays, start: int) -> None:
     """Fills in the back-off weights, those of shorter contexts first, on which the longer ones' depend."""
     for context in range(1, len(arrays.backoffs)):
