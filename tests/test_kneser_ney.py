@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from asr.decode.arpa import Arpa, read_arpa, write_arpa
 from asr.decode.ngram import ROOT, NgramModel, advance
-from asr.errors import LanguageModelError
+from asr.errors import AsrError, LanguageModelError
+from asr.train.columns import Workspace
 from asr.train.kneser_ney import Estimate, estimate, read_text
 
 
@@ -122,10 +123,31 @@ def test_every_ngram_has_its_context_and_its_suffix():
         assert len(ngram) == 1 or {ngram[:-1], ngram[1:]} <= listed
 
 
+@pytest.mark.parametrize(("order", "prune"), [(1, (0,)), (3, (0, 0, 1)), (5, (0, 1))])
+def test_the_numbers_are_the_same_to_the_last_bit_in_however_little_memory(order, prune):
+    draw = random.Random(3)
+    text = [draw.choices("abcdefgh", [2**i for i in range(8)], k=draw.randint(0, 9)) for _ in range(40)]
+    models = []
+    for memory in (1 << 30, 20_000, 2_000):
+        workspace = Workspace(memory=memory)
+        models.append(
+            estimate(read_text(text, workspace=workspace), order=order, prune=prune, workspace=workspace).model
+        )
+    for model in models[1:]:
+        for section, expected in zip(model.sections, models[0].sections, strict=True):
+            for name in ("ids", "log_probs", "backoffs"):
+                np.testing.assert_array_equal(getattr(section, name), getattr(expected, name))
+
+
+def test_a_disk_that_refuses_temporary_files_is_a_sentence(tmp_path):
+    with pytest.raises(AsrError, match=f"temporary files cannot be kept in {tmp_path / 'nowhere'}: No such file"):
+        read_text([["a"]], workspace=Workspace(folder=tmp_path / "nowhere"))
+
+
 def test_words_past_the_vocabulary_are_unknown_and_their_probability_is_learnt():
     text = read_text([["a", "b", "a"], ["a", "c", "b"]], vocabulary=2)
     assert text.words == ("<unk>", "<s>", "</s>", "a", "b")
-    assert text.tokens.tolist() == [1, 3, 4, 3, 2, 1, 3, 0, 4, 2]
+    assert text.tokens[:].tolist() == [1, 3, 4, 3, 2, 1, 3, 0, 4, 2]
     assert read_text([["a", "b", "a"], ["a", "c", "b"]], min_count=3).words == ("<unk>", "<s>", "</s>", "a")
 
 

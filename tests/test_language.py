@@ -6,6 +6,7 @@ import bz2
 import gzip
 import lzma
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -129,3 +130,24 @@ def test_an_interrupted_training_leaves_nothing(tmp_path):
     assert process.returncode == 1
     assert errors.decode().endswith("asr: stopped\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_that_is_killed_leaves_nothing(tmp_path):
+    command = [sys.executable, "-c", "from asr.cli import main; main()", "lm", "train", "-", "-o", tmp_path / "lm.arpa"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    process.stdin.write(b"one two three\n" * 400_000)  # more than is read before it lands on disk
+    process.kill()
+    process.communicate(timeout=60)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_piped_training_says_now_and_then_how_long_it_will_take(tmp_path, text, monkeypatch):
+    monkeypatch.setattr(sys.modules["asr.cli.lm"], "SECONDS_BETWEEN_LINES", 0.0)
+    done = run("train", text, "-o", tmp_path / "lm.arpa", "--memory", "300MB", "--temporary", tmp_path)
+    assert re.search(r"asr: counting 3-grams, \d+% done, \d+ s left\n", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize(("memory", "reason"), [("1T5", "no size like 500M"), ("-4G", "no size"), ("9M", "250M")])
+def test_a_memory_that_is_no_size_or_too_small_is_named(tmp_path, text, memory, reason):
+    done = run("train", text, "-o", tmp_path / "lm.arpa", "--memory", memory)
+    assert (done.exit_code, reason in done.output) == (1, True), done.output

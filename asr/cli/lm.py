@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +27,14 @@ tokeniser_option = click.option(
 )
 
 
+LEAST_MEMORY, OWN_MEMORY, BYTES_A_WORD = 250_000_000, 150_000_000, 250
+"""Bytes: the least to train n-grams in, what the program itself takes, and what each word of the vocabulary does."""
+READING_SHARE, ESTIMATING_SHARE = 0.45, 0.4
+"""Of the time that training n-grams takes; the rest is writing."""
+SECONDS_BETWEEN_LINES = 60.0
+
 OF_ONE_KIND = {
-    "ngram": {"order", "prune", "vocabulary", "min_count"},
+    "ngram": {"order", "prune", "vocabulary", "min_count", "memory", "temporary"},
     "lstm": {"epochs", "layers", "hidden", "overrides", "resume", "device"},
 }
 """Options of ``lm train`` that the other kind would not heed."""
@@ -36,6 +45,16 @@ def _thresholds(context: click.Context, parameter: click.Parameter, value: str |
         return tuple(int(part) for part in value.split(",")) if value is not None else None
     except ValueError:
         raise click.BadParameter(f"{value!r} is no list of counts like 0,0,1", context, parameter) from None
+
+
+def _size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """Bytes: 4G, 500MB."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMGT]?)B?", value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is no size like 500M or 4G", context, parameter)
+    return int(float(match[1]) * 1000 ** " kMGT".index(match[2] or " "))
 
 
 @click.group()
@@ -63,6 +82,13 @@ def lm() -> None:
 )
 @click.option("--vocabulary", type=click.IntRange(1), metavar="N", help="Keep the N most frequent words.")
 @click.option("--min-count", type=click.IntRange(1), default=1, show_default=True, help="Keep words seen so often.")
+@click.option(
+    "--memory",
+    callback=_size,
+    metavar="SIZE",
+    help="Sort on disk what takes more (4G, 500M); default: half of what is free. The numbers are the same.",
+)
+@click.option("--temporary", type=FOLDER, metavar="DIR", help="Where to sort; default: beside the output.")
 @click.option("--epochs", type=click.IntRange(1), help="LSTM: times through the text; default: 3.")
 @click.option("--layers", type=click.IntRange(1), help="LSTM: default 1.")
 @click.option("--hidden", type=click.IntRange(1), help="LSTM: units a layer; default: 512.")
@@ -82,6 +108,8 @@ def train(
     prune: tuple[int, ...] | None,
     vocabulary: int | None,
     min_count: int,
+    memory: int | None,
+    temporary: Path | None,
     epochs: int | None,
     layers: int | None,
     hidden: int | None,
@@ -109,19 +137,35 @@ def train(
         return
     from asr.decode.arpa import write_arpa
     from asr.decode.ngram import NgramModel
+    from asr.runtime import free_memory
     from asr.train import kneser_ney
+    from asr.train.columns import Workspace
 
-    with _progress(files) as progress:
-        [task] = progress.task_ids
-        sentences = _Symbols(files, form, tokeniser, lambda count: progress.advance(task, count))
-        text = kneser_ney.read_text(sentences, vocabulary=vocabulary, min_count=min_count)
-        progress.update(task, description="estimating", total=None)
-        estimate = kneser_ney.estimate(text, order=order, prune=prune if prune is not None else (0, 0, 1)[:order])
-        progress.update(task, description="writing")
+    if memory is not None and memory < LEAST_MEMORY:
+        raise click.BadParameter(f"the least that works is {LEAST_MEMORY // 1_000_000}M", param_hint="--memory")
+    folder = temporary if temporary is not None else out.absolute().parent
+    with contextlib.suppress(OSError):  # whoever writes there will say why it cannot
+        folder.mkdir(parents=True, exist_ok=True)
+    with _Progress() as progress:
+        reading = _Reading(files, lambda fraction: progress.show("reading", READING_SHARE * fraction))
+        sentences = _Symbols(files, form, tokeniser, reading.advance)
+        text = kneser_ney.read_text(
+            sentences, vocabulary=vocabulary, min_count=min_count, workspace=Workspace(folder=folder)
+        )
+        rest = (memory or free_memory() // 2) - OWN_MEMORY - BYTES_A_WORD * len(text.words)
+        estimate = kneser_ney.estimate(
+            text,
+            order=order,
+            prune=prune if prune is not None else (0, 0, 1)[:order],
+            workspace=Workspace(folder=folder, memory=max(rest, LEAST_MEMORY - OWN_MEMORY)),
+            advance=lambda step, fraction: progress.show(step, READING_SHARE + ESTIMATING_SHARE * fraction),
+        )
+        written = READING_SHARE + ESTIMATING_SHARE
+        progress.show("writing", written)
         if out.suffix == ".safetensors":
             NgramModel.from_arpa(estimate.model).save(out)
         else:
-            write_arpa(out, estimate.model)
+            write_arpa(out, estimate, lambda fraction: progress.show("writing", written + (1 - written) * fraction))
     sentences.report()
     if estimate.fallbacks:
         orders = " and ".join(map(str, estimate.fallbacks))
@@ -224,6 +268,52 @@ def _measure_lstm(directory: Path, files: Sequence[str], form: str | None) -> No
         f"perplexity {fit.perplexity:.2f}, {fit.bits_per_character:.3f} bits a character; "
         f"{fit.words} words in {fit.sentences} sentences"
     )
+
+
+class _Progress:
+    """How far a long computation is, and how long it may still take: a bar on a terminal, else a line a minute."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[left]}"),
+        )
+        self._bar = progress_bar(*columns)
+        self._task = self._bar.add_task("reading", total=1.0, left="")
+        self._began = self._said = time.monotonic()
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, step: str, fraction: float) -> None:
+        """``step`` is being done, and ``fraction`` of the whole is."""
+        now = time.monotonic()
+        seconds = (now - self._began) * (1 - fraction) / fraction if fraction > 0 else None
+        left = "" if seconds is None else f"{seconds / 60:.0f} min left" if seconds > 90 else f"{seconds:.0f} s left"
+        self._bar.update(self._task, description=step, completed=fraction, left=left)
+        if self._bar.disable and now - self._said >= SECONDS_BETWEEN_LINES:
+            self._said = now
+            click.echo(f"asr: {step}, {fraction:.0%} done" + (f", {left}" if left else ""), err=True)
+
+
+class _Reading:
+    """What fraction of ``files`` has been read, of those whose size is known."""
+
+    def __init__(self, files: Sequence[str], show: Callable[[float], object]) -> None:
+        self._total = sum(Path(name).stat().st_size for name in files if Path(name).is_file())
+        self._show, self._read = show, 0
+
+    def advance(self, count: int) -> None:
+        self._read += count
+        self._show(min(self._read / self._total, 1.0) if self._total else 0.0)
 
 
 class _Symbols:

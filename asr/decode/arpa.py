@@ -28,10 +28,10 @@ import contextlib
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import numpy as np
 
@@ -94,6 +94,37 @@ class Arpa:
     words: tuple[str, ...]
     sections: tuple[Section, ...]
     remarks: tuple[str, ...] = ()
+
+
+class Rows(Protocol):
+    """What is read slice by slice: an array, or one that lies on disk."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
+
+
+class Listing(Protocol):
+    """The n-grams of one order as a Section has them, not all of them in memory."""
+
+    @property
+    def ids(self) -> Rows: ...
+
+    @property
+    def log_probs(self) -> Rows: ...
+
+    @property
+    def backoffs(self) -> Rows: ...
+
+
+class Listings(Protocol):
+    """A model to be written: an Arpa, or one that lies on disk."""
+
+    @property
+    def words(self) -> tuple[str, ...]: ...
+
+    @property
+    def sections(self) -> Sequence[Listing]: ...
 
 
 _Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -167,8 +198,10 @@ def _check_kind(head: bytes, path: Path) -> None:
         raise LanguageModelError(f"{path} is a binary file, and an ARPA file is text")
 
 
-def write_arpa(path: Path, arpa: Arpa) -> None:
-    """Writes the model, compressed where the name ends in .gz, .bz2 or .xz. Raises AsrError where the disk refuses."""
+def write_arpa(path: Path, arpa: Listings, advance: Callable[[float], object] = lambda _: None) -> None:
+    """Writes the model, compressed where the name ends in .gz, .bz2 or .xz; ``advance`` is told what fraction is
+    written. Raises AsrError where the disk refuses."""
+    total, written = sum(len(section.ids) for section in arpa.sections), 0
     names = np.array(arpa.words, dtype=object)
     with contextlib.ExitStack() as stack:
         plain = stack.enter_context(files.replacing(path, "wb"))
@@ -185,6 +218,8 @@ def write_arpa(path: Path, arpa: Arpa) -> None:
                     columns.append(section.backoffs[rows] / math.log(10))
                 fields = zip(*(column.tolist() for column in columns), strict=True)
                 file.write("".join(map(line.__mod__, fields)).encode())
+                written += min(BLOCK_LINES, len(section.ids) - start)
+                advance(written / total)
         file.write(b"\n\\end\\\n")
 
 
