@@ -224,7 +224,7 @@ def keep(directory: Path, recogniser: Recogniser, settings: recipe.Beam, *, root
     old = []
     if settings.language_model:
         new, other = _names(LANGUAGE_MODELS, before)
-        NgramModel.load(root / settings.language_model).save(checkpoint.own_path(directory, new))
+        NgramModel.keep(root / settings.language_model, checkpoint.own_path(directory, new))
         kept["language_model"] = new
         old.append(other)
     if settings.lexicon:

@@ -106,6 +106,53 @@ def test_what_cannot_be_trained_on_is_a_sentence_and_leaves_no_file(tmp_path, co
     assert [file.name for file in tmp_path.iterdir() if file != path] == []
 
 
+def numbers(done: Result, pattern: str) -> list[float]:
+    assert done.exit_code == 0, done.output
+    return [float(number) for number in re.search(pattern, done.output).groups()]
+
+
+def test_a_model_is_pruned_packed_and_mixed(tmp_path, text):
+    draw = random.Random(8)
+    other = tmp_path / "other.txt"
+    other.write_text("".join(" ".join(draw.choices(["three", "four", "five"], k=4)) + "\n" for _ in range(80)))
+    for name in (text, other):
+        done = run("train", name, "-o", tmp_path / f"{name.stem}.arpa", "--order", 3, "--prune", "0")
+        assert done.exit_code == 0, done.output
+    one, two = tmp_path / "text.arpa", tmp_path / "other.arpa"
+    [pruned, whole] = numbers(
+        run("prune", one, "-o", tmp_path / "a.arpa", "--threshold", 1e-3), r" (\d+) of .* (\d+) n-"
+    )
+    assert 0 < pruned < whole
+    done = run("mix", one, two, "--dev", other, "-o", tmp_path / "mixed.lm")
+    [first, second, mixed] = numbers(done, r"(?s)weight (\S+),.*weight (\S+),.*perplexity (\S+), ")
+    assert (first + second, second > 0.9) == (pytest.approx(1), True)
+    assert numbers(run("perplexity", tmp_path / "mixed.lm", other), r"perplexity (\S+),") == [
+        pytest.approx(mixed, rel=0.02)
+    ]
+    done = run("compress", tmp_path / "mixed.lm", "-o", tmp_path / "mixed.arpa.gz")
+    assert done.exit_code == 0, done.output
+    assert NgramModel.load(tmp_path / "mixed.arpa.gz").words == NgramModel.load(tmp_path / "mixed.lm").words
+
+
+def test_a_model_is_pruned_to_a_size(tmp_path):
+    text, draw = tmp_path / "text.txt", random.Random(1)
+    words = ["".join(draw.choices("abcdefgh", k=5)) for _ in range(300)]
+    text.write_text("".join(" ".join(draw.choices(words, k=12)) + "\n" for _ in range(900)))
+    run("train", text, "-o", tmp_path / "lm.safetensors", "--order", 2, "--prune", "0")
+    done = run("prune", tmp_path / "lm.safetensors", "-o", tmp_path / "small.lm", "--size", "16kB")
+    assert done.exit_code == 0, done.output
+    assert 0.95 * 16_000 < (tmp_path / "small.lm").stat().st_size <= 16_000
+    done = run("prune", tmp_path / "lm.safetensors", "-o", tmp_path / "tiny.lm", "--size", "1kB")
+    assert (done.exit_code, "1000 bytes do not hold the model's 300 words" in done.output) == (1, True), done.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lm.safetensors", "small.lm", "text.txt"]
+
+
+def test_pruning_and_mixing_say_what_they_lack(tmp_path, text):
+    run("train", text, "-o", tmp_path / "lm.arpa", "--order", 2)
+    assert "one of --threshold" in run("prune", tmp_path / "lm.arpa", "-o", tmp_path / "x.lm").output
+    assert "two models" in run("mix", tmp_path / "lm.arpa", "--dev", text, "-o", tmp_path / "x.lm").output
+
+
 def test_thresholds_that_are_no_numbers_are_named(tmp_path, text):
     done = run("train", text, "-o", tmp_path / "lm.arpa", "--prune", "0,x")
     assert done.exit_code == 1

@@ -11,16 +11,18 @@ import lzma
 import math
 import random
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from asr.decode.ngram import ROOT, NgramModel, advance
 from asr.errors import LanguageModelError
+from asr.train.kneser_ney import estimate, read_text
 
 ARPA = """\\data\\
 ngram 1=5
@@ -429,6 +431,72 @@ def test_a_saved_file_cut_or_overwritten_anywhere_loads_or_is_a_sentence(tmp_pat
     (folder / "damaged.safetensors").write_bytes(damaged)
     with contextlib.suppress(LanguageModelError):
         NgramModel.load(folder / "damaged.safetensors").score(["the", "cat"])
+
+
+@pytest.fixture
+def books() -> NgramModel:
+    draw = random.Random(4)
+    text = [draw.choices("abcdefghij", range(1, 11), k=draw.randint(1, 9)) for _ in range(200)]
+    return NgramModel.from_arpa(estimate(read_text(text), order=4, prune=(0, 0, 1)).model)
+
+
+@pytest.mark.parametrize(("bits", "tolerance"), [(8, 0.03), (4, 0.5)])
+def test_a_packed_model_has_the_same_ngrams_and_nearly_the_same_numbers(tmp_path, books, bits, tolerance):
+    books.save_packed(tmp_path / "books.lm", bits)
+    loaded = NgramModel.load(tmp_path / "books.lm")
+    assert (loaded.words, loaded.order, loaded.start) == (books.words, books.order, books.start)
+    for name in ("words", "suffixes", "first_child"):
+        np.testing.assert_array_equal(getattr(loaded.arrays, name), getattr(books.arrays, name))
+    np.testing.assert_allclose(loaded.arrays.log_probs, books.arrays.log_probs, atol=tolerance)
+    np.testing.assert_allclose(loaded.arrays.backoffs, books.arrays.backoffs, atol=tolerance)
+
+
+def test_a_model_without_longer_ngrams_is_packed_too(tmp_path):
+    model = NgramModel.from_arpa(estimate(read_text([["a", "b"]]), order=1).model)
+    model.save_packed(tmp_path / "one.lm")
+    assert NgramModel.load(tmp_path / "one.lm").score(["a"]) == model.score(["a"])
+
+
+def test_an_arpa_of_a_model_is_the_arpa_that_it_was_made_from(books):
+    again = NgramModel.from_arpa(books.to_arpa())
+    for name in NAMES:
+        np.testing.assert_array_equal(getattr(again.arrays, name), getattr(books.arrays, name))
+
+
+@given(place=st.floats(0, 1), noise=st.binary(max_size=4), cut=st.booleans())
+def test_a_packed_file_cut_or_overwritten_anywhere_loads_or_is_a_sentence(tmp_path_factory, place, noise, cut):
+    folder = tmp_path_factory.mktemp("lm")
+    (folder / "lm.arpa").write_text(ARPA)
+    NgramModel.load(folder / "lm.arpa").save_packed(folder / "whole.lm")
+    content = bytearray((folder / "whole.lm").read_bytes())
+    start = int(place * len(content))
+    content[start : start + len(noise)] = noise
+    (folder / "damaged.lm").write_bytes(content[:start] if cut else content)
+    with contextlib.suppress(LanguageModelError):
+        assert np.isfinite(NgramModel.load(folder / "damaged.lm").score(["the", "cat"])).all()
+
+
+def test_a_packed_file_that_unpacks_to_far_more_than_its_size_is_a_sentence(tmp_path):
+    tensors = {"spelling": np.frombuffer(zlib.compress(bytes(10**8)), np.uint8)}
+    save_file(tensors, tmp_path / "bomb.lm", {"format": "asr n-gram packed 1", "order": "1"})
+    with pytest.raises(LanguageModelError, match="more than it should"):
+        NgramModel.load(tmp_path / "bomb.lm")
+
+
+@pytest.mark.parametrize("name", list("abcdefgh"))
+def test_no_packed_file_leads_the_search_out_of_its_arrays(tmp_path, books, name):
+    """Each array of a packed file with numbers that were not in it: refused, or every walk ends in finite scores."""
+    books.save_packed(tmp_path / "books.lm")
+    tensors = load_file(tmp_path / "books.lm")
+    key = sorted(tensors)[ord(name) - ord("a")]
+    content = bytearray(zlib.decompress(tensors[key].tobytes()))
+    draw = random.Random(name)
+    for _ in range(30):
+        content[draw.randrange(len(content))] = draw.randrange(256)
+        changed = {**tensors, key: np.frombuffer(zlib.compress(content), np.uint8)}
+        save_file(changed, tmp_path / "changed.lm", {"format": "asr n-gram packed 1", "order": "4"})
+        with contextlib.suppress(LanguageModelError):
+            assert np.isfinite(NgramModel.load(tmp_path / "changed.lm").score(list("abcdefghij"))).all()
 
 
 def test_a_header_made_to_exhaust_the_reader_is_a_sentence(tmp_path):

@@ -1,19 +1,26 @@
-"""asr lm train, asr lm perplexity."""
+"""asr lm train, perplexity, prune, mix, compress."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from asr.cli.options import FOLDER, device_option, going_on, progress_bar, set_option, threads_option
 from asr.cli.terminal import say
+from asr.errors import LanguageModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from asr.decode.ngram import NgramModel
 
 files_argument = click.argument("files", nargs=-1, required=True, metavar="TEXT...")
 normalise_option = click.option(
@@ -32,6 +39,10 @@ LEAST_MEMORY, OWN_MEMORY, BYTES_A_WORD = 250_000_000, 150_000_000, 250
 READING_SHARE, ESTIMATING_SHARE = 0.45, 0.4
 """Of the time that training n-grams takes; the rest is writing."""
 SECONDS_BETWEEN_LINES = 60.0
+COMPILED = (".lm", ".ngrams", ".safetensors")
+"""Endings of files that hold a model other than in ARPA's form."""
+BYTES_AN_NGRAM, CLOSE_ENOUGH = 3, 0.97
+"""A first guess at what an n-gram takes in a file; how full a file of a given size is to be."""
 
 OF_ONE_KIND = {
     "ngram": {"order", "prune", "vocabulary", "min_count", "memory", "temporary"},
@@ -70,7 +81,7 @@ def lm() -> None:
     type=FOLDER,
     required=True,
     metavar="PATH",
-    help="x.arpa, x.arpa.gz or x.safetensors; for an LSTM, a folder.",
+    help="x.arpa, x.arpa.gz, x.lm (small) or x.safetensors (loads at once); for an LSTM, a folder.",
 )
 @click.option("--kind", type=click.Choice(["ngram", "lstm"]), default="ngram", show_default=True)
 @click.option("--order", default=4, show_default=True, help="Words in the longest n-grams.")
@@ -162,8 +173,8 @@ def train(
         )
         written = READING_SHARE + ESTIMATING_SHARE
         progress.show("writing", written)
-        if out.suffix == ".safetensors":
-            NgramModel.from_arpa(estimate.model).save(out)
+        if out.suffix in COMPILED:
+            _write(out, NgramModel.from_arpa(estimate.model))
         else:
             write_arpa(out, estimate, lambda fraction: progress.show("writing", written + (1 - written) * fraction))
     sentences.report()
@@ -268,6 +279,133 @@ def _measure_lstm(directory: Path, files: Sequence[str], form: str | None) -> No
         f"perplexity {fit.perplexity:.2f}, {fit.bits_per_character:.3f} bits a character; "
         f"{fit.words} words in {fit.sentences} sentences"
     )
+
+
+out_option = click.option(
+    "-o",
+    "--out",
+    type=FOLDER,
+    required=True,
+    metavar="PATH",
+    help="x.lm (small: quantised and compressed), x.arpa, x.arpa.gz or x.safetensors (exact, loads at once).",
+)
+
+
+@lm.command()
+@click.argument("model", type=FOLDER, metavar="LM")
+@out_option
+@click.option(
+    "--threshold",
+    type=click.FloatRange(min=0),
+    metavar="X",
+    help="Leave out what costs less perplexity, as a fraction: 1e-8.",
+)
+@click.option(
+    "--ngrams", type=click.IntRange(1), metavar="N", help="Keep the N n-grams, words included, that cost most."
+)
+@click.option("--size", callback=_size, metavar="SIZE", help="Keep as many as PATH may hold: 25MB.")
+@click.option(
+    "--histories",
+    type=click.Choice(["chain", "running"]),
+    default="chain",
+    show_default=True,
+    help="How frequent a context is: by Stolcke's product of probabilities, or as in text that the model makes up.",
+)
+def prune(
+    model: Path, out: Path, threshold: float | None, ngrams: int | None, size: int | None, histories: str
+) -> None:
+    """Make the n-gram model LM smaller by leaving out the n-grams that cost the least perplexity (Stolcke 1998)."""
+    if sum(value is not None for value in (threshold, ngrams, size)) != 1:
+        raise click.UsageError("one of --threshold, --ngrams and --size is needed, and no more than one")
+    from asr.decode.ngram import NgramModel
+    from asr.train import prune as pruning
+
+    loaded = NgramModel.load(model)
+    lost = pruning.losses(loaded, histories)
+    if size is None:
+        pruned = pruning.prune(loaded, threshold=threshold, ngrams=ngrams, lost=lost)
+        _write(out, pruned)
+    else:
+        pruned = _prune_to_size(loaded, lost, out, size)
+    click.echo(f"{out}: {_sizes(pruned)} of {_sizes(loaded)} n-grams, {out.stat().st_size / 1e6:.1f} MB")
+
+
+def _prune_to_size(model: NgramModel, lost: np.ndarray, out: Path, size: int) -> NgramModel:
+    """Writes the largest pruned model of some tries that is no larger than ``size`` bytes."""
+    from asr.train.prune import prune
+
+    total, unigrams = len(lost) - 1, len(model.words)
+    least, most, ngrams = unigrams, total, min(total, max(unigrams, size // BYTES_AN_NGRAM))
+    with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.") as folder:
+        trial = Path(folder) / out.name
+        while True:
+            pruned = prune(model, ngrams=ngrams, lost=lost)
+            _write(trial, pruned)
+            written = trial.stat().st_size
+            if written > size:
+                if ngrams == unigrams:
+                    raise LanguageModelError(
+                        f"{size} bytes do not hold the model's {unigrams} words: they take {written}"
+                    )
+                most = ngrams - 1
+            elif written > CLOSE_ENOUGH * size or ngrams >= most:
+                trial.replace(out)
+                return pruned
+            else:
+                least = ngrams
+            ngrams = min(max(int(ngrams * size * (1 + CLOSE_ENOUGH) / 2 / written), least), most)
+
+
+@lm.command()
+@click.argument("models", nargs=-1, required=True, type=FOLDER, metavar="LM LM...")
+@click.option("--dev", required=True, multiple=True, metavar="TEXT", help="The weights are chosen on it.")
+@out_option
+@normalise_option
+def mix(models: tuple[Path, ...], dev: tuple[str, ...], out: Path, form: str | None) -> None:
+    """Interpolate n-gram models into one, with the weights under which the text of --dev is most probable."""
+    if len(models) < 2:
+        raise click.UsageError("two models or more are mixed")
+    from asr.decode.ngram import NgramModel
+    from asr.train import mix as mixing
+
+    loaded = [NgramModel.load(path) for path in models]
+    found = mixing.find_weights(loaded, _Symbols(dev, form, None, lambda _: None))
+    for path, weight, alone in zip(models, found.values, found.alone, strict=True):
+        click.echo(f"{path}: weight {weight:.4f}, perplexity {alone:.2f} alone")
+    mixed = mixing.mix(loaded, found.values)
+    _write(out, mixed)
+    click.echo(f"{out}: perplexity {found.mixed:.2f}, {_sizes(mixed)} n-grams")
+
+
+@lm.command()
+@click.argument("model", type=FOLDER, metavar="LM")
+@out_option
+@click.option("--bits", type=click.IntRange(2, 8), default=8, show_default=True, help="Of each number in x.lm.")
+def compress(model: Path, out: Path, bits: int) -> None:
+    """Write the n-gram model LM in another form: x.lm is the smallest."""
+    from asr.decode.ngram import NgramModel
+
+    loaded = NgramModel.load(model)
+    _write(out, loaded, bits)
+    click.echo(f"{out}: {_sizes(loaded)} n-grams, {out.stat().st_size / 1e6:.1f} MB")
+
+
+def _write(out: Path, model: NgramModel, bits: int = 8) -> None:
+    """In the form that the name asks for."""
+    from asr.decode.arpa import write_arpa
+
+    if out.suffix == ".lm":
+        model.save_packed(out, bits)
+    elif out.suffix in COMPILED:
+        model.save(out)
+    else:
+        write_arpa(out, model.to_arpa())
+
+
+def _sizes(model: NgramModel) -> str:
+    """How many n-grams of each order."""
+    bounds = (model.level(n) for n in range(1, model.order + 1))
+    return " + ".join(str(stop - start) for start, stop in bounds)
 
 
 class _Progress:

@@ -151,7 +151,7 @@ def decoder_options(command: Callable[..., None]) -> Callable[..., None]:
     options = (
         click.option("--greedy", is_flag=True, help="The best path alone, whatever the model directory says."),
         click.option("--beam", metavar="N", help="Search with N prefixes at once."),
-        click.option("--lm", metavar="FILE", help="Language model: ARPA, plain or gzipped."),
+        click.option("--lm", metavar="FILE", help="Language model: ARPA, plain or gzipped, or x.lm."),
         click.option("--alpha", metavar="X", help="Weight of the language model's log probability."),
         click.option("--beta", metavar="X", help="Added for each word, in nats."),
         click.option("--unknown", metavar="X", help="Added for a word that the language model lacks, in nats."),

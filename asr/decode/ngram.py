@@ -14,17 +14,18 @@ import json
 import logging
 import math
 import mmap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from safetensors.numpy import save
+from safetensors.numpy import save as safetensors
 
 from asr import files
 from asr.decode.arpa import END, MAX_ORDER, START, UNKNOWN, Arpa, Section, read_arpa, repeats_remark
 from asr.decode.compiled import compiled
+from asr.decode.packed import BITS, PACKED_FORMAT, Packer, Unpacker, differences, levels, undo_differences
 from asr.errors import AsrError, LanguageModelError
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,8 @@ class NgramArrays(NamedTuple):
     log_probs: np.ndarray
     """(N,) float32: log p(last word | the words before it)."""
     suffixes: np.ndarray
-    """(N,) int32: the state that is left when the first word is forgotten. It has fewer words, and comes earlier."""
+    """(I,) int32 or longer: the state that is left when the first word is forgotten. It has fewer words, and comes
+    earlier."""
     backoffs: np.ndarray
     """(I,) float32: log back-off weight of the node as a context."""
     first_child: np.ndarray
@@ -84,6 +86,14 @@ def find_child(arrays: NgramArrays, state: int, word: int) -> int:
 
 
 @compiled
+def matters(arrays: NgramArrays, node: int) -> bool:
+    """Whether another history than its suffix's is one for ``node``."""
+    return node < len(arrays.backoffs) and (
+        arrays.first_child[node] < arrays.first_child[node + 1] or arrays.backoffs[node] != 0
+    )
+
+
+@compiled
 def advance(arrays: NgramArrays, state: int, word: int) -> tuple[float, int]:
     """log p(word | state), and the state after it.
 
@@ -95,11 +105,20 @@ def advance(arrays: NgramArrays, state: int, word: int) -> tuple[float, int]:
         backed_off += arrays.backoffs[state]
         state = arrays.suffixes[state]
         node = find_child(arrays, state, word)
-    # What nothing extends and costs nothing to leave predicts as its suffix does.
-    matters = node < len(arrays.backoffs) and (
-        arrays.first_child[node] < arrays.first_child[node + 1] or arrays.backoffs[node] != 0
-    )
-    return backed_off + arrays.log_probs[node], node if matters else arrays.suffixes[node]
+    log_prob = backed_off + arrays.log_probs[node]
+    # What nothing extends and costs nothing to leave predicts as its suffix does: where the word leads from the suffix
+    # of its context.
+    while not matters(arrays, node):
+        if state == ROOT:
+            return log_prob, ROOT
+        if node < len(arrays.backoffs):
+            return log_prob, arrays.suffixes[node]
+        state = arrays.suffixes[state]
+        node = find_child(arrays, state, word)
+        while node < 0:
+            state = arrays.suffixes[state]
+            node = find_child(arrays, state, word)
+    return log_prob, node
 
 
 @compiled
@@ -218,13 +237,73 @@ class NgramModel:
             _index=index,
         )
 
+    @classmethod
+    def keep(cls, path: Path, target: Path) -> None:
+        """Puts the model in ``path`` into ``target``, in a form of ours: as it is where it is that already."""
+        model = cls.load(path)
+        if not _is_compiled(path):
+            model.save(target)
+            return
+        with files.replacing(target, "wb") as file:
+            file.write(path.read_bytes())
+
+    @property
+    def ids(self) -> Mapping[str, int]:
+        """Each word's number."""
+        return self._index
+
+    def level(self, n: int) -> tuple[int, int]:
+        """From which node to which the n-grams of ``n`` words are; the root is that of 0 words."""
+        first_child, start, stop = self.arrays.first_child, 0, 1
+        for _ in range(n):
+            children = first_child[[start, stop]] if stop < len(first_child) else [len(self.arrays.words)] * 2
+            start, stop = int(children[0]), int(children[1])
+        return start, stop
+
+    def to_arpa(self) -> Arpa:
+        """The n-grams one by one again, sorted by context and last word."""
+        sections, spelled = [], np.zeros((1, 0), np.int32)
+        for n in range(1, self.order + 1):
+            (first, last), (start, stop) = self.level(n - 1), self.level(n)
+            contexts = np.repeat(np.arange(last - first), np.diff(self.arrays.first_child[first : last + 1]))
+            spelled = np.concatenate([spelled[contexts], self.arrays.words[start:stop, None]], axis=1)
+            backoffs = np.zeros(stop - start, np.float32)
+            if n < self.order:
+                backoffs[:] = self.arrays.backoffs[start:stop]
+            sections.append(Section(ids=spelled, log_probs=self.arrays.log_probs[start:stop], backoffs=backoffs))
+        return Arpa(words=self.words, sections=tuple(sections))
+
+    def save_packed(self, path: Path, bits: int = BITS) -> None:
+        """Writes the model in the form that is smallest, its numbers quantised to ``bits`` bits."""
+        content = safetensors(self._pack(bits), {"format": PACKED_FORMAT, "order": str(self.order)})
+        with files.replacing(path, "wb") as file:
+            file.write(content)
+
+    def _pack(self, bits: int) -> dict[str, np.ndarray]:
+        arrays, packer = self.arrays, Packer()
+        packer.add_bytes("spelling", "\n".join(self.words).encode())
+        bounds = [self.level(n) for n in range(1, self.order + 1)]
+        packer.add_integers("sizes", np.array([stop - start for start, stop in bounds]))
+        packer.add_integers("children", np.diff(arrays.first_child[1:]))
+        for n, (start, stop) in enumerate(bounds, start=1):
+            if n == 1:
+                packer.add_floats("log_probs.1", arrays.log_probs[start:stop])
+            else:
+                packer.add_quantised(f"log_probs.{n}", arrays.log_probs[start:stop], bits)
+                begins = np.unique(arrays.first_child[bounds[n - 2][0] : bounds[n - 2][1] + 1]) - start
+                parted = differences(arrays.words[start:stop], begins[begins < stop - start])
+                packer.add_integers(f"words.{n}", parted)
+            if n < self.order:
+                packer.add_quantised(f"backoffs.{n}", arrays.backoffs[start:stop], bits)
+        return packer.tensors
+
     def save(self, path: Path, source: str = "") -> None:
         """Writes the model in the form that loads at once: safetensors, so that nothing in it can run."""
         spelling = np.frombuffer("\n".join(self.words).encode(), np.uint8)
         remarks = json.dumps(self.remarks, ensure_ascii=False)
         metadata = {"format": FORMAT, "order": str(self.order), "source": source, "remarks": remarks}
         with files.replacing(path, "wb") as file:
-            file.write(save({**self.arrays._asdict(), "spelling": spelling}, metadata))
+            file.write(safetensors({**self.arrays._asdict(), "spelling": spelling}, metadata))
 
     def index(self, word: str) -> int:
         """The word's id; that of <unk> where the model does not know it."""
@@ -276,7 +355,7 @@ def _build(arpa: Arpa, name: str) -> tuple[NgramArrays, list[str]]:
     arrays = NgramArrays(
         words=np.append(np.int32(-1), unigrams.ids[:, 0]),
         log_probs=np.append(np.float32(0), unigrams.log_probs),
-        suffixes=np.zeros(1 + vocabulary, np.int32),
+        suffixes=np.zeros(1 + vocabulary if longer else 1, np.int32),
         backoffs=np.append(np.float32(0), unigrams.backoffs) if longer else np.zeros(1, np.float32),
         first_child=np.array([1, 1 + vocabulary], np.int32),
     )
@@ -296,7 +375,7 @@ def _build(arpa: Arpa, name: str) -> tuple[NgramArrays, list[str]]:
         arrays = NgramArrays(
             words=np.append(arrays.words, words),
             log_probs=np.append(arrays.log_probs, section.log_probs[order]),
-            suffixes=np.zeros(size + len(words), np.int32),
+            suffixes=np.zeros(size, np.int32),
             backoffs=arrays.backoffs if section is longer[-1] else np.append(arrays.backoffs, section.backoffs[order]),
             first_child=np.append(arrays.first_child, (size + np.cumsum(children)).astype(np.int32)),
         )
@@ -325,7 +404,7 @@ def _link(arrays: NgramArrays) -> None:
     """Fills in the suffixes: a node's is where its last word leads from its context's suffix (as Aho and Corasick's
     failure links, 1975). Contexts come first, so that what is looked up is there."""
     for context in range(1, len(arrays.backoffs)):
-        for node in range(arrays.first_child[context], arrays.first_child[context + 1]):
+        for node in range(arrays.first_child[context], min(arrays.first_child[context + 1], len(arrays.backoffs))):
             arrays.suffixes[node] = advance(arrays, arrays.suffixes[context], arrays.words[node])[1]
 
 
@@ -350,28 +429,69 @@ def _map(path: Path, source: str | None = None) -> NgramModel:
         start = 8 + int.from_bytes(mapped[:8], "little")
         header = json.loads(mapped[8:start])
         metadata = header.pop("__metadata__")
-        if metadata["format"] != FORMAT or source not in (None, metadata["source"]):
+        packed = metadata["format"] == PACKED_FORMAT and source is None
+        if not packed and (metadata["format"] != FORMAT or source not in (None, metadata["source"])):
             raise ValueError("it is another model, or of another version")
         tensors = {
-            name: np.frombuffer(mapped, _TYPES[name], math.prod(entry["shape"]), start + entry["data_offsets"][0])
+            name: np.frombuffer(
+                mapped,
+                np.uint8 if packed else _TYPES[name],
+                math.prod(entry["shape"]),
+                start + entry["data_offsets"][0],
+            )
             for name, entry in header.items()
         }
         if not all(tensor.flags.aligned for tensor in tensors.values()):
             raise ValueError("its arrays are not aligned")
-        words = tuple(tensors.pop("spelling").tobytes().decode().split("\n"))
-        arrays, order = NgramArrays(**tensors), int(metadata["order"])
+        order = int(metadata["order"])
+        if packed:
+            words, arrays = _unpack(Unpacker(tensors, len(mapped)))
+        else:
+            words = tuple(tensors.pop("spelling").tobytes().decode().split("\n"))
+            arrays = NgramArrays(**tensors)
         remarks = tuple(map(str, json.loads(metadata.get("remarks", "[]"))))
         _check(arrays, order, len(words))
+        if packed:
+            _link(arrays)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise LanguageModelError(f"{path} is not a whole language model: {error}") from error
     return NgramModel._of(words, arrays, order, str(path), remarks)
+
+
+def _unpack(packed: Unpacker) -> tuple[tuple[str, ...], NgramArrays]:
+    """The words and the trie, its suffixes not yet linked, of what ``NgramModel.save_packed`` wrote; _check sees to the
+    rest."""
+    words = tuple(packed.take_bytes("spelling").decode().split("\n"))
+    sizes = packed.take_integers("sizes").tolist()
+    children = packed.take_integers("children")
+    if not 0 < len(sizes) <= MAX_ORDER or sum(sizes) >= 2**31 or children.sum() != sum(sizes[1:]):
+        raise ValueError("its n-grams are not as many as it says")
+    first_child = np.append(1, 1 + sizes[0] + np.cumsum(np.append(0, children)))
+    last_words, log_probs = [np.array([-1]), np.arange(sizes[0])], [np.zeros(1), packed.take_floats("log_probs.1")]
+    backoffs = [np.zeros(1), *(packed.take_quantised(f"backoffs.{n}") for n in range(1, len(sizes)))]
+    for n, start, stop in levels(sizes):
+        begins = np.unique(first_child[(first_child >= start) & (first_child < stop)]) - start
+        parted = packed.take_integers(f"words.{n}")
+        if len(parted) != stop - start or (len(parted) and begins[:1].tolist() != [0]):
+            raise ValueError("its n-grams are not as many as it says")
+        last_words.append(undo_differences(parted, begins))
+        log_probs.append(packed.take_quantised(f"log_probs.{n}"))
+    inner = np.concatenate(backoffs).astype(np.float32)
+    return words, NgramArrays(
+        words=np.concatenate(last_words).astype(np.int32),
+        log_probs=np.concatenate(log_probs).astype(np.float32),
+        suffixes=np.zeros(len(inner), np.int32),
+        backoffs=inner,
+        first_child=first_child.astype(np.int32),
+    )
 
 
 def _check(arrays: NgramArrays, order: int, vocabulary: int) -> None:
     """Raises ValueError where a file could lead code without bounds checks out of its arrays or round in circles."""
     words, log_probs, suffixes, backoffs, first_child = arrays
     size, inner = len(words), len(backoffs)
-    if not (len(log_probs) == len(suffixes) == size and len(first_child) == inner + 1 and 1 <= inner < size):
+    fitting = len(log_probs) == size and inner <= len(suffixes) <= size and len(first_child) == inner + 1
+    if not (fitting and 1 <= inner < size):
         raise ValueError("its arrays do not fit together")
     if (first_child[:-1] <= np.arange(inner)).any() or (np.diff(first_child) < 0).any():
         raise ValueError("an n-gram comes before its context")
@@ -388,7 +508,7 @@ def _check(arrays: NgramArrays, order: int, vocabulary: int) -> None:
         starts.append(int(first_child[starts[-1]]))
     if starts[-1] < inner or not len(starts) - 1 <= order <= MAX_ORDER:
         raise ValueError("it is not of the order that it says")
-    for start, end in itertools.pairwise([*starts, size]):
+    for start, end in itertools.pairwise([*starts[:-1], inner]):
         if start < end and (suffixes[start:end].min() < 0 or suffixes[start:end].max() >= max(min(start, inner), 1)):
             raise ValueError("a suffix is not shorter than its n-gram")
     if not (np.isfinite(log_probs).all() and np.isfinite(backoffs).all() and log_probs.max() <= 0):

@@ -1,84 +1,124 @@
 """Linear interpolation of back-off models: one model whose n-grams are those of all.
 
-p(w | h) is the weighted mean of the models' for every n-gram that any of them lists, and the back-off weights make the
-rest sum to one (as ngram -mix-lm of SRILM; Stolcke 2002). A word that a model lacks has no probability in it.
+p(w | h) is the weighted mean of the models' for every n-gram that any of them lists, the back-off weights make the rest
+sum to one (as ngram -mix-lm of SRILM; Stolcke 2002). The weights are those under which a text is most probable, found
+by expectation maximisation (Jelinek and Mercer 1980).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from asr.decode.arpa import MISSING_UNKNOWN, START, Arpa, Section
+from asr.decode.arpa import MISSING_UNKNOWN, START, UNKNOWN, Arpa, Section
 from asr.decode.compiled import compiled
-from asr.decode.ngram import ROOT, NgramArrays, NgramModel, advance
+from asr.decode.ngram import NgramArrays, NgramModel, advance
+from asr.errors import LanguageModelError
+from asr.train.backoffs import weigh_backoffs
 
-LEAST = 1e-9
-"""Probability left over that is taken for rounding."""
+ROUNDS = 200
+CLOSE = 1e-6
+"""The change of a weight below which expectation maximisation has converged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """One weight a model, which sum to one; the perplexity of the text with them, ``mixed``, and with each model
+    ``alone``, infinite where it lacks a word that another has."""
+
+    values: tuple[float, ...]
+    mixed: float
+    alone: tuple[float, ...]
+
+
+def find_weights(models: Sequence[NgramModel], sentences: Iterable[Sequence[str]]) -> Weights:
+    """The weights under which ``sentences`` are most probable. Raises LanguageModelError where there are none.
+
+    A word that no model has is <unk> to all; one that some have has no probability in the others.
+    """
+    scores: list[np.ndarray] = []
+    known = set().union(*(model.words for model in models))
+    for sentence in sentences:
+        words = [word if word in known else UNKNOWN for word in sentence]
+        columns = []
+        for model in models:
+            column = np.array(model.score(words))
+            column[:-1][[model.index(word) == model.unknown and word != UNKNOWN for word in words]] = -np.inf
+            columns.append(column)
+        scores.append(np.stack(columns))
+    if not scores:
+        raise LanguageModelError("there are no sentences to choose the weights by")
+    probabilities = np.exp(np.concatenate(scores, axis=1))
+    weights = np.full(len(models), 1 / len(models))
+    for _ in range(ROUNDS):
+        parts = weights[:, None] * probabilities
+        new = (parts / parts.sum(0)).mean(1)
+        moved, weights = np.abs(new - weights).max(), new
+        if moved < CLOSE:
+            break
+    with np.errstate(divide="ignore", over="ignore"):
+        alone = np.exp(-np.log(probabilities).mean(1))
+    return Weights(
+        values=tuple(weights.tolist()),
+        mixed=float(np.exp(-np.log(weights @ probabilities).mean())),
+        alone=tuple(alone.tolist()),
+    )
 
 
 def mix(models: Sequence[NgramModel], weights: Sequence[float]) -> NgramModel:
-    """The models' interpolation by ``weights``, which sum to one; of the order of the longest."""
-    words = tuple(dict.fromkeys(word for model in models for word in model.words))
-    places = {word: i for i, word in enumerate(words)}
-    numbers = []  # a model's number of each word, -1 where it lacks it
-    for model in models:
-        own = {word: i for i, word in enumerate(model.words)}
-        numbers.append(np.array([own.get(word, -1) for word in words], np.int32))
-    sections = []
+    """The models' interpolation, of the order of the longest."""
+    words = tuple(dict.fromkeys(itertools.chain.from_iterable(model.words for model in models)))
+    ids = {word: i for i, word in enumerate(words)}
+    own_ids = [np.array([ids[word] for word in model.words], np.int32) for model in models]
+    # Each model's number of a word; -1 where it lacks it.
+    numbers = [np.array([model.ids.get(word, -1) for word in words], np.int32) for model in models]
+    nodes = [np.zeros(1, np.int64) for _ in models]  # where each model's contexts are among the mixed ones
+    states = [np.zeros(1, np.int64) for _ in models]  # in which state a model is after each mixed context
+    spelled, sections = np.zeros((1, 0), np.int32), []
     for n in range(1, max(model.order for model in models) + 1):
-        spelled = [np.array([places[word] for word in model.words], np.int32)[_spelled(model, n)] for model in models]
-        ids = np.unique(np.concatenate(spelled), axis=0)
-        probabilities = sum(
-            weight * np.exp(_last(model.arrays, own[ids], model.unknown))
-            for model, own, weight in zip(models, numbers, weights, strict=True)
+        keys = [_keys(model, n, nodes[i], own_ids[i], len(words)) for i, model in enumerate(models)]
+        union = np.unique(np.concatenate(keys))
+        contexts, last = union // len(words), (union % len(words)).astype(np.int32)
+        mixed = np.full(len(union), -np.inf)
+        for i, model in enumerate(models):
+            log_probs, states[i] = _walk(model.arrays, states[i][contexts], numbers[i][last], model.unknown)
+            with np.errstate(divide="ignore"):
+                mixed = np.logaddexp(mixed, np.log(weights[i]) + log_probs)
+            nodes[i] = np.searchsorted(union, keys[i])
+        spelled = np.concatenate([spelled[contexts], last[:, None]], axis=1)
+        sections.append(
+            Section(
+                ids=spelled,
+                log_probs=np.clip(mixed, math.log(10) * MISSING_UNKNOWN, 0).astype(np.float32),
+                backoffs=np.zeros(len(union), np.float32),
+            )
         )
-        log_probs = np.log(np.clip(probabilities, 10.0**MISSING_UNKNOWN, 1.0)).astype(np.float32)
-        sections.append(Section(ids=ids, log_probs=log_probs, backoffs=np.zeros(len(ids), np.float32)))
-    mixed = NgramModel.from_arpa(Arpa(words=words, sections=tuple(sections)), "the mixed model")
-    start = mixed.index(START)
-    _weigh_backoffs(mixed.arrays, start)
-    return replace(mixed, start=advance(mixed.arrays, ROOT, start)[1])
+    return weigh_backoffs(Arpa(words=words, sections=tuple(sections)), START, "the mixed model")
 
 
-def _spelled(model: NgramModel, order: int) -> np.ndarray:
-    """(M, order) the model's n-grams of this order, in its own numbers of words."""
-    first, last, spelled = 0, 1, np.zeros((1, 0), np.int32)
-    for _ in range(order):
-        first_child = model.arrays.first_child
-        if first >= len(first_child) - 1 or first == last:
-            return np.zeros((0, order), np.int32)
-        bounds = first_child[first : last + 1]
-        contexts = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
-        first, last = int(bounds[0]), int(bounds[-1])
-        spelled = np.concatenate([spelled[contexts], model.arrays.words[first:last, None]], axis=1)
-    return spelled
+def _keys(model: NgramModel, n: int, nodes: np.ndarray, own_ids: np.ndarray, vocabulary: int) -> np.ndarray:
+    """(M,) of the model's n-grams of order ``n``: the place of the context among the mixed ones, times V, and the last
+    word; rising or not."""
+    start, stop = model.level(n)
+    if start == stop:
+        return np.zeros(0, np.int64)
+    first, last = model.level(n - 1)
+    contexts = np.repeat(np.arange(last - first), np.diff(model.arrays.first_child[first : last + 1]))
+    keys: np.ndarray = nodes[contexts] * vocabulary + own_ids[model.arrays.words[start:stop]]
+    return keys
 
 
 @compiled
-def _last(arrays: NgramArrays, ids: np.ndarray, unknown: int) -> np.ndarray:
-    """(M,) log p of the last word of each row of ``ids`` (M, n) after those before it; a word that is lacking, -1, is
-    <unk> to what follows it and has no probability itself."""
-    log_probs = np.empty(len(ids))
-    for i in range(len(ids)):
-        state = ROOT
-        for word in ids[i]:
-            log_probs[i], state = advance(arrays, state, word if word >= 0 else unknown)
-        if ids[i, -1] < 0:
+def _walk(arrays: NgramArrays, states: np.ndarray, words: np.ndarray, unknown: int) -> tuple[np.ndarray, np.ndarray]:
+    """log p of each of ``words`` (M,) after its state, and the state then; a word that is lacking, -1, has no
+    probability, and is <unk> to what follows it."""
+    log_probs, after = np.empty(len(words)), np.empty(len(words), np.int64)
+    for i in range(len(words)):
+        log_probs[i], after[i] = advance(arrays, states[i], words[i] if words[i] >= 0 else unknown)
+        if words[i] < 0:
             log_probs[i] = -np.inf
-    return log_probs
-
-
-@compiled
-def _weigh_backoffs(arrays: NgramArrays, start: int) -> None:
-    """Fills in the back-off weights, those of shorter contexts first, on which the longer ones' depend."""
-    for context in range(1, len(arrays.backoffs)):
-        own = lower = 1.0
-        for node in range(arrays.first_child[context], arrays.first_child[context + 1]):
-            if arrays.words[node] != start:  # which is never predicted
-                own -= np.exp(arrays.log_probs[node])
-                lower -= np.exp(advance(arrays, arrays.suffixes[context], arrays.words[node])[0])
-        if own < 1.0 and own > LEAST and lower > LEAST:
-            arrays.backoffs[context] = np.log(own / lower)
+    return log_probs, after
