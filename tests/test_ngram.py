@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from asr.decode import ngram
 from asr.decode.ngram import ROOT, NgramModel, advance
 from asr.errors import LanguageModelError
 from asr.train.kneser_ney import estimate, read_text
@@ -449,6 +450,14 @@ def test_a_packed_model_has_the_same_ngrams_and_nearly_the_same_numbers(tmp_path
         np.testing.assert_array_equal(getattr(loaded.arrays, name), getattr(books.arrays, name))
     np.testing.assert_allclose(loaded.arrays.log_probs, books.arrays.log_probs, atol=tolerance)
     np.testing.assert_allclose(loaded.arrays.backoffs, books.arrays.backoffs, atol=tolerance)
+
+
+def test_a_packed_model_is_unpacked_once(tmp_path, books, monkeypatch):
+    path = tmp_path / "books.lm"
+    books.save_packed(path)
+    first = NgramModel.load(path)
+    monkeypatch.setattr(ngram, "_unpack", None)
+    assert NgramModel.load(path).score(["a", "b"]) == first.score(["a", "b"])
 
 
 def test_a_model_without_longer_ngrams_is_packed_too(tmp_path):

@@ -32,6 +32,7 @@ from asr.decode.packed import (
     Unpacker,
     differences,
     is_compiled,
+    is_packed,
     levels,
     undo_differences,
 )
@@ -190,11 +191,12 @@ class NgramModel:
 
     @classmethod
     def load(cls, path: Path) -> NgramModel:
-        """The model in an ARPA file, plain or compressed, or in one that ``save`` wrote; its remarks are logged.
+        """The model in an ARPA file, plain or compressed, or in one that ``save`` or ``save_packed`` wrote; its remarks
+        are logged.
 
-        An ARPA file is read once: what became of it is kept in the cache directory until the file changes. A model
-        that gives no probability to words that it does not list, because it has no <unk> or one of log10 p = -99, gives
-        them that of its rarest word. Raises LanguageModelError.
+        An ARPA file or a packed one is read once: what became of it is kept in the cache directory until the file
+        changes. A model that gives no probability to words that it does not list, because it has no <unk> or one of
+        log10 p = -99, gives them that of its rarest word. Raises LanguageModelError.
         """
         model = cls._load(path)
         for remark in model.remarks:
@@ -203,7 +205,8 @@ class NgramModel:
 
     @classmethod
     def _load(cls, path: Path) -> NgramModel:
-        if is_compiled(path):
+        ours = is_compiled(path)
+        if ours and not is_packed(path):
             return _map(path)
         try:
             status, resolved = path.stat(), path.resolve()
@@ -214,7 +217,7 @@ class NgramModel:
         kept = files.cache_directory() / "ngrams" / name
         with contextlib.suppress(LanguageModelError):
             return _map(kept, source)
-        model = cls.from_arpa(read_arpa(path), str(path))
+        model = _map(path) if ours else cls.from_arpa(read_arpa(path), str(path))
         with contextlib.suppress(AsrError):  # a cache that cannot be written costs time, not the model
             model.save(kept, source)
         return model

@@ -21,6 +21,8 @@ MOST_EXPANSION = 100
 _EDGE = 0.0005
 """The share of the smallest and of the largest numbers that have no steps to themselves."""
 _PLANES = 4
+_METADATA = 512
+"""Bytes of a file that hold its format: safetensors begins with the metadata."""
 
 
 def is_compiled(path: Path) -> bool:
@@ -30,6 +32,12 @@ def is_compiled(path: Path) -> bool:
             return file.read(9)[8:] == b"{"
     except OSError:
         return False  # whoever reads it next will say why
+
+
+def is_packed(path: Path) -> bool:
+    """Whether that form is the small one, which takes a while to unpack."""
+    with path.open("rb") as file:
+        return PACKED_FORMAT.encode() in file.read(_METADATA)
 
 
 class Packer:
