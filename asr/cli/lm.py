@@ -327,7 +327,7 @@ def prune(
         _write(out, pruned)
     else:
         pruned = _prune_to_size(loaded, lost, out, size)
-    click.echo(f"{out}: {_sizes(pruned)} of {_sizes(loaded)} n-grams, {out.stat().st_size / 1e6:.1f} MB")
+    say(f"{out}: {_sizes(pruned)} of {_sizes(loaded)} n-grams, {out.stat().st_size / 1e6:.1f} MB")
 
 
 def _prune_to_size(model: NgramModel, lost: np.ndarray, out: Path, size: int) -> NgramModel:
@@ -371,10 +371,10 @@ def mix(models: tuple[Path, ...], dev: tuple[str, ...], out: Path, form: str | N
     loaded = [NgramModel.load(path) for path in models]
     found = mixing.find_weights(loaded, _Symbols(dev, form, None, lambda _: None))
     for path, weight, alone in zip(models, found.values, found.alone, strict=True):
-        click.echo(f"{path}: weight {weight:.4f}, perplexity {alone:.2f} alone")
+        say(f"{path}: weight {weight:.4f}, perplexity {alone:.2f} alone")
     mixed = mixing.mix(loaded, found.values)
     _write(out, mixed)
-    click.echo(f"{out}: perplexity {found.mixed:.2f}, {_sizes(mixed)} n-grams")
+    say(f"{out}: perplexity {found.mixed:.2f}, {_sizes(mixed)} n-grams")
 
 
 @lm.command()
@@ -387,7 +387,7 @@ def compress(model: Path, out: Path, bits: int) -> None:
 
     loaded = NgramModel.load(model)
     _write(out, loaded, bits)
-    click.echo(f"{out}: {_sizes(loaded)} n-grams, {out.stat().st_size / 1e6:.1f} MB")
+    say(f"{out}: {_sizes(loaded)} n-grams, {out.stat().st_size / 1e6:.1f} MB")
 
 
 def _write(out: Path, model: NgramModel, bits: int = 8) -> None:
@@ -439,7 +439,7 @@ class _Progress:
         self._bar.update(self._task, description=step, completed=fraction, left=left)
         if self._bar.disable and now - self._said >= SECONDS_BETWEEN_LINES:
             self._said = now
-            click.echo(f"asr: {step}, {fraction:.0%} done" + (f", {left}" if left else ""), err=True)
+            say(f"asr: {step}, {fraction:.0%} done" + (f", {left}" if left else ""), err=True)
 
 
 class _Reading:
