@@ -118,7 +118,7 @@ class RecurrentStack(nn.Module):
 
     def each_layer(self, values: Tensor, lengths: Tensor) -> Iterator[Tensor]:
         """What each layer hands on, (B, T, size), the first layer's first: the last is what ``forward`` returns."""
-        batch = len(values)
+        batch = values.shape[0]  # not len(): a traced graph would keep it as a constant
         values, lengths = _in_eights(values, lengths)
         for layer in self.layers:
             values = self.dropout(layer(values, lengths)[0])

@@ -20,26 +20,18 @@ import torch
 from torch import Tensor, nn
 
 from asr import recipe
+from asr.audio.levels import (
+    ACTIVE_DECIBELS,
+    DECIBEL,
+    DEVIATION_FLOOR,
+    FIXED_FLOOR,
+    FLOOR_DECIBELS,
+    LEVEL_SECONDS,
+    LOG_FLOOR,
+    UNHEARD_DECIBELS,
+)
 from asr.recipe.frames import feature_size, window_samples
 from asr.records import Features
-
-DECIBEL = math.log(10) / 10
-"""In natural log of energy."""
-LOG_FLOOR = 1e-16
-"""Added to mel energies before the logarithm: far below speech at -60 dB, and above what float32 rounds to."""
-FIXED_FLOOR = math.log(1e-6)
-"""Of log-mel energies that are not normalised by utterance; about the energy of 16-bit quantisation noise."""
-LEVEL_SECONDS = 0.1
-"""As much of an utterance is louder than its level: more than a click, and no more than the shortest word."""
-ACTIVE_DECIBELS = 30.0
-"""Below the level a frame is still active. In clean recordings that is speech alone: their rooms are 40 to 50 dB below
-the level."""
-SILENT_DECIBELS = 75.0
-"""Below the level an energy says nothing: it is a band that the recording lacks, or a hole that a codec left."""
-FLOOR_DECIBELS = 25.0
-"""Below a mel bin's mean over active frames lies its floor. In AN4 and LibriSpeech rooms lie 25 to 35 dB below."""
-DEVIATION_FLOOR = 1e-3
-"""Added to an utterance's standard deviations, which digital silence leaves at nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +145,7 @@ class FeatureExtractor(nn.Module):
         level = (self.level(energies) if level is None else level)[:, None, None]
         active = real[:, :, None] & (loudness[:, :, None] >= level - ACTIVE_DECIBELS * DECIBEL)
         count = active.sum(1, keepdim=True).clamp(min=1)
-        faintest = level - SILENT_DECIBELS * DECIBEL
+        faintest = level - UNHEARD_DECIBELS * DECIBEL
         audible = torch.logaddexp(energies.values, faintest) * active
         floor = (audible.sum(1, keepdim=True) / count - FLOOR_DECIBELS * DECIBEL).maximum(faintest)
         values = self.shape(energies, floor)

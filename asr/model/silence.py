@@ -13,18 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from asr.audio.levels import DECIBEL, INAUDIBLE, MARGIN_SECONDS, PAUSE_SECONDS, SILENT_DECIBELS
 from asr.model.emitted import Emitted
-from asr.model.features import DECIBEL, FeatureExtractor, frame_loudness, frame_mask
+from asr.model.features import FeatureExtractor, frame_loudness, frame_mask
 from asr.records import BLANK, SURELY_NOT, Features
-
-SILENT_DECIBELS = 40.0
-"""Below the level a frame is silent."""
-INAUDIBLE = -120 * DECIBEL
-"""A level below this is digital silence's: 16-bit quantisation noise alone is at -94 dB."""
-PAUSE_SECONDS = 1.0
-"""Silence that is no longer is read."""
-MARGIN_SECONDS = 0.2
-"""Of longer silence, what is read before and after what is audible: a word may begin or end softly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +37,7 @@ class Audible:
 
     def spread(self, emissions: Emitted, lengths: Tensor) -> Emitted:
         """Emissions of what was kept, in their places among blanks; ``lengths`` (B,) are the whole's."""
-        place = (self.kept.cumsum(1) - 1).clamp(min=0)
+        place = (self.kept.to(torch.int64).cumsum(1) - 1).clamp(min=0)
         log_probs = emissions.log_probs.gather(1, place[:, :, None].expand(-1, -1, emissions.log_probs.shape[2]))
         silence = blanks(1, log_probs.shape[2]).to(log_probs)
         return Emitted(log_probs=torch.where(self.kept[:, :, None], log_probs, silence), lengths=lengths)

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asr.audio.seamless import Seamless
 from asr.model.acoustic import AcousticModel
 from asr.model.encoder import RecurrentStack
 from asr.model.features import Statistics, loader_features
 from asr.model.recurrent import State
-from asr.model.seamless import Seamless
 from asr.model.silence import blanks
 from asr.model.utterances import UtteranceCutter
 from asr.records import Features
@@ -43,7 +43,13 @@ class TorchStream:
             self.utterances = UtteranceCutter(extractor, encoder.subsampling)
         self.statistics: Statistics | None = None
         self._featurise = loader_features(settings)
-        self.energies = Seamless(self._extract, reach=extractor.fft // 2, step=extractor.hop, width=(settings.mels,))
+        self.energies = Seamless(
+            self._extract,
+            reach=extractor.fft // 2,
+            step=extractor.hop,
+            join=torch.cat,
+            nothing=torch.zeros(0, settings.mels, device=model.device),
+        )
         self._begin()
         reach = self.energies.reach + extractor.hop * self.encodings.reach
         latency = self.chunk_samples + reach + self.context * frame
@@ -66,10 +72,10 @@ class TorchStream:
     def _begin(self) -> None:
         """Has read nothing of the next utterance."""
         encoder, reach = self.model.encoder, self.model.features.reach
-        self.encodings = Seamless(
-            self._encode, reach=reach + encoder.reach, step=encoder.subsampling, width=(encoder.local_size,)
-        )
         self.ahead = torch.zeros(0, encoder.local_size, device=self.model.device)
+        self.encodings = Seamless(
+            self._encode, reach=reach + encoder.reach, step=encoder.subsampling, join=torch.cat, nothing=self.ahead
+        )
         self.states: tuple[State, ...] = ()
         if isinstance(encoder.stack, RecurrentStack):
             self.states = encoder.stack.initial_states(1)

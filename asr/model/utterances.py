@@ -14,34 +14,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from asr.model.features import (
+from asr.audio.levels import (
     ACTIVE_DECIBELS,
     DECIBEL,
+    DOUBT_SECONDS,
+    FADING_DECIBELS,
     LEVEL_SECONDS,
-    FeatureExtractor,
-    Statistics,
-    frame_loudness,
+    LONGEST_WARM_UP_SECONDS,
+    MARGIN_SECONDS,
+    MEMORY_SECONDS,
+    PAUSE_SECONDS,
+    RECENT_SECONDS,
+    SPEECH_DECIBELS,
+    STEADY_DECIBELS,
+    WARM_UP_SECONDS,
 )
-from asr.model.silence import MARGIN_SECONDS, PAUSE_SECONDS, silent
+from asr.model.features import FeatureExtractor, Statistics, frame_loudness
+from asr.model.silence import silent
 from asr.records import Features
-
-MEMORY_SECONDS = 15.0
-"""Of active frames, which a stream's statistics are those of."""
-WARM_UP_SECONDS = 1.2
-"""Of active frames that are heard before anything is read."""
-LONGEST_WARM_UP_SECONDS = 2.0
-"""From the first active frame on: a single word is not to wait for the next."""
-RECENT_SECONDS = 5.0
-"""In which a stream's level is looked for."""
-STEADY_DECIBELS = 4.0
-"""Within ``RECENT_SECONDS`` the mean of a frame's energies in dB varies by less in steady noise: by 2.2 in white, pink
-and brown noise, by 3 to 4 in rain. Speech varies by 6 or more in white noise 5 dB below it."""
-SPEECH_DECIBELS = 15.0
-"""What varies by so much is speech; less may be a room that is not quite steady."""
-DOUBT_SECONDS = 3.0
-"""After which what is not steady is taken for speech, which varies by less in a noise 10 dB below it."""
-FADING_DECIBELS = 1.0
-"""A second: how fast the level follows speech that is fainter than what was heard before."""
 
 
 class SpeechMemory:
