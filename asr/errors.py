@@ -9,6 +9,7 @@
     ├── EmissionsError       emissions that are not of the tokeniser's tokens, or no log probabilities
     ├── LanguageModelError   a language model that is missing, malformed or damaged, or cannot be estimated
     ├── CheckpointError      a model directory that is missing, incomplete or not ours
+    ├── ExportError          a model that another runtime cannot run as it was asked to
     ├── TrainingError        training that cannot go on (stopped, nothing to train on)
     │   ├── DivergenceError  a loss or gradient that is no number any more
     │   └── TrainingStopped  training that a signal has stopped, and that can go on
@@ -53,6 +54,10 @@ class LanguageModelError(AsrError):
 
 class CheckpointError(AsrError):
     """A model directory is missing, incomplete, or not one of ours."""
+
+
+class ExportError(AsrError):
+    """Another runtime cannot run a model as it was asked to."""
 
 
 class TrainingError(AsrError):

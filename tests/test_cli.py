@@ -29,6 +29,7 @@ COMMANDS = [
     "check",
     "text",
     "tune",
+    "export",
     "lm",
     "lm train",
     "lm perplexity",

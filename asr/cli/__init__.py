@@ -16,6 +16,7 @@ from asr.cli.adapt import adapt
 from asr.cli.align import align
 from asr.cli.check import check
 from asr.cli.evaluate import evaluate
+from asr.cli.export import export
 from asr.cli.info import info
 from asr.cli.inspect import inspect
 from asr.cli.lexicon import lexicon
@@ -135,5 +136,6 @@ for command in (
     study,
     inspect,
     info,
+    export,
 ):
     main.add_command(command)

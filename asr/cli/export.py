@@ -1,0 +1,45 @@
+"""asr export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from asr.cli.options import FOLDER
+
+if TYPE_CHECKING:
+    from asr.export.directory import Comparison
+
+
+@click.command()
+@click.argument("model", type=FOLDER)
+@click.option("-o", "--out", type=FOLDER, metavar="DIR", required=True, help="Folder to write; MODEL itself for both.")
+@click.option("--int8", is_flag=True, help="Recurrent weights in 8 bits: a quarter of the size; LSTMs only.")
+@click.option("--clip", type=FOLDER, metavar="FILE", help="A recording to compare on too, besides noise.")
+def export(model: Path, out: Path, int8: bool, clip: Path | None) -> None:
+    """Write MODEL for recognition without torch.
+
+    What was written is compared with torch, on noise and on the clip, and the difference is said.
+    """
+    from asr.audio import read
+    from asr.checkpoint import load_description
+    from asr.export.directory import export_onnx
+
+    rate = load_description(model)[0].features.sample_rate
+    samples = None if clip is None else read(clip, sample_rate=rate).samples
+    exported = export_onnx(model, out, int8=int8, clip=samples)
+    sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in exported.sizes.items())
+    click.echo(f"{out}: {sizes}")
+    for comparison in exported.comparisons:
+        click.echo(_said(comparison))
+
+
+def _said(comparison: Comparison) -> str:
+    before, after = comparison.texts
+    text = f'the same text, "{before}"' if before == after else f'the text "{after}" in place of "{before}"'
+    return (
+        f"{comparison.of}: log probabilities within {comparison.largest:.1e} of torch's, another best token in "
+        f"{comparison.other} of {comparison.frames} frames" + ("" if comparison.of == "noise" else f", {text}")
+    )

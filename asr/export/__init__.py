@@ -1,0 +1,1 @@
+"""Trained models for other runtimes: ONNX Runtime, and through it sherpa-onnx."""

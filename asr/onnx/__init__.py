@@ -1,0 +1,1 @@
+"""The second network: the acoustic model under ONNX Runtime, and a front end in numpy. Nothing here needs torch."""

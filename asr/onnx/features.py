@@ -1,0 +1,200 @@
+"""The front end in numpy: an utterance's features as the acoustic model was trained on, without torch.
+
+What each step means, and why, stands in ``asr.model.features`` and ``asr.model.silence``; tests hold the two within
+1e-4 of each other. Here an utterance is always alone, so there are neither padding nor lengths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from asr import recipe
+from asr.audio.levels import (
+    ACTIVE_DECIBELS,
+    DECIBEL,
+    DEVIATION_FLOOR,
+    FIXED_FLOOR,
+    FLOOR_DECIBELS,
+    INAUDIBLE,
+    LEVEL_SECONDS,
+    LOG_FLOOR,
+    MARGIN_SECONDS,
+    PAUSE_SECONDS,
+    SILENT_DECIBELS,
+    UNHEARD_DECIBELS,
+)
+from asr.recipe.frames import window_samples
+from asr.records import BLANK, SURELY_NOT
+
+FRAMES_AT_ONCE = 1024
+"""Of which spectra are in memory together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """What an utterance is normalised by: ``floor`` (mels,) of its log-mel energies, ``mean`` and ``deviation`` (F,)
+    of the features of its active frames."""
+
+    floor: np.ndarray
+    mean: np.ndarray
+    deviation: np.ndarray
+
+
+class FrontEnd:
+    """Samples (S,) to features (T, F), in float32."""
+
+    def __init__(self, settings: recipe.LogMel | recipe.Mfcc) -> None:
+        self.settings = settings
+        self.fft, self.window_length, self.hop = window_samples(settings)
+        self.window = _hann(self.window_length)
+        self.filters = mel_filters(self.fft, settings.mels, settings.sample_rate)
+        self.dct = _dct(settings.coefficients, settings.mels) if isinstance(settings, recipe.Mfcc) else None
+
+    @property
+    def reach(self) -> int:
+        """Frames on either side that a frame depends on besides its own window's samples: those of the deltas."""
+        return 4 if isinstance(self.settings, recipe.Mfcc) and self.settings.deltas else 0
+
+    def energies(self, samples: np.ndarray) -> np.ndarray:
+        """Log-mel energies (T, mels) of frames centred on every ``hop`` samples, with zeros around the signal."""
+        frames = len(samples) // self.hop + 1
+        before = self.fft // 2 - (self.fft - self.window_length) // 2  # the window lies in the middle of the FFT's
+        padded = np.zeros((frames - 1) * self.hop + self.window_length, np.float32)
+        heard = samples[: len(padded) - before]
+        padded[before : before + len(heard)] = heard
+        windows = sliding_window_view(padded, self.window_length)[:: self.hop]
+        energies = np.empty((frames, self.settings.mels), np.float32)
+        for start in range(0, frames, FRAMES_AT_ONCE):
+            spectra = np.fft.rfft(windows[start : start + FRAMES_AT_ONCE] * self.window, self.fft)
+            power = spectra.real**2 + spectra.imag**2
+            energies[start : start + FRAMES_AT_ONCE] = np.log(power @ self.filters + np.float32(LOG_FLOOR))
+        return energies
+
+    def normalise(self, energies: np.ndarray, statistics: Statistics | None = None) -> np.ndarray:
+        """Features (T, F) of log-mel energies, normalised where that goes by utterance, by ``statistics`` in place of
+        its own where it is yet to end. What is normalised by training's mean and deviation is so in the graph."""
+        if self.settings.normalise != "utterance":
+            return self.shape(energies)
+        by = statistics or self.measure(energies)
+        return np.asarray((self.shape(energies, by.floor) - by.mean) / by.deviation)
+
+    def level(self, energies: np.ndarray) -> float:
+        """The loudness that ``LEVEL_SECONDS`` of an utterance exceed, or all of a shorter one."""
+        loudest = min(round(LEVEL_SECONDS / self.settings.shift), len(energies))
+        return float(np.sort(frame_loudness(energies))[-loudest])
+
+    def measure(self, energies: np.ndarray, level: float | None = None) -> Statistics:
+        """The statistics of an utterance over its active frames; ``level`` stands in for its own."""
+        level = self.level(energies) if level is None else level
+        active = frame_loudness(energies) >= np.float32(level - ACTIVE_DECIBELS * DECIBEL)
+        faintest = np.float32(level - UNHEARD_DECIBELS * DECIBEL)
+        floor = faintest
+        mean: np.ndarray = np.zeros(self.feature_size, np.float32)
+        variance = mean
+        if active.any():
+            audible = np.logaddexp(energies[active], faintest)
+            floor = np.maximum(audible.mean(0) - np.float32(FLOOR_DECIBELS * DECIBEL), faintest)
+            values = self.shape(energies, floor)[active]
+            mean, variance = values.mean(0), values.var(0)
+        return Statistics(floor=np.asarray(floor), mean=mean, deviation=np.sqrt(variance) + np.float32(DEVIATION_FLOOR))
+
+    def shape(self, energies: np.ndarray, floor: np.ndarray | None = None) -> np.ndarray:
+        """Features (T, F) before normalisation, of energies to which ``floor`` was added."""
+        values: np.ndarray = np.logaddexp(energies, np.float32(FIXED_FLOOR) if floor is None else floor)
+        if self.dct is None:
+            return values
+        values = values @ self.dct
+        if not self.reach or not len(values):
+            return values
+        first = _delta(values)
+        return np.concatenate([values, first, _delta(first)], axis=1)
+
+    def audible(self, energies: np.ndarray, step: int) -> np.ndarray:
+        """Which emission frames (T',), of ``step`` feature frames, are read: all but long silence."""
+        shift, frames = self.settings.shift, len(energies)
+        sound = ~silent(energies, self.level(energies))
+        since, until = _distance(sound), _distance(sound[::-1])[::-1]
+        margin, pause = round(MARGIN_SECONDS / shift), round(PAUSE_SECONDS / shift)
+        kept = (since <= margin) | (until <= margin) | (since + until <= pause + 1)
+        kept[0] |= not sound.any()  # the encoder reads something of every utterance
+        return np.asarray(np.pad(kept, (0, -frames % step)).reshape(-1, step).any(1))
+
+    @property
+    def feature_size(self) -> int:
+        return self.settings.mels if self.dct is None else self.dct.shape[1] * (3 if self.reach else 1)
+
+
+def frame_loudness(energies: np.ndarray) -> np.ndarray:
+    """The natural log of each frame's mean mel energy (T,), from log-mel energies (T, mels)."""
+    highest = energies.max(-1)
+    total = np.exp(energies - highest[:, None]).mean(-1)
+    return np.asarray(highest + np.log(total))
+
+
+def silent(energies: np.ndarray, level: float) -> np.ndarray:
+    """Whether frames (T,), of log-mel energies (T, mels), are silent beside a ``level``. Where that is no sound's, all
+    are."""
+    if level < INAUDIBLE:
+        return np.ones(len(energies), bool)
+    return np.asarray(frame_loudness(energies) < np.float32(level - SILENT_DECIBELS * DECIBEL))
+
+
+def blanks(frames: int, tokens: int) -> np.ndarray:
+    """Emissions (frames, tokens) of silence."""
+    silence = np.full((frames, tokens), SURELY_NOT, np.float32)
+    silence[:, BLANK] = 0.0
+    return silence
+
+
+def mel_filters(fft: int, mels: int, sample_rate: int) -> np.ndarray:
+    """Triangular filters (fft // 2 + 1, mels) on Slaney's mel scale, each of unit area in Hz (Slaney 1998, Auditory
+    Toolbox): what librosa and, with slaney named twice, torchaudio compute."""
+    hertz = _mel_to_hertz(np.linspace(0.0, _hertz_to_mel(sample_rate / 2), mels + 2))
+    bins = np.linspace(0.0, sample_rate / 2, fft // 2 + 1)
+    slopes = hertz[None, :] - bins[:, None]
+    widths = np.diff(hertz)
+    rising, falling = -slopes[:, :-2] / widths[:-1], slopes[:, 2:] / widths[1:]
+    return np.asarray(np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (hertz[2:] - hertz[:-2])), np.float32)
+
+
+_LINEAR_HERTZ, _KNEE_HERTZ = 200.0 / 3, 1000.0
+"""Below the knee a mel is so many Hz; above it 27 mels are a factor of 6.4."""
+_KNEE_MEL, _LOG_STEP = _KNEE_HERTZ / _LINEAR_HERTZ, np.log(6.4) / 27
+
+
+def _hertz_to_mel(hertz: float) -> float:
+    if hertz < _KNEE_HERTZ:
+        return hertz / _LINEAR_HERTZ
+    return float(_KNEE_MEL + np.log(hertz / _KNEE_HERTZ) / _LOG_STEP)
+
+
+def _mel_to_hertz(mels: np.ndarray) -> np.ndarray:
+    beyond = _KNEE_HERTZ * np.exp(_LOG_STEP * (np.maximum(mels, _KNEE_MEL) - _KNEE_MEL))
+    return np.where(mels < _KNEE_MEL, mels * _LINEAR_HERTZ, beyond)
+
+
+def _hann(length: int) -> np.ndarray:
+    """Hann's window, one period of it, as spectra want it."""
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)).astype(np.float32)
+
+
+def _dct(coefficients: int, mels: int) -> np.ndarray:
+    """The orthonormal DCT-II (mels, coefficients)."""
+    basis = np.cos(np.pi / mels * (np.arange(mels)[:, None] + 0.5) * np.arange(coefficients)) * np.sqrt(2 / mels)
+    basis[:, 0] /= np.sqrt(2)
+    return np.asarray(basis, np.float32)
+
+
+def _delta(values: np.ndarray) -> np.ndarray:
+    """The slope over five frames, (T, F); the first and the last frame repeat beyond the ends."""
+    held = np.pad(values, ((2, 2), (0, 0)), mode="edge")
+    return np.asarray((held[3:-1] - held[1:-3] + 2 * (held[4:] - held[:-4])) / np.float32(10))
+
+
+def _distance(sound: np.ndarray) -> np.ndarray:
+    """(T,): how many frames ago the last sound was, 0 on it; more than any pause where there was none before."""
+    place = np.arange(len(sound))
+    return np.asarray(place - np.maximum.accumulate(np.where(sound, place, -(1 << 20))))

@@ -1,0 +1,99 @@
+"""A stream's emissions from ONNX Runtime, as its samples come. ``asr.model.streaming`` says how it works."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from asr.audio.seamless import Seamless
+from asr.onnx.features import Statistics, blanks
+from asr.onnx.utterances import UtteranceCutter
+
+if TYPE_CHECKING:
+    from asr.onnx.network import OnnxNetwork, StreamGraphs
+
+
+class OnnxStream:
+    """One stream's way through an exported network: samples in, log probabilities out.
+
+    Whatever pieces it is fed with, it works in chunks of ``chunk`` seconds from the stream's beginning, and hears
+    ``context`` seconds beyond each where the network looks ahead. A sound has been read after ``latency`` seconds at
+    the most, or when the warm-up is over. Its state is what it holds: samples short of a chunk (``waiting``), the ends
+    of the samples and of the energies that those to come reach back to, the ``utterances`` that it is cut into,
+    encodings that lack their context (``ahead``), and the recurrent ``states``.
+    """
+
+    def __init__(self, network: OnnxNetwork, graphs: StreamGraphs, *, chunk: float, context: float) -> None:
+        settings, front_end = network.recipe.features, network.front_end
+        frame = front_end.hop * network.step
+        self.front_end, self.graphs, self.step = front_end, graphs, network.step
+        self.silence = blanks(1, network.vocabulary)
+        self.chunk_samples = max(1, round(chunk / network.frame_shift)) * frame
+        self.context = round(context / network.frame_shift) if graphs.looks_ahead else 0
+        self.waiting = np.zeros(0, np.float32)
+        self.utterances = UtteranceCutter(front_end, network.step) if settings.normalise == "utterance" else None
+        self.statistics: Statistics | None = None
+        self.energies = Seamless(
+            front_end.energies,
+            reach=front_end.fft // 2,
+            step=front_end.hop,
+            join=np.concatenate,
+            nothing=np.zeros((0, settings.mels), np.float32),
+        )
+        self._begin()
+        reach = self.energies.reach + front_end.hop * self.encodings.reach
+        self.latency = (self.chunk_samples + reach + self.context * frame) / settings.sample_rate
+
+    def feed(self, samples: np.ndarray, *, last: bool = False) -> np.ndarray:
+        """The log probabilities (T', V) that ``samples`` (S,) complete; after the ``last``, all."""
+        waiting = np.concatenate([self.waiting, samples])
+        emissions = [self.silence[:0]]
+        while len(waiting) >= self.chunk_samples:
+            emissions.append(self._hear(waiting[: self.chunk_samples], last=False))
+            waiting = waiting[self.chunk_samples :]
+        if last:
+            emissions.append(self._hear(waiting, last=True))
+        self.waiting = waiting[:0] if last else waiting.copy()
+        return np.concatenate(emissions)
+
+    def _begin(self) -> None:
+        """Has read nothing of the next utterance."""
+        size = self.graphs.stack.inputs["encodings"][-1]
+        self.ahead = np.zeros((0, size), np.float32)
+        reach = self.front_end.reach + self.graphs.reach
+        self.encodings = Seamless(self._encode, reach=reach, step=self.step, join=np.concatenate, nothing=self.ahead)
+        shape = self.graphs.stack.inputs.get("states")
+        self.states = {} if shape is None else {"states": np.zeros(shape, np.float32)}
+
+    def _hear(self, samples: np.ndarray, *, last: bool) -> np.ndarray:
+        energies = self.energies.feed(samples, last=last)
+        if self.utterances is None:
+            return self._read(energies, last=last)
+        emissions = [self.silence[:0]]
+        for stretch in self.utterances.feed(energies, last=last):
+            if stretch.silence:
+                emissions.append(self.silence.repeat(-(-len(stretch.energies) // self.step), axis=0))
+                continue
+            self.statistics = stretch.statistics
+            emissions.append(self._read(stretch.energies, last=stretch.last))
+            if stretch.last:
+                self._begin()
+        return np.concatenate(emissions)
+
+    def _read(self, energies: np.ndarray, *, last: bool) -> np.ndarray:
+        self.ahead = np.concatenate([self.ahead, self.encodings.feed(energies, last=last)])
+        keep = len(self.ahead) if last else len(self.ahead) - self.context
+        if keep <= 0:
+            return self.silence[:0]
+        kept = {"keep": np.array(keep)} if self.graphs.looks_ahead else {}
+        log_probs, *after = self.graphs.stack(encodings=self.ahead[None], **kept, **self.states)
+        if after:
+            self.states = {"states": after[0]}
+        self.ahead = self.ahead[keep:]
+        return np.asarray(log_probs[0])
+
+    def _encode(self, energies: np.ndarray) -> np.ndarray:
+        """Log-mel energies (T, mels) to what the recurrent stack reads, (T', size)."""
+        [encodings] = self.graphs.front(features=self.front_end.normalise(energies, self.statistics)[None])
+        return np.asarray(encodings[0])

@@ -1,0 +1,155 @@
+"""asr export: what other runtimes get is the model, and what they cannot carry is refused by name."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import toy
+from click.testing import CliRunner
+
+from asr import checkpoint
+from asr.cli import main
+from asr.errors import ExportError
+from asr.export.directory import compare, export_onnx, noise, write_graphs
+from asr.model.acoustic import AcousticModel
+from asr.model.network import TorchNetwork
+from asr.onnx.network import OnnxNetwork
+from asr.recipe.reading import validate_recipe
+from asr.text.tokenise import CharacterTokeniser
+
+TOKENISER = CharacterTokeniser(" abc")
+SMALL = {"layers": 1, "hidden": 6, "conv": {"channels": [2, 2]}}
+NETWORKS = {
+    "lstm": {"encoder": {**SMALL, "kind": "lstm", "bidirectional": False, "projection": 5, "layers": 2}},
+    "gru": {"encoder": {**SMALL, "kind": "gru", "conv": None}},
+    "rnn tanh": {"encoder": {**SMALL, "kind": "rnn", "layer_norm": False}},
+    "rnn relu": {"encoder": {**SMALL, "kind": "rnn", "nonlinearity": "relu", "bidirectional": False}},
+    "feed-forward": {"encoder": {**SMALL, "kind": "feedforward", "context": 3, "conv": None}},
+    "mfcc": {"features": {"kind": "mfcc", "sample_rate": toy.RATE, "mels": 24}, "encoder": {**SMALL, "kind": "lstm"}},
+    "global": {
+        "features": {"kind": "log_mel", "sample_rate": toy.RATE, "mels": 24, "normalise": "global"},
+        "encoder": {**SMALL, "kind": "lstm", "bidirectional": False},
+    },
+}
+
+
+def save(folder, **sections):
+    """An untrained model that says nonsense, in a directory of its own."""
+    settings = validate_recipe(toy.recipe(**sections), "toy")
+    torch.manual_seed(1)
+    model = AcousticModel(settings, len(TOKENISER.tokens)).eval()
+    torch.nn.init.normal_(model.features.mean, -5, 2)
+    torch.nn.init.uniform_(model.features.deviation, 1, 3)
+    checkpoint.save_description(folder, settings, TOKENISER)
+    checkpoint.save_weights(folder / checkpoint.WEIGHTS, model.state_dict())
+    checkpoint.save_meta(folder, {"results": {"dev": {"wer": 0.5}}})
+    return model
+
+
+@pytest.mark.parametrize("sections", NETWORKS.values(), ids=NETWORKS)
+def test_every_network_is_torchs_within_1e_4_whole_and_live(tmp_path, sections):
+    model = save(tmp_path, **sections)
+    write_graphs(model, tmp_path, "float32")
+    (tmp_path / checkpoint.WEIGHTS).unlink()
+    theirs, ours = TorchNetwork(model), OnnxNetwork(tmp_path, threads=1)
+    assert compare(theirs, ours, TOKENISER, noise(toy.RATE), "noise").largest < 1e-4
+    samples = noise(toy.RATE)[-1]
+    live = [network.stream(chunk=0.2, context=0.2).feed(samples, last=True) for network in (theirs, ours)]
+    np.testing.assert_allclose(live[1], live[0], atol=1e-4, rtol=0)
+    if not model.encoder.looks_ahead and model.features.settings.normalise == "global":
+        np.testing.assert_allclose(live[1], ours.emit([samples]).log_probs[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["gru", "rnn", "feedforward"])
+def test_8_bits_are_refused_by_the_name_of_what_gains_nothing(tmp_path, kind):
+    save(tmp_path / "model", encoder={**SMALL, "kind": kind})
+    with pytest.raises(ExportError, match=f"kind {kind}.*without --int8"):
+        export_onnx(tmp_path / "model", tmp_path / "out", int8=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def lstm(tmp_path_factory):
+    """A model whose recurrent weights are most of it, exported in 8 bits."""
+    folder = tmp_path_factory.mktemp("lstm")
+    save(folder / "model", encoder={**SMALL, "kind": "lstm", "hidden": 96, "layers": 2})
+    return folder / "model", folder / "int8", export_onnx(folder / "model", folder / "int8", int8=True)
+
+
+def test_8_bits_are_a_quarter_of_the_size_and_near(lstm):
+    model, _, exported = lstm
+    whole = (model / checkpoint.WEIGHTS).stat().st_size
+    assert exported.sizes["model.int8.onnx"] < 0.4 * whole
+    assert exported.sizes["stream.stack.int8.onnx"] < 0.4 * whole
+    [comparison] = exported.comparisons
+    assert 1e-4 < comparison.largest < 0.1
+
+
+def test_8_bits_are_near_live_too(lstm):
+    model, out, _ = lstm
+    theirs = TorchNetwork(checkpoint.load_checkpoint(model, device="cpu").model)
+    samples = noise(toy.RATE)[-1]
+    live = [network.stream(chunk=0.2, context=0.2).feed(samples, last=True) for network in (theirs, OnnxNetwork(out))]
+    np.testing.assert_allclose(live[1], live[0], atol=0.1, rtol=0)
+
+
+def test_in_8_bits_an_utterance_does_not_depend_on_a_loud_neighbour(lstm):
+    network = OnnxNetwork(lstm[1], threads=1)
+    quiet, loud = 0.01 * noise(toy.RATE)[1], noise(toy.RATE)[3]
+    alone = network.emit([quiet]).log_probs[0]
+    assert (network.emit([loud, quiet]).log_probs[1, : len(alone)] == alone).all()
+
+
+def test_an_export_takes_the_place_of_one_in_another_precision(tmp_path):
+    for name in ("model.int8.onnx", "stream.stack.int8.onnx"):
+        (tmp_path / name).write_bytes(b"of other weights")
+    export_onnx(toy.save_babbler(tmp_path / "model"), tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*.onnx")) == [
+        "model.onnx",
+        "stream.front.onnx",
+        "stream.stack.onnx",
+    ]
+
+
+def test_what_the_decoder_reads_comes_along(tmp_path):
+    folder = toy.save_babbler(tmp_path / "model", kind="beam", language_model="../lm/toy.arpa", lexicon="words.txt")
+    (tmp_path / "lm").mkdir()
+    (tmp_path / "lm" / "toy.arpa").write_text("a language model")
+    (folder / "words.txt").write_text("abc\n")
+    export_onnx(folder, tmp_path / "out")
+    settings, tokeniser = checkpoint.load_description(tmp_path / "out")
+    assert (settings.decoder.language_model, settings.decoder.lexicon) == ("toy.arpa", "words.txt")
+    assert (tmp_path / "out" / "toy.arpa").read_text() == "a language model"
+    assert (tmp_path / "out" / "words.txt").read_text() == "abc\n"
+    assert tokeniser.tokens == TOKENISER.tokens
+
+
+def test_a_file_that_the_decoder_lacks_is_named(tmp_path):
+    folder = toy.save_babbler(tmp_path / "model", kind="beam", lexicon="words.txt")
+    with pytest.raises(ExportError, match=r"words\.txt, which the decoder reads, is not there"):
+        export_onnx(folder, tmp_path / "out")
+
+
+def test_another_trained_model_is_not_overwritten(tmp_path):
+    one, other = toy.save_babbler(tmp_path / "one"), toy.save_babbler(tmp_path / "other")
+    with pytest.raises(ExportError, match="holds another trained model"):
+        export_onnx(one, other)
+
+
+def test_the_command_says_sizes_and_how_far_it_is_from_torch(tmp_path):
+    import soundfile
+
+    folder = toy.save_babbler(tmp_path / "model")
+    soundfile.write(tmp_path / "clip.wav", toy.speak("abc ab"), toy.RATE)
+    done = CliRunner().invoke(
+        main, ["export", str(folder), "-o", str(tmp_path / "out"), "--clip", str(tmp_path / "clip.wav")]
+    )
+    assert done.exit_code == 0, done.output
+    written, of_noise, of_clip = done.output.splitlines()
+    assert written.startswith(f"{tmp_path / 'out'}: model.onnx 0.")
+    assert of_noise.startswith("noise: log probabilities within ")
+    assert "another best token in 0 of" in of_noise
+    assert of_clip.startswith("the clip: log probabilities within ")
+    assert "the same text" in of_clip
+    assert json.loads((tmp_path / "out" / "meta.json").read_text())["format"] == checkpoint.FORMAT
