@@ -8,12 +8,14 @@ import torch
 import toy
 from click.testing import CliRunner
 
-from asr import checkpoint
+from asr import checkpoint, recipe
 from asr.cli import main
 from asr.errors import ExportError
 from asr.export.directory import compare, export_onnx, noise, write_graphs
+from asr.export.sherpa import SherpaFrontEnd, export_sherpa, pre_emphasis_gain
 from asr.model.acoustic import AcousticModel
 from asr.model.network import TorchNetwork
+from asr.onnx.features import FrontEnd
 from asr.onnx.network import OnnxNetwork
 from asr.recipe.reading import validate_recipe
 from asr.text.tokenise import CharacterTokeniser
@@ -153,3 +155,42 @@ def test_the_command_says_sizes_and_how_far_it_is_from_torch(tmp_path):
     assert of_clip.startswith("the clip: log probabilities within ")
     assert "the same text" in of_clip
     assert json.loads((tmp_path / "out" / "meta.json").read_text())["format"] == checkpoint.FORMAT
+
+
+@pytest.mark.parametrize("normalise", ["utterance", "global"])
+def test_sherpa_onnx_gets_a_nemo_ctc_model(tmp_path, normalise):
+    import onnx
+
+    features = {"kind": "log_mel", "sample_rate": toy.RATE, "mels": 24, "normalise": normalise}
+    save(tmp_path / "model", features=features, encoder={**SMALL, "kind": "lstm"})
+    exported = export_sherpa(tmp_path / "model", tmp_path / "out")
+    assert (tmp_path / "out" / "tokens.txt").read_text() == "<blk> 0\n▁ 1\na 2\nb 3\nc 4\n"
+    graph = onnx.load(tmp_path / "out" / "model.onnx")
+    metadata = {entry.key: entry.value for entry in graph.metadata_props}
+    assert (metadata["vocab_size"], metadata["subsampling_factor"], metadata["normalize_type"]) == ("5", "4", "NA")
+    assert [node.name for node in graph.graph.input] == ["audio_signal", "length"]
+    [comparison] = exported.comparisons
+    assert comparison.other < 0.2 * comparison.frames  # its frames are not quite ours
+
+
+@pytest.mark.parametrize(
+    ("sections", "named"),
+    [
+        ({"features": {"kind": "mfcc", "sample_rate": toy.RATE, "mels": 24}}, "MFCCs"),
+        ({"features": {"kind": "log_mel", "sample_rate": toy.RATE, "window": 0.02}}, "windows of 0.02 s"),
+        ({"features": {"kind": "log_mel", "sample_rate": toy.RATE, "shift": 0.0125}}, "every 0.0125 s"),
+        ({"decoder": {"kind": "beam", "language_model": "lm.arpa"}}, "beam search with a language model"),
+    ],
+)
+def test_what_sherpa_onnx_cannot_carry_is_refused_by_name(tmp_path, sections, named):
+    save(tmp_path / "model", **{"encoder": {**SMALL, "kind": "lstm"}, **sections})
+    with pytest.raises(ExportError, match=f"sherpa-onnx cannot carry .*{named}"):
+        export_sherpa(tmp_path / "model", tmp_path / "out")
+
+
+def test_the_graph_for_sherpa_onnx_undoes_its_pre_emphasis():
+    settings = recipe.LogMel(sample_rate=toy.RATE, mels=24)
+    samples = noise(toy.RATE)[2]
+    theirs, ours = SherpaFrontEnd(settings)(samples), FrontEnd(settings).energies(samples[toy.RATE // 200 :])
+    apart = (theirs - pre_emphasis_gain(settings))[2:100] - ours[2:100]
+    assert np.abs(apart.mean(0)).max() < 0.2  # nats; of pre-emphasis itself, 6.5 in the lowest bin

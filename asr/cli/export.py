@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", type=FOLDER)
 @click.option("-o", "--out", type=FOLDER, metavar="DIR", required=True, help="Folder to write; MODEL itself for both.")
+@click.option("--format", "form", type=click.Choice(["onnx", "sherpa-onnx"]), default="onnx", show_default=True)
 @click.option("--int8", is_flag=True, help="Recurrent weights in 8 bits: a quarter of the size; LSTMs only.")
 @click.option("--clip", type=FOLDER, metavar="FILE", help="A recording to compare on too, besides noise.")
-def export(model: Path, out: Path, int8: bool, clip: Path | None) -> None:
-    """Write MODEL for recognition without torch.
+def export(model: Path, out: Path, form: str, int8: bool, clip: Path | None) -> None:
+    """Write MODEL for recognition without torch, or for sherpa-onnx (phones, browsers, C++ and more).
 
     What was written is compared with torch, on noise and on the clip, and the difference is said.
     """
@@ -29,9 +30,17 @@ def export(model: Path, out: Path, int8: bool, clip: Path | None) -> None:
 
     rate = load_description(model)[0].features.sample_rate
     samples = None if clip is None else read(clip, sample_rate=rate).samples
-    exported = export_onnx(model, out, int8=int8, clip=samples)
+    if form == "sherpa-onnx":
+        from asr.export.sherpa import export_sherpa
+
+        exported = export_sherpa(model, out, int8=int8, clip=samples)
+    else:
+        exported = export_onnx(model, out, int8=int8, clip=samples)
     sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in exported.sizes.items())
     click.echo(f"{out}: {sizes}")
+    if form == "sherpa-onnx":
+        features = load_description(model)[0].features
+        click.echo(f"sherpa-onnx reads it as NeMo CTC, sample_rate {features.sample_rate}, feature_dim {features.mels}")
     for comparison in exported.comparisons:
         click.echo(_said(comparison))
 

@@ -1,0 +1,277 @@
+"""A folder that sherpa-onnx runs as a NeMo CTC model, on phones, in browsers, from C++, C#, Java, Swift and more.
+
+sherpa-onnx computes log-mel energies by itself: 25 ms windows every 10 ms, Slaney's filters, but pre-emphasised, and
+its frames are centred half a frame later than ours. All else is in the graph: pre-emphasis is taken out again bin by
+bin, each two frames are averaged to the one between them, then features are normalised, and long silence is not read,
+as in ``asr.model.features`` and ``silence``. So its texts are near the model's own, and not the same to the letter.
+What it offers for searching (no beam with our language models) and for units (no lexicon) it cannot carry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from torch import Tensor, nn
+from torch.nn import functional
+
+from asr import checkpoint, files, recipe
+from asr.audio.levels import DECIBEL, INAUDIBLE, LEVEL_SECONDS, MARGIN_SECONDS, PAUSE_SECONDS, SILENT_DECIBELS
+from asr.errors import ExportError
+from asr.export.directory import Exported, check_furthest, check_quantises, compare, noise
+from asr.export.graphs import Interface, Normalised, describe, in_8_bits, to_onnx
+from asr.model.acoustic import AcousticModel
+from asr.model.emitted import Emitted
+from asr.model.features import frame_loudness, frame_mask
+from asr.model.network import TorchNetwork
+from asr.model.silence import Audible
+from asr.onnx.features import FrontEnd, mel_filters
+from asr.recipe.frames import window_samples
+from asr.records import Emissions, Features
+from asr.text.tokenise import PhoneTokeniser, Tokeniser, lm_symbols
+
+WINDOW_SECONDS, SHIFT_SECONDS = 0.025, 0.010
+PRE_EMPHASIS = 0.97
+"""What sherpa-onnx subtracts of the sample before, in each window (kaldi-native-fbank's default)."""
+NEVER = 1 << 20
+"""In frames: more than any distance."""
+
+
+def export_sherpa(directory: Path, out: Path, *, int8: bool = False, clip: np.ndarray | None = None) -> Exported:
+    """Writes model.onnx (or model.int8.onnx) and tokens.txt to ``out``, as ``export_onnx`` does.
+
+    Raises CheckpointError, MissingExtraError, and ExportError where sherpa-onnx cannot do as the model does.
+    """
+    loaded = checkpoint.load_checkpoint(directory, device="cpu")
+    check_carried(directory, loaded.recipe, loaded.tokeniser)
+    check_quantises(directory, loaded.recipe, int8=int8)
+    if checkpoint.is_described(out):
+        raise ExportError(f"{out} is a model directory: name a folder of its own with -o")
+    module = SherpaNetwork(loaded.model)
+    graph = to_onnx(module, module.example(), module.interface)
+    graph = in_8_bits(graph) if int8 else graph
+    describe(graph, metadata(loaded.recipe, loaded.tokeniser, loaded.model))
+    network = _Emulated(graph.SerializeToString(), loaded.model, loaded.recipe.features)
+    heard = {"noise": noise(network.sample_rate)} | ({} if clip is None else {"the clip": [clip]})
+    reference = TorchNetwork(loaded.model)
+    comparisons = [compare(reference, network, loaded.tokeniser, waveforms, of) for of, waveforms in heard.items()]
+    if not int8:
+        check_furthest(directory, _furthest(module, network))
+    name, other = ("model.int8.onnx", "model.onnx") if int8 else ("model.onnx", "model.int8.onnx")
+    with files.replacing(out / "tokens.txt") as file:
+        file.write(tokens_text(loaded.tokeniser))
+    with files.replacing(out / name, "wb") as file:
+        file.write(graph.SerializeToString())
+    (out / other).unlink(missing_ok=True)
+    return Exported(sizes={path: (out / path).stat().st_size for path in (name, "tokens.txt")}, comparisons=comparisons)
+
+
+def check_carried(directory: Path, settings: recipe.Recipe, tokeniser: Tokeniser) -> None:
+    """Raises ExportError naming what of the model sherpa-onnx has no place for."""
+    features, rate = settings.features, settings.features.sample_rate
+    _, window, hop = window_samples(features)
+    missing = []
+    if isinstance(features, recipe.Mfcc):
+        missing.append("MFCCs (features.kind: mfcc)")
+    if (window, hop) != (round(WINDOW_SECONDS * rate), round(SHIFT_SECONDS * rate)):
+        missing.append(f"windows of {features.window:g} s every {features.shift:g} s (it has 0.025 and 0.01)")
+    if isinstance(tokeniser, PhoneTokeniser):
+        missing.append("phones and their lexicon (text.tokeniser.kind: phones)")
+    if isinstance(settings.decoder, recipe.Beam):
+        knowledge = " with a language model" if settings.decoder.language_model or settings.decoder.lstm else ""
+        missing.append(f"our beam search{knowledge} (decoder.kind: beam; with greedy in recipe.yaml it exports)")
+    if isinstance(settings.decoder, recipe.Phrases):
+        missing.append("a grammar of phrases (decoder.kind: phrases; with greedy in recipe.yaml it exports)")
+    if missing:
+        raise ExportError(f"sherpa-onnx cannot carry {' nor '.join(missing)}, which {directory} needs")
+
+
+def metadata(settings: recipe.Recipe, tokeniser: Tokeniser, model: AcousticModel) -> dict[str, str]:
+    """What sherpa-onnx asks a graph for. By ``normalize_type`` NA it leaves features as they are."""
+    return {
+        "model_type": "EncDecCTCModelBPE",
+        "vocab_size": str(len(tokeniser.tokens)),
+        "subsampling_factor": str(model.encoder.subsampling),
+        "normalize_type": "NA",
+        "sample_rate": str(settings.features.sample_rate),
+        "feature_dim": str(settings.features.mels),
+    }
+
+
+def tokens_text(tokeniser: Tokeniser) -> str:
+    """tokens.txt: a token and its id a line; the blank is <blk>, and what stands for a space is ▁."""
+    symbols = ["<blk>", *lm_symbols(tokeniser)[1:]]
+    return "".join(f"{symbol} {i}\n" for i, symbol in enumerate(symbols))
+
+
+def pre_emphasis_gain(settings: recipe.FeatureSettings) -> np.ndarray:
+    """What pre-emphasis adds to each log-mel energy (mels,) of a flat spectrum, which a bin's is nearly."""
+    fft, _, _ = window_samples(settings)
+    filters = mel_filters(fft, settings.mels, settings.sample_rate).astype(np.float64)
+    angles = np.linspace(0, np.pi, fft // 2 + 1)
+    gain = np.abs(1 - PRE_EMPHASIS * np.exp(-1j * angles)) ** 2
+    # A filter narrower than two of the FFT's steps may hold none of them: it says nothing, and is left as it is.
+    total = filters.sum(0)
+    return np.log(np.where(total > 0, gain @ filters, 1.0) / np.where(total > 0, total, 1.0)).astype(np.float32)
+
+
+class SherpaNetwork(nn.Module):
+    """Pre-emphasised log-mel energies (B, mels, T) and lengths (B,) to log probabilities (B, T', V)."""
+
+    interface = Interface(
+        inputs=("audio_signal", "length"),
+        outputs=("logprobs",),
+        axes={
+            "audio_signal": {0: "batch", 2: "frames"},
+            "length": {0: "batch"},
+            "logprobs": {0: "batch", 1: "emission_frames"},
+        },
+    )
+
+    gain: Tensor
+
+    def __init__(self, model: AcousticModel) -> None:
+        super().__init__()
+        self.extractor, self.encoder, self.head = model.features, model.encoder, model.head
+        self.settings = model.features.settings
+        self.front = Normalised(model)
+        self.register_buffer("gain", torch.from_numpy(pre_emphasis_gain(self.settings)))
+
+    def forward(self, signal: Tensor, lengths: Tensor) -> Tensor:
+        real = frame_mask(lengths, signal.shape[2])[:, :, None]
+        values = torch.where(real, signal.transpose(1, 2) - self.gain, torch.zeros(()))
+        energies = _half_a_frame_earlier(values, lengths)
+        lengths = energies.lengths
+        if self.settings.normalise != "utterance":
+            real = frame_mask(lengths, energies.values.shape[1])[:, :, None]
+            floored = Features(values=self.front(self.extractor.shape(energies)) * real, lengths=lengths)
+            return self._emitted(floored).log_probs
+        level = self._level(energies)
+        features = self.extractor.normalise(energies, self.extractor.measure(energies, level))
+        kept = self._audible(energies, level)
+        emitted = self._emitted(_moved_together(features, kept, self.encoder.subsampling))
+        return Audible(kept=kept, step=self.encoder.subsampling).spread(emitted, lengths).log_probs
+
+    def example(self) -> tuple[Tensor, ...]:
+        return torch.randn(2, self.settings.mels, 250), torch.tensor([250, 213])
+
+    def _emitted(self, features: Features) -> Emitted:
+        encodings, lengths = self.encoder(features.values, features.lengths)
+        return Emitted(log_probs=self.head(encodings).log_softmax(-1), lengths=lengths)
+
+    def _level(self, energies: Features) -> Tensor:
+        """As ``FeatureExtractor.level``, for utterances shorter than what is loudest too."""
+        loudest = round(LEVEL_SECONDS / self.settings.shift)
+        loudness = _loudness(energies)
+        ranked = functional.pad(loudness, (0, loudest), value=-torch.inf).topk(loudest, dim=1).values
+        return ranked.gather(1, (energies.lengths.clamp(1, loudest) - 1)[:, None])[:, 0]
+
+    def _audible(self, energies: Features, level: Tensor) -> Tensor:
+        """As ``asr.model.silence.audible``: which emission frames (B, T') are read."""
+        step = self.encoder.subsampling
+        margin, pause = round(MARGIN_SECONDS / self.settings.shift), round(PAUSE_SECONDS / self.settings.shift)
+        quiet = (_loudness(energies) < level[:, None] - SILENT_DECIBELS * DECIBEL) | (level[:, None] < INAUDIBLE)
+        sound = ~quiet
+        since, until = _distance(sound, pause + 1), _distance(sound.flip(1), pause + 1).flip(1)
+        kept = (since <= margin) | (until <= margin) | (since + until <= pause + 1)
+        first = torch.arange(kept.shape[1]) == 0
+        kept = kept | (first & ~(sound.to(torch.int64).sum(1, keepdim=True) > 0))
+        steps = functional.max_pool1d(kept[:, None].float(), step, stride=step, ceil_mode=True)[:, 0] > 0
+        return steps & frame_mask((energies.lengths - 1) // step + 1, steps.shape[1])
+
+
+def _half_a_frame_earlier(energies: Tensor, lengths: Tensor) -> Features:
+    """Log-mel energies (B, T + 1, mels) of frames before, between and after those given, means of their neighbours.
+
+    Of the logarithms: on 40 clips of AN4 means of the powers leave 32 phones in 671 other than our own front end's
+    energies do, these 25, and frames left as they are 43.
+    """
+    before = torch.cat([energies[:, :1], energies], dim=1)
+    after = torch.cat([energies, energies[:, -1:]], dim=1)
+    ends = (torch.arange(before.shape[1])[None, :] == lengths[:, None])[:, :, None]
+    return Features(values=(before + torch.where(ends, before, after)) / 2, lengths=lengths + 1)
+
+
+def _loudness(energies: Features) -> Tensor:
+    real = frame_mask(energies.lengths, energies.values.shape[1])
+    return frame_loudness(energies.values).masked_fill(~real, -torch.inf)
+
+
+def _distance(sound: Tensor, furthest: int) -> Tensor:
+    """(B, T): how many frames ago the last sound was, of the last ``furthest``, else more than any pause."""
+    place = torch.arange(sound.shape[1])
+    last = functional.pad(torch.where(sound, place, -NEVER).float(), (furthest, 0), value=-NEVER)
+    return place - functional.max_pool1d(last[:, None], furthest + 1, stride=1)[:, 0].to(torch.int64)
+
+
+def _moved_together(features: Features, kept: Tensor, step: int) -> Features:
+    """As ``Audible.of``, left as long as it was: features (B, T, F) of what is kept, zeros after them."""
+    frames = features.values.shape[1]
+    each = kept[:, :, None].expand(-1, -1, step).flatten(1)[:, :frames] & frame_mask(features.lengths, frames)
+    place = torch.arange(frames)
+    order = torch.where(each, place, place + frames).sort(dim=1).indices
+    lengths = each.to(torch.int64).sum(1)
+    values = features.values.gather(1, order[:, :, None].expand(-1, -1, features.values.shape[2]))
+    return Features(values=values * frame_mask(lengths, frames)[:, :, None], lengths=lengths)
+
+
+class SherpaFrontEnd:
+    """What sherpa-onnx computes before the graph, (S,) to (T, mels), but for what its frames see beyond the ends."""
+
+    def __init__(self, settings: recipe.LogMel | recipe.Mfcc) -> None:
+        self.front_end = FrontEnd(settings)
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        front_end = self.front_end
+        hop, length = front_end.hop, front_end.window_length
+        frames = max(1, (len(samples) + hop // 2) // hop)
+        before = (length - hop) // 2
+        padded = np.zeros(max((frames - 1) * hop + length, before + len(samples)), np.float32)
+        padded[before : before + len(samples)] = samples
+        windows = sliding_window_view(padded, length)[::hop][:frames]
+        emphasised = windows - PRE_EMPHASIS * np.concatenate([windows[:, :1], windows[:, :-1]], axis=1)
+        spectra = np.fft.rfft((emphasised * front_end.window).astype(np.float32), front_end.fft)
+        power = (spectra.real**2 + spectra.imag**2) @ front_end.filters
+        return np.asarray(np.log(np.maximum(power, np.finfo(np.float32).eps)), np.float32)
+
+
+class _Emulated:
+    """A graph as sherpa-onnx runs it: ``asr.records.Network``, to compare with torch's."""
+
+    def __init__(self, graph: bytes, model: AcousticModel, settings: recipe.LogMel | recipe.Mfcc) -> None:
+        import onnxruntime
+
+        self.sample_rate, self.frame_shift = settings.sample_rate, model.frame_shift
+        self._session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        self._front_end, self._step = SherpaFrontEnd(settings), model.encoder.subsampling
+
+    def run(self, signal: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Log probabilities (B, T', V) of energies (B, mels, T)."""
+        return np.asarray(self._session.run(None, {"audio_signal": signal, "length": lengths})[0])
+
+    def batch(self, waveforms: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Energies (B, mels, T), padded as sherpa-onnx pads, and lengths (B,)."""
+        energies = [self._front_end(samples) for samples in waveforms]
+        lengths = np.array([len(e) for e in energies], np.int64)
+        signal = np.full((len(energies), energies[0].shape[1], lengths.max()), -23.0, np.float32)
+        for row, values in zip(signal, energies, strict=True):
+            row[:, : len(values)] = values.T
+        return signal, lengths
+
+    def emit(self, waveforms: Sequence[np.ndarray]) -> Emissions:
+        signal, lengths = self.batch(waveforms)
+        log_probs = self.run(signal, lengths)
+        return Emissions(log_probs=log_probs, lengths=lengths // self._step, frame_shift=self.frame_shift)
+
+
+def _furthest(module: SherpaNetwork, network: _Emulated) -> float:
+    """The largest difference of log probabilities between the graph and what it was traced from."""
+    signal, lengths = network.batch(noise(network.sample_rate))
+    with torch.inference_mode():
+        expected = module(torch.from_numpy(signal), torch.from_numpy(lengths)).numpy()
+    found = network.run(signal, lengths)
+    real = np.arange(expected.shape[1]) < (lengths // module.encoder.subsampling)[:, None]
+    return float(np.abs(expected - found)[real].max())
