@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from asr import files, recipe, runtime
 from asr.errors import CheckpointError, RecipeError, TextError
+from asr.onnx.network import OnnxNetwork, exported_precision
 from asr.recipe import reading
 from asr.recipe.frames import feature_size
 from asr.text.pronounce import read_lexicon, write_lexicon
@@ -215,14 +216,25 @@ def load_network(
     directory: Path, *, engine: Engine = "auto", device: str = "auto", weights: str = WEIGHTS
 ) -> LoadedNetwork:
     """The network of ``directory`` by ``engine``. Raises CheckpointError as ``load_checkpoint`` does."""
-    if engine == "onnx":
-        raise CheckpointError(f"{directory} holds no network for ONNX Runtime")
+    if engine == "onnx" or (engine == "auto" and not (directory / weights).exists() and exported_precision(directory)):
+        return _load_exported(directory)
     from asr.model.network import TorchNetwork
 
     loaded = load_checkpoint(directory, device=device, weights=weights)
     return LoadedNetwork(
         network=TorchNetwork(loaded.model), tokeniser=loaded.tokeniser, recipe=loaded.recipe, meta=loaded.meta
     )
+
+
+def _load_exported(directory: Path) -> LoadedNetwork:
+    settings, tokeniser = load_description(directory)
+    network = OnnxNetwork(directory)
+    if network.vocabulary != len(tokeniser.tokens):
+        raise CheckpointError(
+            f"{directory} does not load: its graph emits {network.vocabulary} tokens, and its tokeniser has "
+            f"{len(tokeniser.tokens)}"
+        )
+    return LoadedNetwork(network=network, tokeniser=tokeniser, recipe=settings, meta=load_meta(directory))
 
 
 def _outline(settings: recipe.Recipe, vocabulary: int) -> nn.Module:

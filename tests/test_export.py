@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from asr import checkpoint, recipe
 from asr.cli import main
-from asr.errors import ExportError
+from asr.errors import CheckpointError, ExportError
 from asr.export.directory import compare, export_onnx, noise, write_graphs
 from asr.export.sherpa import SherpaFrontEnd, export_sherpa, pre_emphasis_gain
 from asr.model.acoustic import AcousticModel
@@ -115,9 +115,9 @@ def test_an_export_takes_the_place_of_one_in_another_precision(tmp_path):
 
 
 def test_what_the_decoder_reads_comes_along(tmp_path):
-    folder = toy.save_babbler(tmp_path / "model", kind="beam", language_model="../lm/toy.arpa", lexicon="words.txt")
-    (tmp_path / "lm").mkdir()
-    (tmp_path / "lm" / "toy.arpa").write_text("a language model")
+    folder = toy.save_babbler(tmp_path / "model", kind="beam", language_model="lm/toy.arpa", lexicon="words.txt")
+    (folder / "lm").mkdir()
+    (folder / "lm" / "toy.arpa").write_text("a language model")
     (folder / "words.txt").write_text("abc\n")
     export_onnx(folder, tmp_path / "out")
     settings, tokeniser = checkpoint.load_description(tmp_path / "out")
@@ -125,6 +125,21 @@ def test_what_the_decoder_reads_comes_along(tmp_path):
     assert (tmp_path / "out" / "toy.arpa").read_text() == "a language model"
     assert (tmp_path / "out" / "words.txt").read_text() == "abc\n"
     assert tokeniser.tokens == TOKENISER.tokens
+
+
+def test_nothing_outside_a_strangers_model_is_copied(tmp_path):
+    folder = toy.save_babbler(tmp_path / "model", kind="beam", lexicon="../secret.txt")
+    (tmp_path / "secret.txt").write_text("abc\n")
+    with pytest.raises(CheckpointError, match="leads out of it"):
+        export_onnx(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_exported_model_is_loaded_where_there_are_no_weights(lstm):
+    model, out, _ = lstm
+    assert isinstance(checkpoint.load_network(out).network, OnnxNetwork)
+    assert isinstance(checkpoint.load_network(model).network, TorchNetwork)
+    assert checkpoint.load_network(out).meta["results"] == {"dev": {"wer": 0.5}}
 
 
 def test_a_file_that_the_decoder_lacks_is_named(tmp_path):

@@ -55,6 +55,7 @@ def export_onnx(directory: Path, out: Path, *, int8: bool = False, clip: np.ndar
     precision: Precision = "int8" if int8 else "float32"
     check_quantises(directory, loaded.recipe, int8=int8)
     _check_free(directory, out)
+    checkpoint.check_paths(directory, loaded.recipe.decoder)
     for path in _named(loaded.recipe.decoder).values():
         if not (directory / path).exists():
             raise ExportError(f"{directory / path}, which the decoder reads, is not there")

@@ -58,6 +58,8 @@ class Graph:
         """``threads`` compute one operation together; 0: as many as there are cores. Raises CheckpointError."""
         import onnxruntime
 
+        if not path.is_file():  # nor a pipe, which would be waited for
+            raise CheckpointError(f"{path} does not load: it is not there, or is not a regular file")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # what it cannot do comes as an exception too
