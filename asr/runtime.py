@@ -32,6 +32,12 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def may_use_gpu(device: str) -> bool:
+    """Whether ``device``, a name as ``pick_device`` takes it, may be a GPU. Told without torch, whose import takes
+    seconds: by the driver's device file."""
+    return device.startswith("cuda") or (device == "auto" and Path("/dev/nvidiactl").exists())
+
+
 def resolve_precision(device: torch.device, precision: str) -> str:
     """``float32``, ``bfloat16`` or ``float16``: what ``auto`` means on ``device``.
 

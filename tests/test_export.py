@@ -8,7 +8,7 @@ import torch
 import toy
 from click.testing import CliRunner
 
-from asr import checkpoint, recipe
+from asr import checkpoint, recipe, runtime
 from asr.cli import main
 from asr.errors import CheckpointError, ExportError
 from asr.export.directory import compare, export_onnx, noise, write_graphs
@@ -16,7 +16,7 @@ from asr.export.sherpa import SherpaFrontEnd, export_sherpa, pre_emphasis_gain
 from asr.model.acoustic import AcousticModel
 from asr.model.network import TorchNetwork
 from asr.onnx.features import FrontEnd
-from asr.onnx.network import OnnxNetwork
+from asr.onnx.network import OnnxNetwork, fingerprint
 from asr.recipe.reading import validate_recipe
 from asr.text.tokenise import CharacterTokeniser
 
@@ -209,3 +209,21 @@ def test_the_graph_for_sherpa_onnx_undoes_its_pre_emphasis():
     theirs, ours = SherpaFrontEnd(settings)(samples), FrontEnd(settings).energies(samples[toy.RATE // 200 :])
     apart = (theirs - pre_emphasis_gain(settings))[2:100] - ours[2:100]
     assert np.abs(apart.mean(0)).max() < 0.2  # nats; of pre-emphasis itself, 6.5 in the lowest bin
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpu", "weights", "got"),
+    [
+        ("auto", False, checkpoint.WEIGHTS, OnnxNetwork),
+        ("auto", True, checkpoint.WEIGHTS, TorchNetwork),
+        ("auto", False, checkpoint.LAST_WEIGHTS, TorchNetwork),
+        ("torch", False, checkpoint.WEIGHTS, TorchNetwork),
+        ("onnx", True, checkpoint.WEIGHTS, OnnxNetwork),
+    ],
+)
+def test_a_directory_with_both_networks_is_read_by_the_quicker(tmp_path, monkeypatch, asked, gpu, weights, got):
+    model = save(tmp_path, encoder={**SMALL, "kind": "lstm"})
+    checkpoint.save_weights(tmp_path / checkpoint.LAST_WEIGHTS, model.state_dict())
+    write_graphs(model, tmp_path, "float32", weights=fingerprint(tmp_path / checkpoint.WEIGHTS))
+    monkeypatch.setattr(runtime, "may_use_gpu", lambda _device: gpu)
+    assert isinstance(checkpoint.load_network(tmp_path, engine=asked, weights=weights).network, got)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from asr.cli.options import FOLDER, device_option, model_directory, said_if_slow
+from asr.cli.options import FOLDER, device_option, engine_option, model_directory, said_if_slow
 from asr.cli.terminal import say, write
 from asr.errors import AsrError
+
+if TYPE_CHECKING:
+    from asr.checkpoint import Engine
 
 
 @click.command()
@@ -23,6 +27,7 @@ from asr.errors import AsrError
 @click.option("--skip-unknown", is_flag=True, help="Leave out words that the model's alphabet cannot spell.")
 @click.option("-o", "--output", type=FOLDER, metavar="FILE", help="Write there; default: standard output.")
 @device_option
+@engine_option
 def align(
     audio: str,
     text: str | None,
@@ -32,6 +37,7 @@ def align(
     skip_unknown: bool,
     output: Path | None,
     device: str,
+    engine: Engine,
 ) -> None:
     """When each word of the file TEXT is said in AUDIO (either may be "-", standard input).
 
@@ -47,7 +53,7 @@ def align(
     if audio == text == "-":
         raise AsrError("the audio and the text cannot both be read from standard input")
     words = inline if text is None else _read_text(text)
-    recogniser = Recogniser.load(model_directory(model), device=device)
+    recogniser = Recogniser.load(model_directory(model), engine=engine, device=device)
     recording = sys.stdin.buffer.read() if audio == "-" else Path(audio)
     audio = describe(Path(audio))
     with said_if_slow("aligning; the first time on a machine, the aligner itself is compiled, which takes a while"):

@@ -8,11 +8,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asr.cli.options import FOLDER, chosen_sources, data_option, decoder_options, device_option, progress_bar
+from asr.cli.options import (
+    FOLDER,
+    chosen_sources,
+    data_option,
+    decoder_options,
+    device_option,
+    engine_option,
+    progress_bar,
+)
 from asr.cli.terminal import say
 
 if TYPE_CHECKING:
     from asr import recipe
+    from asr.checkpoint import Engine
     from asr.cli.options import Sources
     from asr.evaluate import SetScore
     from asr.transcribe.recogniser import Recogniser
@@ -33,6 +42,7 @@ if TYPE_CHECKING:
 @decoder_options
 @data_option
 @device_option
+@engine_option
 def evaluate(
     model: Path,
     sets: tuple[Path, ...],
@@ -45,6 +55,7 @@ def evaluate(
     weights: str,
     data: str | None,
     device: str,
+    engine: Engine,
     decoding: list[str],
 ) -> None:
     """Word and character error rates of MODEL on manifests, on another recipe's split, or on its own recipe's."""
@@ -56,7 +67,7 @@ def evaluate(
     from asr.transcribe.recogniser import Recogniser
 
     chosen = {"best": checkpoint.WEIGHTS, "last": checkpoint.LAST_WEIGHTS}[weights]
-    recogniser = Recogniser.load(model, device=device, weights=chosen, decoding=decoding)
+    recogniser = Recogniser.load(model, engine=engine, device=device, weights=chosen, decoding=decoding)
     wanted = chosen_sources(sets, recogniser.recipe, split, data)
     columns = (TextColumn("evaluating, {task.completed:.0f} s of audio"), TimeElapsedColumn())
     scores = []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from asr.cli.options import FOLDER
+from asr.cli.terminal import say
 
 if TYPE_CHECKING:
     from asr.export.directory import Comparison
@@ -37,12 +38,12 @@ def export(model: Path, out: Path, form: str, int8: bool, clip: Path | None) -> 
     else:
         exported = export_onnx(model, out, int8=int8, clip=samples)
     sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in exported.sizes.items())
-    click.echo(f"{out}: {sizes}")
+    say(f"{out}: {sizes}")
     if form == "sherpa-onnx":
         features = load_description(model)[0].features
-        click.echo(f"sherpa-onnx reads it as NeMo CTC, sample_rate {features.sample_rate}, feature_dim {features.mels}")
+        say(f"sherpa-onnx reads it as NeMo CTC, sample_rate {features.sample_rate}, feature_dim {features.mels}")
     for comparison in exported.comparisons:
-        click.echo(_said(comparison))
+        say(_said(comparison))
 
 
 def _said(comparison: Comparison) -> str:

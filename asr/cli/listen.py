@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asr.cli.options import FOLDER, decoder_options, device_option, model_directory
+from asr.cli.options import FOLDER, decoder_options, device_option, engine_option, model_directory
 from asr.cli.terminal import say
 from asr.errors import AsrError
 from asr.text.printable import printable
@@ -22,6 +22,7 @@ from asr.text.printable import printable
 if TYPE_CHECKING:
     import numpy as np
 
+    from asr.checkpoint import Engine
     from asr.records import Heard, Word
 
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("--format", "form", type=click.Choice(["txt", "json"]), default="txt", show_default=True)
 @decoder_options
 @device_option
+@engine_option
 def listen(
     model: Path | None,
     name: str | None,
@@ -46,6 +48,7 @@ def listen(
     endpoint: float | None,
     form: str,
     device: str,
+    engine: Engine,
     decoding: list[str],
 ) -> None:
     """Transcribe speech while it is said, until Ctrl-C or the end of FILE.
@@ -60,7 +63,7 @@ def listen(
 
     if speed < 0 or (file is not None and name is not None):
         raise AsrError("listen to a --microphone or --from-file, and at a --speed of 0 or more")
-    recogniser = Recogniser.load(model_directory(model), device=device, decoding=decoding)
+    recogniser = Recogniser.load(model_directory(model), engine=engine, device=device, decoding=decoding)
     rate = recogniser.recipe.features.sample_rate
     source: AbstractContextManager[tuple[int, Iterator[np.ndarray]]]
     source = microphone(rate, name) if file is None else nullcontext((rate, play(Path(file), rate, speed)))

@@ -122,6 +122,13 @@ threads_option = click.option(
     help="Threads that compute on the CPU; default one a core. 1 where others need the cores too.",
 )
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["auto", "torch", "onnx"]),
+    default="auto",
+    show_default=True,
+    help="What computes the network; auto: ONNX Runtime where the model holds a graph and there is no GPU.",
+)
 set_option = click.option(
     "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a recipe key: encoder.hidden=256."
 )

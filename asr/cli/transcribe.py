@@ -17,6 +17,7 @@ from asr.cli.options import (
     chosen_forms,
     decoder_options,
     device_option,
+    engine_option,
     model_directory,
     progress_bar,
 )
@@ -25,6 +26,7 @@ from asr.errors import AsrError
 from asr.text.printable import printable
 
 if TYPE_CHECKING:
+    from asr.checkpoint import Engine
     from asr.records import Transcript
     from asr.transcribe.jobs import Job
     from asr.transcribe.recordings import Channels
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
 )
 @decoder_options
 @device_option
+@engine_option
 def transcribe(
     files: tuple[str, ...],
     model: Path | None,
@@ -69,6 +72,7 @@ def transcribe(
     track: int,
     vad: bool | None,
     device: str,
+    engine: Engine,
     decoding: list[str],
 ) -> None:
     """Transcribe recordings of any format and length, and those in folders ("-" reads standard input).
@@ -97,7 +101,7 @@ def transcribe(
     if not waiting:
         say(f"all {len(work)} recordings were finished before: --overwrite transcribes them again", err=True)
         return
-    recogniser = Recogniser.load(model_directory(model), device=device, decoding=decoding)
+    recogniser = Recogniser.load(model_directory(model), engine=engine, device=device, decoding=decoding)
     began = time.perf_counter()
     failed, seconds, confidence = 0, 0.0, Confidence()
     with _listening(waiting, channels, track) as (progress, advance):

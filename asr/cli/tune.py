@@ -7,11 +7,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asr.cli.options import FOLDER, chosen_sources, data_option, decoder_options, device_option, progress_bar
+from asr.cli.options import (
+    FOLDER,
+    chosen_sources,
+    data_option,
+    decoder_options,
+    device_option,
+    engine_option,
+    progress_bar,
+)
 from asr.cli.terminal import say
 
 if TYPE_CHECKING:
     from asr import recipe
+
+if TYPE_CHECKING:
+    from asr.checkpoint import Engine
 
 
 @click.command()
@@ -21,7 +32,10 @@ if TYPE_CHECKING:
 @decoder_options
 @data_option
 @device_option
-def tune(model: Path, sets: tuple[Path, ...], split: str, data: str | None, device: str, decoding: list[str]) -> None:
+@engine_option
+def tune(
+    model: Path, sets: tuple[Path, ...], split: str, data: str | None, device: str, engine: Engine, decoding: list[str]
+) -> None:
     """Choose the weights of MODEL's language model, and its beam, on a dev set, and keep them in MODEL.
 
     From then on transcribe and evaluate decode so, unless an option says otherwise. Never tune on a test set.
@@ -32,7 +46,7 @@ def tune(model: Path, sets: tuple[Path, ...], split: str, data: str | None, devi
     from asr.text.tokenise import PhoneTokeniser
     from asr.transcribe.recogniser import Recogniser
 
-    recogniser = Recogniser.load(model, device=device, decoding=decoding)
+    recogniser = Recogniser.load(model, engine=engine, device=device, decoding=decoding)
     decoder = tuning.weighing(recogniser.decoder)
     wanted = chosen_sources(sets, recogniser.recipe, split, data)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
