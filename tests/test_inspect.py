@@ -21,10 +21,10 @@ from asr.model.acoustic import AcousticModel
 from asr.model.cells import LstmGates
 from asr.model.collation import Utterance, collate
 from asr.recipe.reading import validate_recipe
+from asr.recipe.summary import describe
 from asr.records import Emissions, Features, Waveform, Word
 from asr.report.timeline import Timeline, speech_figure
 from asr.study.gates import LayerTrace, Trace, time_constants, trace
-from asr.study.inspection import describe
 from asr.study.pictures import gates_section, layer_figure, memory_limit
 from asr.text.tokenise import CharacterTokeniser
 

@@ -30,6 +30,7 @@ from asr.cli.text import text
 from asr.cli.train import train
 from asr.cli.transcribe import transcribe
 from asr.cli.tune import tune
+from asr.cli.warm_up import warm_up
 from asr.errors import AsrError, MissingExtraError
 
 _EXTRAS = dict.fromkeys(
@@ -137,5 +138,6 @@ for command in (
     inspect,
     info,
     export,
+    warm_up,
 ):
     main.add_command(command)

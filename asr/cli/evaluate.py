@@ -111,10 +111,10 @@ def _write_report(
     from asr import checkpoint
     from asr import evaluate as scoring
     from asr.data.corpora import name_of
+    from asr.recipe.summary import describe
     from asr.report import write_report
     from asr.report.clips import SOUND_SECONDS
     from asr.report.pictures import clips_of
-    from asr.study.inspection import describe
 
     meta = checkpoint.read_meta(model)
     facts = [

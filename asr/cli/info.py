@@ -25,7 +25,7 @@ def _facts(directory: Path) -> Iterator[tuple[str, str]]:
     from asr import checkpoint
     from asr.cli.evaluate import described
     from asr.data.corpora import name_of
-    from asr.study.inspection import describe
+    from asr.recipe.summary import describe
     from asr.text.tokenise import PhoneTokeniser
 
     settings, tokeniser = checkpoint.load_description(directory)

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asr.cli.options import FOLDER, decoder_options, device_option, engine_option, model_directory
+from asr.cli.options import (
+    COMPILING,
+    FOLDER,
+    decoder_options,
+    device_option,
+    engine_option,
+    model_directory,
+    said_if_slow,
+)
 from asr.cli.terminal import say
 from asr.errors import AsrError
 from asr.text.printable import printable
@@ -64,6 +72,8 @@ def listen(
     if speed < 0 or (file is not None and name is not None):
         raise AsrError("listen to a --microphone or --from-file, and at a --speed of 0 or more")
     recogniser = Recogniser.load(model_directory(model), engine=engine, device=device, decoding=decoding)
+    with said_if_slow(COMPILING):
+        recogniser.warm_up()
     rate = recogniser.recipe.features.sample_rate
     source: AbstractContextManager[tuple[int, Iterator[np.ndarray]]]
     source = microphone(rate, name) if file is None else nullcontext((rate, play(Path(file), rate, speed)))

@@ -64,6 +64,9 @@ def progress_bar(*columns: Any) -> Any:
     return Progress(*columns, **options) if console.is_interactive else Piped(*columns, **options, disable=True)
 
 
+COMPILING = "compiling the search, once on this machine: half a minute (asr warm-up does it beforehand)"
+
+
 @contextlib.contextmanager
 def said_if_slow(text: str, seconds: float = 3.0) -> Iterator[None]:
     """Says ``text`` on standard error where what is done within takes longer than ``seconds``."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from asr.cli.options import (
+    COMPILING,
     FOLDER,
     FORMS,
     chosen_channels,
@@ -20,6 +21,7 @@ from asr.cli.options import (
     engine_option,
     model_directory,
     progress_bar,
+    said_if_slow,
 )
 from asr.cli.terminal import say, write
 from asr.errors import AsrError
@@ -102,6 +104,8 @@ def transcribe(
         say(f"all {len(work)} recordings were finished before: --overwrite transcribes them again", err=True)
         return
     recogniser = Recogniser.load(model_directory(model), engine=engine, device=device, decoding=decoding)
+    with said_if_slow(COMPILING):
+        recogniser.warm_up()
     began = time.perf_counter()
     failed, seconds, confidence = 0, 0.0, Confidence()
     with _listening(waiting, channels, track) as (progress, advance):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from asr import audio, files, recipe
+from asr import audio, files
 from asr.audio import Recording
 from asr.decode.words import words_of
 from asr.errors import AsrError, AudioError
@@ -16,6 +16,7 @@ from asr.model.collation import Utterance, collate
 from asr.model.encoder import RecurrentStack
 from asr.model.features import loader_features
 from asr.model.network import TorchNetwork
+from asr.recipe.summary import describe
 from asr.records import Waveform, Word
 from asr.report.figures import as_svg
 from asr.report.pages import render
@@ -107,13 +108,3 @@ def speech_picture(inspection: Inspection, recogniser: Recogniser) -> str:
         words=inspection.words,
     )
     return as_svg(figure, "speech")
-
-
-def describe(encoder: recipe.Encoder) -> str:
-    """ "LSTM, 3 layers of 256 units, both ways"."""
-    kinds = {"feedforward": "feed-forward", "rnn": "simple RNN", "gru": "GRU", "lstm": "LSTM"}
-    kind = kinds[encoder.kind] + (f" ({encoder.nonlinearity})" if isinstance(encoder, recipe.Rnn) else "")
-    layers = f"{encoder.layers} layer{'s' if encoder.layers > 1 else ''} of {encoder.hidden} units"
-    if isinstance(encoder, recipe.FeedForward):
-        return f"{kind}, {layers}"
-    return f"{kind}, {layers}, {'both ways' if encoder.bidirectional else 'forwards'}"

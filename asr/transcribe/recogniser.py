@@ -19,7 +19,7 @@ from asr.errors import AsrError, AudioError, LanguageModelError
 from asr.recipe.reading import validate_recipe
 from asr.records import AlignedText, Batch, Emissions, Hypothesis, Network, Streaming, Transcript, Waveform
 from asr.text.tokenise import PhoneTokeniser, Tokeniser
-from asr.transcribe.emissions import emissions_of
+from asr.transcribe.emissions import blanks, emissions_of
 from asr.transcribe.live import CHUNK_SECONDS, CONTEXT_SECONDS, ENDPOINT_SECONDS, LiveRecogniser
 from asr.transcribe.recordings import Channels, Source, Transcription
 
@@ -126,6 +126,11 @@ class Recogniser:
         if hotwords is not None:
             settings = recipe.Beam.model_validate({**settings.model_dump(), "hotwords": dict(hotwords)})
         return self._build(settings, lexicon)
+
+    def warm_up(self) -> None:
+        """Decodes two frames, so that the search is compiled, or read from where it is kept, before it is needed."""
+        frames = blanks(2, len(self.tokeniser.tokens))
+        self.decoder(Emissions(log_probs=frames[None], lengths=np.array([2]), frame_shift=self.network.frame_shift))
 
     def transcribe(
         self,
