@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from asr import files, recipe
+from asr.recipe.summary import describe
 from asr.records import Batch, Waveform
 from asr.report.figures import as_svg
 from asr.report.pages import render
@@ -113,7 +114,7 @@ def _inside(contestants: Sequence[Contestant], utterance: Batch) -> Inside | Non
     waveform = Waveform(samples=utterance.waveforms[0].numpy(), sample_rate=recogniser.recipe.features.sample_rate)
     seen = inspection.look_inside(recogniser, waveform)
     return Inside(
-        network=f"{plan.cell}, seed {plan.seed}: {inspection.describe(plan.recipe.encoder)}",
+        network=f"{plan.cell}, seed {plan.seed}: {describe(plan.recipe.encoder)}",
         reference=utterance.texts[0],
         hypothesis=" ".join(word.text for word in seen.words),
         speech=inspection.speech_picture(seen, recogniser),
