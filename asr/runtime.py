@@ -1,19 +1,26 @@
-"""Device, precision, seeds, threads: the one place that knows what the process runs on."""
+"""Device, precision, seeds, threads, processes: the one place that knows what the process runs on, and beside which."""
 
 from __future__ import annotations
 
 import contextlib
+import datetime
+import itertools
 import os
 import random
 import re
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from asr.errors import AsrError
+from asr.errors import AsrError, TrainingError
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
+PATIENCE = datetime.timedelta(hours=2)
+"""How long a process waits for the others: as long as one may take to synthesise or download a corpus."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -69,8 +76,9 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 def seed_step(*numbers: int) -> None:
     """Seeds torch from ``numbers``.
 
-    Called with (seed, epoch, batch) before each training step, so that dropout and SpecAugment depend on the step
-    alone: a resumed run draws what the uninterrupted one drew, without saving generator states.
+    Called with (seed, epoch, batch) before each batch is trained on, so that dropout and SpecAugment depend on its
+    place in the run alone: a resumed run draws what the uninterrupted one drew, without saving generator states, and
+    several processes what a single one draws.
     """
     import torch
 
@@ -126,7 +134,7 @@ def cores() -> int:
 
 def free_memory() -> int:
     """Bytes that this process may still take up, about: what the machine has available, and no more than its container
-    may have in all."""
+    may have in all; of that an equal share, where torchrun started several processes on this machine."""
     try:
         meminfo = Path("/proc/meminfo").read_text()
         free = 1024 * int(re.findall(r"MemAvailable:\s+(\d+) kB", meminfo)[0])
@@ -135,9 +143,172 @@ def free_memory() -> int:
     for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # of control groups, version 2 and 1
         with contextlib.suppress(OSError, ValueError):  # "max": no limit
             free = min(free, int(Path("/sys/fs/cgroup", limit).read_text()))
-    return free
+    return free // (_of_torchrun("LOCAL_WORLD_SIZE", 1) if world() > 1 else 1)
 
 
 def default_workers() -> int:
-    """Loader processes: one per two cores, at most eight."""
-    return min(8, max(1, cores() // 2))
+    """Loader processes: one per two cores that are this process's share of the machine, at most eight."""
+    share = cores() // (_of_torchrun("LOCAL_WORLD_SIZE", 1) if world() > 1 else 1)
+    return min(8, max(1, share // 2))
+
+
+# --------------------------------------------------------------------------- training in several processes together
+
+
+@contextlib.contextmanager
+def joined(device: str = "auto") -> Iterator[None]:
+    """Inside, this process and the others that torchrun started, here and on other machines, train together: "cuda" is
+    then the GPU of its own. A process that was started alone stays alone.
+
+    What the processes say to each other goes over gloo, and what lies on GPUs over NCCL. Raises AsrError where there
+    are not GPUs enough.
+    """
+    if _of_torchrun("WORLD_SIZE", 1) == 1 or "MASTER_ADDR" not in os.environ:
+        yield
+        return
+    import torch
+    from torch import distributed
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    if device != "cpu" and torch.cuda.is_available():
+        own, there = _of_torchrun("LOCAL_RANK", 0), torch.cuda.device_count()
+        if device.startswith("cuda:"):
+            raise AsrError(f'each of several processes takes a GPU of its own: ask for "cuda" and not for "{device}"')
+        if own >= there:
+            raise AsrError(
+                f"{own + 1} or more processes were started on this machine, where torch sees {there} GPUs: "
+                f"start {there} (torchrun --nproc-per-node {there}), or train with --device cpu"
+            )
+        torch.cuda.set_device(own)
+    both = torch.cuda.is_available() and distributed.is_nccl_available()
+    with _heard_by_all():
+        store, own_rank, size = next(rendezvous("env://", timeout=PATIENCE))
+        # torchrun --standalone keeps its store when it starts processes anew, with the addresses of those that died.
+        attempt = PrefixStore(f"attempt {_of_torchrun('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if both else "gloo", store=attempt, rank=own_rank, world_size=size, timeout=PATIENCE
+        )
+    yield
+    # Not where the block raised: others would be waited for that wait themselves.
+    distributed.destroy_process_group()
+
+
+def rank() -> int:
+    """The number of this process among those that train together, from 0."""
+    return _group().get_rank() if world() > 1 else 0
+
+
+def world() -> int:
+    """How many processes train together."""
+    group = _group()
+    return group.get_world_size() if group is not None else 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes files and talks to people."""
+    return rank() == 0
+
+
+def everyones(value: T) -> list[T]:
+    """``value`` of every process, by rank. All must call it, and wait here for each other."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world()
+    with _heard_by_all():
+        _group().all_gather_object(values, value)
+    return values
+
+
+def interleaved(shares: Sequence[Sequence[T]]) -> list[T]:
+    """The whole, in order, of which each process took every ``world``-th item, beginning with its rank."""
+    missing = object()
+    rounds = itertools.zip_longest(*shares, fillvalue=missing)
+    return [item for some in rounds for item in some if item is not missing]  # type: ignore[misc]
+
+
+def by_first(work: Callable[[], T]) -> T:
+    """What ``work`` returns, which the first process alone does, for all. All must call it."""
+    if world() == 1:
+        return work()
+    result = [work() if is_first() else None]
+    with _heard_by_all():
+        _group().broadcast_object_list(result, src=0)
+    return result[0]  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def one_of_machine_first() -> Iterator[None]:
+    """The block runs in one process of each machine, then in its others: they find what that one made for the machine,
+    a corpus downloaded or synthesised. All must enter it."""
+    leads = _of_torchrun("LOCAL_RANK", 0) == 0
+    if not leads:
+        everyones(None)
+    yield
+    if leads:
+        everyones(None)
+
+
+def copy_from_first(tensors: Sequence[torch.Tensor]) -> None:
+    """Fills ``tensors`` with the first process's. All must call it."""
+    if world() > 1:
+        with _heard_by_all():
+            for tensor in tensors:
+                _group().broadcast(tensor.detach(), src=0)
+
+
+def add_up(tensors: Sequence[torch.Tensor]) -> None:
+    """Fills each of ``tensors``, of one device and type, with its sum over all processes. All must call it.
+
+    The sum is the same to the bit in all of them, and for two processes that of adding one's to the other's.
+    """
+    import torch
+
+    if world() == 1:
+        return
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    with _heard_by_all():
+        _group().all_reduce(flat)
+    start = 0
+    for tensor in tensors:
+        tensor.copy_(flat[start : start + tensor.numel()].view(tensor.shape))
+        start += tensor.numel()
+
+
+def launch() -> str:
+    """The torchrun that started this process, by a name that it keeps when it starts the process anew; empty where
+    there is none, or where it has no name."""
+    named = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    if named != "none":
+        return named
+    with contextlib.suppress(OSError, IndexError):  # Linux alone tells when a process was started
+        parent = os.getppid()
+        started = Path(f"/proc/{parent}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        return f"{os.uname().nodename} {parent} {started}"
+    return ""
+
+
+def _of_torchrun(name: str, default: int) -> int:
+    """A number that torchrun leaves in the environment."""
+    return int(os.environ.get(name) or default)
+
+
+def _group() -> Any:
+    """torch.distributed where processes are joined, else None; torch is not imported for the question."""
+    import sys
+
+    distributed = sys.modules.get("torch.distributed")
+    return distributed if distributed and distributed.is_available() and distributed.is_initialized() else None
+
+
+@contextlib.contextmanager
+def _heard_by_all() -> Iterator[None]:
+    """Raises TrainingError where another process is gone, or does not answer."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        who = f"process {os.environ.get('RANK', '?')} of {os.environ.get('WORLD_SIZE', '?')}"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TrainingError(
+            f"{who} has lost the others: look for the first message of one that stopped ({reason})"
+        ) from error

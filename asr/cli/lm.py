@@ -202,6 +202,7 @@ def _train_lstm(
     resume: bool,
     device: str,
 ) -> None:
+    from asr import runtime
     from asr.checkpoint import load_description
     from asr.recipe import LanguageModelRecipe
     from asr.recipe.reading import validate_recipe
@@ -219,8 +220,10 @@ def _train_lstm(
         "training": {} if epochs is None else {"epochs": epochs},
     }
     settings = validate_recipe(raw, "asr lm train", overrides, schema=LanguageModelRecipe)
-    with going_on():
+    with going_on(), runtime.joined(device):
         meta = train_language_model(settings, tokeniser, out, device=device, resume=resume)
+        if not runtime.is_first():
+            return
     dev, spent = meta["results"]["dev"], meta["training"]
     say(
         f"{out}: perplexity {dev['perplexity']:.2f} a word, {dev['bits_per_character']:.3f} bits a character on "

@@ -139,12 +139,17 @@ set_option = click.option(
 
 @contextlib.contextmanager
 def going_on() -> Iterator[None]:
-    """A training that a signal stops says the command that goes on from there."""
+    """A training that a signal stops says the command that goes on from there; of several processes the first one."""
+    from asr import runtime
+
     try:
         yield
     except TrainingStopped as stopped:
+        if not runtime.is_first():
+            raise click.exceptions.Exit(1) from None
+        asr = ["asr"] if runtime.world() == 1 else ["torchrun", "...", "-m", "asr"]
         arguments = [argument for argument in click.get_current_context().meta[ARGUMENTS] if argument != "--resume"]
-        raise TrainingStopped(stopped.where, f"go on with: {shlex.join(['asr', *arguments, '--resume'])}") from None
+        raise TrainingStopped(stopped.where, f"go on with: {shlex.join([*asr, *arguments, '--resume'])}") from None
 
 
 start_option = click.option(

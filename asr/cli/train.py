@@ -28,7 +28,11 @@ def train(
     overrides: tuple[str, ...],
     device: str,
 ) -> None:
-    """Train the model that RECIPE describes."""
+    """Train the model that RECIPE describes.
+
+    On N GPUs, or in N processes: torchrun --nproc-per-node N -m asr train RECIPE.
+    """
+    from asr import runtime
     from asr.files import data_root
     from asr.recipe.reading import load_recipe
     from asr.train.acoustic import train_acoustic_model
@@ -36,10 +40,12 @@ def train(
     settings = load_recipe(recipe, [*start, *overrides])
     root = data_root(data, settings.data)
     directory = out or Path("models") / recipe.stem
-    with going_on():
+    with going_on(), runtime.joined(device):
         meta = train_acoustic_model(
             settings.model_copy(update={"data": str(root)}), directory, root=root, device=device, resume=resume
         )
+        if not runtime.is_first():
+            return
     results, spent = meta["results"], meta["training"]
     rates = ", ".join(
         f"{name.upper()} {results['dev'][name]:.2%}" for name in ("wer", "cer", "per") if name in results["dev"]

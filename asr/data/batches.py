@@ -198,13 +198,16 @@ def load_batches(
     seed: int = 0,
     workers: int = 0,
     skip: int = 0,
+    every: int = 1,
 ) -> Iterator[Batch]:
     """Batches of one epoch of ``cuts``, each of at most ``max_batch_seconds`` of similar durations.
 
     ``dataset.epoch`` seeds the order together with ``seed``; ``skip`` leaves out the first batches without reading
-    their audio, which is how a run is resumed. Raises CorpusError where the cuts are none.
+    their audio, which is how a run is resumed, and of the rest one in ``every`` is read, the first and so on, which is
+    how processes share them out. Raises CorpusError where the cuts are none.
     """
-    sampler = itertools.islice(_bucketed(cuts, max_batch_seconds, buckets, shuffle, seed, dataset.epoch), skip, None)
+    whole = _bucketed(cuts, max_batch_seconds, buckets, shuffle, seed, dataset.epoch)
+    sampler = itertools.islice(whole, skip, None, every)
     loader = torch.utils.data.DataLoader(
         dataset,
         sampler=sampler,

@@ -34,11 +34,11 @@ class SentenceBatches:
     def __len__(self) -> int:
         return len(self._cuts) - 1
 
-    def epoch(self, number: int, *, skip: int = 0) -> Iterator[Sentences]:
-        """The batches of epoch ``number``, the first ``skip`` left out."""
+    def epoch(self, number: int, *, skip: int = 0, every: int = 1) -> Iterator[Sentences]:
+        """The batches of epoch ``number``, the first ``skip`` left out, and of the rest one in ``every``."""
         random = np.random.default_rng((self.seed, number))
         order = np.lexsort((random.random(len(self.text)), self._lengths))
-        for batch in random.permutation(len(self))[skip:]:
+        for batch in random.permutation(len(self))[skip::every]:
             yield self._collate(order[self._cuts[batch] : self._cuts[batch + 1]].tolist())
 
     def _collate(self, indices: Sequence[int]) -> Sentences:

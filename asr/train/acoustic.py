@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from asr.model.acoustic import AcousticModel
 from asr.model.criterion import Criterion, build_criterion, ctc_loss
 from asr.model.emitted import Emitted
 from asr.model.features import frame_mask
-from asr.records import BLANK, Batch, Emissions, ErrorCounts
+from asr.records import BLANK, Batch, Emissions, ErrorCounts, Rejection
 from asr.score.edits import character_errors, word_errors
 from asr.text.tokenise import PhoneTokeniser, Tokeniser, frames_needed
 from asr.train import start as beginning
@@ -37,8 +38,8 @@ def train_acoustic_model(
     """Trains the recipe's model into ``directory`` and returns the contents of its meta.json.
 
     With ``resume`` a stopped or killed run goes on, mid-epoch, to the weights it would have reached; a finished one is
-    returned as it is, unless more epochs are asked for or its corpus has changed (``train.stretch``). Raises AsrError
-    for whatever stands in the way.
+    returned as it is, unless more epochs are asked for or its corpus has changed (``train.stretch``). Inside
+    ``runtime.joined`` all processes call it. Raises AsrError for whatever stands in the way.
     """
     on = runtime.pick_device(device)
     with claimed(directory):
@@ -46,7 +47,7 @@ def train_acoustic_model(
         settings = corpora.recipe
         model, origin = first_model(settings, corpora.tokeniser, directory)
         model.to(on)
-        if settings.features.normalise == "global" and origin is None:
+        if settings.features.normalise == "global" and origin is None and runtime.is_first():
             measure_statistics(model, corpora)
         return train(AcousticTask(model, corpora, directory, origin), settings.training, directory, seed=settings.seed)
 
@@ -54,9 +55,10 @@ def train_acoustic_model(
 def first_model(
     settings: recipe.Recipe, tokeniser: Tokeniser, directory: Path
 ) -> tuple[AcousticModel, dict[str, Any] | None]:
-    """The model before the first step, and where it came from if a start model handed it on to ``directory``."""
+    """The model before the first step, and where it came from if a start model handed it on to ``directory``: of
+    several processes the first one reads it, and the training loop gives its weights to all."""
     model = untrained(settings, tokeniser)
-    return model, beginning.take_up(directory, model) if settings.start else None
+    return model, runtime.by_first(lambda: beginning.take_up(directory, model)) if settings.start else None
 
 
 class AcousticTask:
@@ -81,23 +83,28 @@ class AcousticTask:
         self._final = self._build_criterion()
         self.criterion: Criterion = self._final
 
-    def epoch(self, number: int, *, skip: int) -> Iterator[Batch]:
+    def epoch(self, number: int, *, skip: int, every: int) -> Iterator[Batch]:
         begins = self._settings.from_epoch if isinstance(self._settings, recipe.CtcCrf) else 0
         choosing = self.corpora.recipe.training.choose_pronunciations
         if self._spelled is None and choosing is not None and number >= choosing:
             self._spelled = self._choose_pronunciations()
             self._final = self._build_criterion()
         self.criterion = self._final if number >= begins else ctc_loss
-        return self.corpora.train(number, skip, self._spelled)
+        return self.corpora.train(number, skip, every, self._spelled)
 
     def forget(self) -> None:
         """Pronunciations are chosen anew, the lexicon learns new words, and where nothing was tuned, how often the text
         has each word is counted again."""
-        tokeniser, directory = self.corpora.tokeniser, self._directory
-        (directory / CHOICES).unlink(missing_ok=True)
+        tokeniser = self.corpora.tokeniser
         if isinstance(tokeniser, PhoneTokeniser):
             words = (word for text in self.corpora.texts().values() for word in text.split())
             tokeniser.lexicon = tokeniser.lexicon.extended(words)
+        if runtime.is_first():
+            self._rewrite(tokeniser, self._directory)
+
+    def _rewrite(self, tokeniser: Tokeniser, directory: Path) -> None:
+        (directory / CHOICES).unlink(missing_ok=True)
+        if isinstance(tokeniser, PhoneTokeniser):
             checkpoint.save_lexicon(directory, tokeniser)
             decoder = checkpoint.load_description(directory)[0].decoder
             if isinstance(decoder, recipe.Beam) and decoder.language_model == UNIGRAMS:
@@ -113,12 +120,14 @@ class AcousticTask:
         if not isinstance(tokeniser, PhoneTokeniser):
             return {}
         texts = self.corpora.texts()
-        choices = load_choices(self._directory)
+        choices = runtime.by_first(lambda: load_choices(self._directory))
         if choices is None:
-            choices = choose(self.model, tokeniser, self.corpora.unaugmented())
+            shares = runtime.everyones(choose(self.model, tokeniser, self.corpora.unaugmented()))
+            choices = {id: choice for share in shares for id, choice in share.items()}
             tokeniser.lexicon = weighed(tokeniser.lexicon, texts, choices)
-            checkpoint.save_lexicon(self._directory, tokeniser)
-            save_choices(self._directory, choices)
+            if runtime.is_first():
+                checkpoint.save_lexicon(self._directory, tokeniser)
+                save_choices(self._directory, choices)
         return {id: spell(texts[id], choice, tokeniser) for id, choice in choices.items() if id in texts}
 
     def loss(self, model: AcousticModel, batch: Batch) -> Loss:
@@ -130,28 +139,20 @@ class AcousticTask:
     def score_dev(self, model: AcousticModel, monitor: Monitor) -> DevFigures:
         """The loss and the greedy error rates: ``wer`` and ``cer`` or, of phones, ``per``. What decides comes first.
 
-        Utterances without an alignment have no loss, but are scored. Raises TrainingError where none can be read.
+        Each process reads its share, and all add up the whole in its order. Utterances without an alignment have no
+        loss, but are scored. Raises TrainingError where none can be read.
         """
         tokeniser = self.corpora.tokeniser
-        words, characters, phones = ErrorCounts(), ErrorCounts(), ErrorCounts()
-        loss, labels, scored = 0.0, 0, 0
-        for batch in self.corpora.dev():
-            monitor.reject(batch)
-            if not len(batch):
-                continue
-            emitted = _emit(model, batch)
-            readings = decode_greedy(_emissions(emitted, model.frame_shift), tokeniser)
-            if isinstance(tokeniser, PhoneTokeniser):
-                phones += phone_errors(batch.texts, readings, tokeniser)
-            else:
-                words += word_errors(batch.texts, [best.text for best in readings])
-                characters += character_errors(batch.texts, [best.text for best in readings])
-            scored += len(batch)
-            spent, count = _dev_loss(self._final, emitted, batch.texts, tokeniser)
-            loss, labels = loss + spent, labels + count
-        if scored == 0:
+        own = [_score_batch(model, self._final, batch, tokeniser) for batch in self.corpora.dev()]
+        batches = runtime.interleaved(runtime.everyones(own))
+        monitor.reject(rejection for batch in batches for rejection in batch.rejected)
+        if sum(batch.utterances for batch in batches) == 0:
             raise TrainingError("no utterance of the dev corpora can be read; asr check RECIPE says what is wrong")
-        per_label = {"loss": loss / max(labels, 1)}
+        per_label = {"loss": sum(batch.nats for batch in batches) / max(sum(batch.labels for batch in batches), 1)}
+        words, characters, phones = (
+            sum((getattr(batch, unit) for batch in batches), start=ErrorCounts())
+            for unit in ("words", "characters", "phones")
+        )
         if isinstance(tokeniser, PhoneTokeniser):
             rates = {"per": phones.rate}
             # Greedy decoding does not hear the labels' n-gram, on which the posteriors of CTC-CRF rely.
@@ -212,6 +213,35 @@ def blank_rate(emitted: Emitted) -> Tensor:
     log_probs = emitted.log_probs.detach()
     real = frame_mask(emitted.lengths, log_probs.shape[1])
     return (log_probs.argmax(-1).eq(BLANK) & real).sum() / emitted.lengths.sum()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _DevBatch:
+    """What a batch of the dev set comes to: the ``nats`` of ``labels`` that have an alignment, and the errors in all
+    ``utterances``, in phones or else in words and characters."""
+
+    utterances: int
+    rejected: tuple[Rejection, ...]
+    nats: float
+    labels: int
+    words: ErrorCounts = field(default_factory=ErrorCounts)
+    characters: ErrorCounts = field(default_factory=ErrorCounts)
+    phones: ErrorCounts = field(default_factory=ErrorCounts)
+
+
+def _score_batch(model: AcousticModel, criterion: Criterion, batch: Batch, tokeniser: Tokeniser) -> _DevBatch:
+    if not len(batch):
+        return _DevBatch(utterances=0, rejected=batch.rejected, nats=0.0, labels=0)
+    emitted = _emit(model, batch)
+    readings = decode_greedy(_emissions(emitted, model.frame_shift), tokeniser)
+    errors = {}
+    if isinstance(tokeniser, PhoneTokeniser):
+        errors["phones"] = phone_errors(batch.texts, readings, tokeniser)
+    else:
+        errors["words"] = word_errors(batch.texts, [best.text for best in readings])
+        errors["characters"] = character_errors(batch.texts, [best.text for best in readings])
+    nats, labels = _dev_loss(criterion, emitted, batch.texts, tokeniser)
+    return _DevBatch(utterances=len(batch), rejected=batch.rejected, nats=nats, labels=labels, **errors)
 
 
 def _dev_loss(criterion: Criterion, emitted: Emitted, texts: Sequence[str], tokeniser: Tokeniser) -> tuple[float, int]:

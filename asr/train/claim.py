@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from asr import runtime
 from asr.errors import TrainingError
 
 LOCK = "training.lock"
@@ -24,8 +25,12 @@ def claimed(directory: Path) -> Iterator[None]:
     """``directory`` is this process's to train into, until the context ends or the process does, however it ends.
 
     The lock is the kernel's (POSIX), which loader processes do not inherit, so that a killed run's workers don't hold
-    it; what is written in the file only says who has it. Raises TrainingError where another has it.
+    it; what is written in the file only says who has it. Of processes that train together the first one claims it, for
+    all. Raises TrainingError where another has it.
     """
+    if not runtime.is_first():
+        yield
+        return
     path = directory.resolve() / LOCK
     if path in _claimed:
         raise TrainingError(f"{directory} is being trained into by this process already: train elsewhere with --out")

@@ -21,7 +21,7 @@ from asr.text.tokenise import Tokeniser
 from asr.train.claim import claimed
 from asr.train.loop import train
 from asr.train.monitor import Monitor
-from asr.train.prepare import check_same, is_begun, keep_changes
+from asr.train.prepare import go_on_in, is_begun
 from asr.train.state import DevFigures
 from asr.train.step import Loss
 from asr.train.stretch import Contents, digest
@@ -38,7 +38,8 @@ def train_language_model(
     """Trains the recipe's model into ``directory`` and returns the contents of its meta.json.
 
     ``tokeniser`` is that of the acoustic model it shall serve. With ``resume`` a stopped or killed run goes on,
-    mid-epoch, to the weights it would have reached. Raises AsrError for whatever stands in the way.
+    mid-epoch, to the weights it would have reached. Inside ``runtime.joined`` all processes call it. Raises AsrError
+    for whatever stands in the way.
     """
     with claimed(directory):
         return _train(settings, tokeniser, directory, runtime.pick_device(device), resume=resume)
@@ -47,7 +48,7 @@ def train_language_model(
 def _train(
     settings: recipe.LanguageModelRecipe, tokeniser: Tokeniser, directory: Path, on: torch.device, *, resume: bool
 ) -> dict[str, Any]:
-    begun = is_begun(directory, resume=resume)
+    begun = runtime.by_first(lambda: is_begun(directory, resume=resume))
     sentences = settings.sentences
     text = list(read_sentences(sentences.train, sentences.form))
     if sentences.dev:
@@ -58,17 +59,21 @@ def _train(
         text, dev = text[:cut], text[cut:]
     if not text or not dev:
         raise CorpusError(f"there are {len(text)} sentences to train on and {len(dev)} to measure with: give more text")
-    if not begun:
-        checkpoint.save_description(directory, settings, tokeniser)
-    else:
-        stored, same = checkpoint.load_description(directory, recipe.LanguageModelRecipe)
-        check_same(stored, settings, directory)
-        keep_changes(stored, settings, directory)
-        if same.tokens != tokeniser.tokens:
-            raise CorpusError(f"{directory} was started with another tokeniser, so it cannot be resumed with this one")
+    runtime.by_first(lambda: _take(directory, settings, tokeniser, begun=begun))
     torch.manual_seed(settings.seed)
     model = LanguageModel(settings.network, len(tokeniser.tokens)).to(on)
     return train(LanguageTask(model, settings, tokeniser, text, dev), settings.training, directory, seed=settings.seed)
+
+
+def _take(directory: Path, settings: recipe.LanguageModelRecipe, tokeniser: Tokeniser, *, begun: bool) -> None:
+    """Takes ``directory`` for this run. Raises AsrError where another one has ``begun`` there."""
+    if not begun:
+        checkpoint.save_description(directory, settings, tokeniser)
+        return
+    stored, same = checkpoint.load_description(directory, recipe.LanguageModelRecipe)
+    go_on_in(directory, stored, settings)
+    if same.tokens != tokeniser.tokens:
+        raise CorpusError(f"{directory} was started with another tokeniser, so it cannot be resumed with this one")
 
 
 class LanguageTask:
@@ -96,8 +101,8 @@ class LanguageTask:
         self.batches = len(self._batches)
         self.contents = Contents(utterances=len(text), train=digest(text), dev=digest(dev))
 
-    def epoch(self, number: int, *, skip: int) -> Iterator[Sentences]:
-        return self._batches.epoch(number, skip=skip)
+    def epoch(self, number: int, *, skip: int, every: int) -> Iterator[Sentences]:
+        return self._batches.epoch(number, skip=skip, every=every)
 
     def loss(self, model: LanguageModel, batch: Sentences) -> Loss:
         return Loss(nats=-model.log_probability(batch.tokens, batch.token_lengths).sum())
@@ -112,7 +117,7 @@ class LanguageTask:
         return iter(())
 
     def score_dev(self, model: LanguageModel, monitor: Monitor) -> DevFigures:  # noqa: ARG002
-        fit = measure_fit(model, self.tokeniser, self.dev)
+        fit = runtime.by_first(lambda: measure_fit(model, self.tokeniser, self.dev))
         return {
             "perplexity": fit.perplexity,
             "bits_per_character": fit.bits_per_character,

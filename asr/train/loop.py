@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import platform
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +13,8 @@ from torch import nn
 
 import asr
 from asr import checkpoint, recipe, runtime
-from asr.errors import TrainingError, TrainingStopped
+from asr.errors import CorpusError, TrainingError, TrainingStopped
+from asr.train.groups import agreed_groups
 from asr.train.monitor import Monitor
 from asr.train.optimiser import learning_rate, share_left
 from asr.train.state import DevFigures, Progress, is_time_up, load_state, save_state, stop_on_signals
@@ -40,8 +39,9 @@ class Task(Protocol[M, B]):
         """Makes anew what an earlier call took from the corpus, which has changed since."""
         ...
 
-    def epoch(self, number: int, *, skip: int) -> Iterator[B]:
-        """The batches of epoch ``number``, the first ``skip`` left out: the same ones whenever it is asked."""
+    def epoch(self, number: int, *, skip: int, every: int) -> Iterator[B]:
+        """The batches of epoch ``number``, the first ``skip`` left out and of the rest one in ``every``: the same ones
+        whenever it is asked."""
         ...
 
     def loss(self, model: M, batch: B) -> Loss: ...
@@ -65,12 +65,17 @@ class Task(Protocol[M, B]):
 
 def train(task: Task[M, B], settings: recipe.TrainerSettings, directory: Path, *, seed: int) -> dict[str, Any]:
     """Trains ``task.model`` into ``directory``, going on where an earlier call was stopped, mid-epoch and to the
-    weights it would have reached. Returns the contents of meta.json; raises TrainingError."""
-    model = task.model
+    weights it would have reached. Returns the contents of meta.json; raises TrainingError.
+
+    Of several processes (``runtime.joined``) each takes every so many-th batch, and all take each step together; the
+    first one writes.
+    """
+    model, rank, world = task.model, runtime.rank(), runtime.world()
+    runtime.copy_from_first([*model.parameters(), *model.buffers()])
     averaged = copy.deepcopy(model).eval()
     trainer = Trainer(model, task.loss, settings)
     progress = load_state(directory, trainer) or Progress()
-    settings, changes, another = go_on(progress, settings, task.contents)
+    settings, changes, another = go_on(progress, settings, _agreed(task.contents), processes=world)
     if another:
         task.forget()
     total_steps = steps_in_all(progress, settings, task.batches)
@@ -81,36 +86,37 @@ def train(task: Task[M, B], settings: recipe.TrainerSettings, directory: Path, *
             monitor.say(_header(task, directory))
         for change in changes:
             monitor.say(change)
-        saved = time.monotonic()
+        saved = progress.seconds
         while not progress.finished:
             model.train()
-            for group in _groups(task.epoch(progress.epoch, skip=progress.batch), settings.accumulate):
-                # Dropout and SpecAugment depend on the place in the run alone, so a resumed run draws the same.
-                runtime.seed_step(seed, progress.epoch, progress.batch)
-                progress.batch += len(group)
-                monitor.reject(*group)
-                usable = [batch for batch in group if len(batch)]
-                if not usable:
-                    continue
-                left = share_left(progress.step, total_steps, monitor.seconds, settings)
-                rate = learning_rate(progress.step, left, settings, warm_from=progress.warm_from)
-                figures = trainer.step(usable, rate, frozen=task.frozen(progress.step))
-                progress.step += 1
-                monitor.step(figures)
-                if stop.is_set() or time.monotonic() - saved > settings.save_minutes * 60:
+            batches = task.epoch(progress.epoch, skip=progress.batch + rank, every=world)
+            for group in agreed_groups(batches, settings.accumulate, monitor, stop):
+                if group.stop or group.seconds - saved > settings.save_minutes * 60:
                     monitor.read()
                     save_state(directory, progress, trainer)
-                    saved = time.monotonic()
-                if stop.is_set():
+                    saved = progress.seconds
+                if group.stop:
                     raise TrainingStopped(f"stopped in epoch {progress.epoch + 1} after {progress.step} steps")
-                if is_time_up(monitor.seconds, settings):
+                if progress.batch and is_time_up(group.seconds, settings):
                     break
+                # Dropout and SpecAugment depend on the place in the run alone, so a resumed run draws the same.
+                seeds = [(seed, progress.epoch, progress.batch + place) for place in group.places]
+                progress.batch += group.size
+                monitor.reject(group.rejected)
+                if not group.labels:
+                    continue
+                left = share_left(progress.decay_step, total_steps, group.seconds, settings)
+                rate = learning_rate(progress.step, left, settings, warm_from=progress.warm_from)
+                frozen = task.frozen(progress.step)
+                figures = trainer.step(group.own, rate, labels=group.labels, seeds=seeds, frozen=frozen)
+                progress.step += 1
+                monitor.step(figures)
             monitor.read()
             if progress.step == 0:
                 raise TrainingError(f"nothing could be trained on; {directory}/training/rejected.jsonl says why")
 
             trainer.average.after_epoch(model)
-            progress.close_epoch(monitor.seconds, settings)
+            progress.close_epoch(settings)
             if not progress.finished and progress.epoch % settings.dev_every:
                 monitor.epoch()
                 continue
@@ -119,30 +125,41 @@ def train(task: Task[M, B], settings: recipe.TrainerSettings, directory: Path, *
             best = progress.judge(dev, settings)
             monitor.epoch(dev, best=best)
             progress.finished |= is_time_up(progress.seconds, settings)  # scoring takes time too
-            # Weights after meta.json, so that a directory that has them is whole.
-            checkpoint.save_meta(directory, describe_run(task, progress))
-            checkpoint.save_weights(directory / checkpoint.LAST_WEIGHTS, averaged.state_dict())
-            if best:
-                checkpoint.save_weights(directory / checkpoint.WEIGHTS, averaged.state_dict())
+            if runtime.is_first():
+                _save_model(directory, describe_run(task, progress), averaged, best=best)
             save_state(directory, progress, trainer)
-            saved = time.monotonic()
+            saved = progress.seconds
     return describe_run(task, progress)
+
+
+def _agreed(contents: Contents) -> Contents:
+    """``contents``, if they are those of all processes. Raises CorpusError: of different corpora the shares would be
+    no whole."""
+    for number, others in enumerate(runtime.everyones(contents)):
+        if others != contents:
+            raise CorpusError(
+                f"process {runtime.rank()} reads {contents.utterances} utterances an epoch and process {number} reads "
+                f"{others.utterances}, or others: give each machine the same corpora, whole, under the same paths"
+            )
+    return contents
+
+
+def _save_model(directory: Path, meta: dict[str, Any], averaged: nn.Module, *, best: bool) -> None:
+    checkpoint.save_meta(directory, meta)  # before the weights, so that a directory that has them is whole
+    checkpoint.save_weights(directory / checkpoint.LAST_WEIGHTS, averaged.state_dict())
+    if best:
+        checkpoint.save_weights(directory / checkpoint.WEIGHTS, averaged.state_dict())
 
 
 def _header(task: Task[M, B], directory: Path) -> str:
     parameters = list(task.model.parameters())
     device = parameters[0].device
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    processes = f", {runtime.world()} processes" if runtime.world() > 1 else ""
+    size = sum(p.numel() for p in parameters) / 1e6
     return (
-        f"training on {task.subject()}\n"
-        f"{sum(p.numel() for p in parameters) / 1e6:.2f} M parameters on {device}{threads}; writing to {directory}"
+        f"training on {task.subject()}\n{size:.2f} M parameters on {device}{threads}{processes}; writing to {directory}"
     )
-
-
-def _groups(batches: Iterator[B], size: int) -> Iterator[list[B]]:
-    """``size`` batches at a time, and at the end those that are left."""
-    while group := list(itertools.islice(batches, size)):
-        yield group
 
 
 def describe_run(task: Task[M, B], progress: Progress) -> dict[str, Any]:

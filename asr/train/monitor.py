@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,11 +17,12 @@ from rich import progress as bars
 from rich.console import Console
 from torch import Tensor
 
-from asr import files, recipe
+from asr import files, recipe, runtime
 from asr.errors import AsrError, CheckpointError, DivergenceError, TrainingError
+from asr.records import Rejection
 from asr.text.printable import printable
 from asr.train.state import DevFigures, Progress
-from asr.train.step import Labelled, StepFigures
+from asr.train.step import StepFigures
 
 EVERY = 10
 """Steps of a line of metrics.jsonl."""
@@ -82,17 +83,43 @@ class _Reading:
             copied.record()
         return cls(figures, numbers, copied, time.monotonic())
 
-    def end(self) -> tuple[list[float], list[float], float]:
-        """Waits for the nats, the blank rates and the norm."""
+    def end(self) -> _Numbers:
+        """Waits for them."""
         if self.copied is not None:
             self.copied.synchronize()
         *rest, norm = self.numbers.tolist()
-        batches = len(self.figures.losses)
-        return rest[:batches], rest[batches:], norm
+        losses = self.figures.losses
+        heard = [loss.audio_seconds for loss in losses]
+        return _Numbers(nats=rest[: len(losses)], blanks=rest[len(losses) :], heard=heard, norm=norm)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Numbers:
+    """A step's batches, each with its ``nats``, its blank rate if there is such a thing and the seconds of audio
+    ``heard``; and the gradient's ``norm``."""
+
+    nats: list[float]
+    blanks: list[float]
+    heard: list[float]
+    norm: float
+
+    @classmethod
+    def together(cls, shares: Sequence[_Numbers]) -> _Numbers:
+        """The whole step's, of which ``shares`` are the processes'."""
+        return cls(
+            nats=runtime.interleaved([share.nats for share in shares]),
+            blanks=runtime.interleaved([share.blanks for share in shares]),
+            heard=runtime.interleaved([share.heard for share in shares]),
+            norm=shares[0].norm,
+        )
 
 
 class Monitor:
-    """Reports steps and epochs. Use as a context: it owns the progress line and the open files."""
+    """Reports steps and epochs. Use as a context: it owns the progress line and the open files.
+
+    Several processes each have one, which take steps and epochs in together; the first one's alone shows and writes
+    something. Its clock is the run's.
+    """
 
     def __init__(
         self,
@@ -125,12 +152,16 @@ class Monitor:
             transient=True,
             redirect_stdout=False,  # a worker forked while the bar is drawn must not inherit its lock
             redirect_stderr=False,
+            disable=not runtime.is_first(),
         )
         self._batches = batches
         self._total = settings.epochs * batches if settings.minutes is None else 60 * settings.minutes
         self._task = self._bar.add_task("", total=self._total, epoch=progress.epoch + 1, done="", figures="")
 
     def __enter__(self) -> Monitor:
+        self.history: list[dict[str, Any]] = []
+        if not runtime.is_first():
+            return self
         from torch.utils.tensorboard import SummaryWriter
 
         self.history = _history_until(self.directory / "metrics.jsonl", self.progress)
@@ -146,6 +177,8 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+        if not runtime.is_first():
+            return
         # What stopped the run matters more than what its closing meets, a full disk above all.
         with contextlib.suppress(OSError, AsrError) if error else contextlib.nullcontext():
             self._metrics.close()
@@ -155,18 +188,21 @@ class Monitor:
 
     @property
     def seconds(self) -> float:
-        """Time spent on the run so far, dev scoring and earlier parts included."""
+        """Time spent on the run so far, dev scoring and earlier parts included, by this process's own clock."""
         return self.progress.seconds + time.monotonic() - self._since
 
     def say(self, text: str) -> None:
-        self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+        if runtime.is_first():
+            self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
-    def reject(self, *batches: Labelled) -> None:
-        """Names what was left out of ``batches``, once a run."""
-        for rejection in (rejection for batch in batches for rejection in batch.rejected):
+    def reject(self, rejections: Iterable[Rejection]) -> None:
+        """Names what was left out by any process, each once a run."""
+        for rejection in rejections:
             if rejection.id in self._rejected:
                 continue
             self._rejected[rejection.id] = rejection.reason
+            if not runtime.is_first():
+                continue
             with (self.directory / "training" / "rejected.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"id": rejection.id, "reason": rejection.reason}, ensure_ascii=False) + "\n")
             if len(self._rejected) <= 10:
@@ -181,19 +217,28 @@ class Monitor:
         self._pending.append(_Reading.begin(figures))
 
     def read(self) -> None:
-        """Waits for the device and takes in what is pending. Raises DivergenceError for a loss that is no number."""
+        """Waits for the device, takes in what is pending, and brings the run's clock up to date. Raises DivergenceError
+        for a loss that is no number."""
         if self._pending:
             self._read(steps_after=0)
+        self._tick()
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self._since, elapsed = now, now - self._since
+        self.progress.seconds += runtime.by_first(lambda: elapsed)
 
     def _read(self, *, steps_after: int) -> None:
         """Takes in what is pending; ``progress`` counts so many steps that are not among them."""
-        read = [reading.end() for reading in self._pending]
+        own = [reading.end() for reading in self._pending]
+        shares = runtime.everyones((own, self._pending[-1].at - self._since))
+        read = [_Numbers.together(parts) for parts in zip(*(steps for steps, _ in shares), strict=True)]
+        elapsed = shares[0][1]
         figures = [reading.figures for reading in self._pending]
-        nats = sum(sum(some) for some, _, _ in read)
-        blanks = [rate for _, rates, _ in read for rate in rates]
-        norms = [norm for _, _, norm in read]
+        nats = sum(sum(step.nats) for step in read)
+        blanks = [rate for step in read for rate in step.blanks]
+        norms = [step.norm for step in read]
         labels = sum(f.labels for f in figures)
-        elapsed = self._pending[-1].at - self._since
         line: dict[str, Any] = {
             "kind": "step",
             "step": self.progress.step - steps_after,
@@ -204,7 +249,7 @@ class Monitor:
         }
         if blanks:
             line["blank_rate"] = sum(blanks) / len(blanks)
-            heard = sum(loss.audio_seconds for f in figures for loss in f.losses)
+            heard = sum(seconds for step in read for seconds in step.heard)
             line["audio_hours_per_hour"] = heard / max(elapsed, 1e-9)
         else:
             line["labels_per_second"] = labels / max(elapsed, 1e-9)
@@ -253,9 +298,7 @@ class Monitor:
     def epoch(self, dev: DevFigures | None = None, *, best: bool = False) -> None:
         """Writes the line of the epoch that ``progress.close_epoch`` has just closed; ``dev`` where it was scored."""
         progress = self.progress
-        now = time.monotonic()
-        progress.seconds += now - self._since
-        self._since = now
+        self._tick()
         line = {
             "kind": "epoch",
             "step": progress.step,
@@ -274,7 +317,8 @@ class Monitor:
             if progress.silent_epochs == SILENT_EPOCHS:
                 self._warn_of_silence()
         progress.begin_sums()
-        if now > self._picture_due:
+        now = time.monotonic()
+        if runtime.is_first() and now > self._picture_due:
             self._draw()
             drawn = time.monotonic()
             self._picture_due = drawn + max(PICTURE_SECONDS, (drawn - now) / PICTURE_SHARE)
@@ -287,6 +331,8 @@ class Monitor:
         )
 
     def _write(self, line: dict[str, Any]) -> None:
+        if not runtime.is_first():
+            return
         self.history.append(line)
         try:
             self._metrics.write(json.dumps(line) + "\n")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from asr import checkpoint, recipe
+from asr import checkpoint, files, recipe, runtime
 from asr.data.augment import Augmenter
 from asr.data.batches import load_batches, named, plan_batches, text_of
 from asr.data.corpora import Mixture, check_not_empty, open_corpora
@@ -44,6 +44,8 @@ FREE_TO_CHANGE = {
 }
 """Recipe keys, or sections, that may differ when a run is resumed: those that say what is trained must not."""
 STATISTICS_BATCHES = 100
+LAUNCH = Path("training") / "launch"
+"""Names the torchrun that trains here, which goes on with the run when it starts its processes anew."""
 UNIGRAMS = "unigrams.ngrams"
 """The language model of a model directory of phones: the training text's words."""
 
@@ -64,9 +66,11 @@ class TrainingCorpora:
     remarks: tuple[str, ...]
     contents: Contents
 
-    def train(self, epoch: int, skip: int = 0, spelled: Mapping[str, list[int]] | None = None) -> Iterator[Batch]:
-        """Augmented batches of one epoch, the first ``skip`` left out. ``spelled`` are the tokens of some utterances,
-        by id, in place of the tokeniser's."""
+    def train(
+        self, epoch: int, skip: int = 0, every: int = 1, spelled: Mapping[str, list[int]] | None = None
+    ) -> Iterator[Batch]:
+        """Augmented batches of one epoch, the first ``skip`` left out and of the rest one in ``every``. ``spelled`` are
+        the tokens of some utterances, by id, in place of the tokeniser's."""
         settings = self.recipe
         return load_batches(
             epoch_of(settings, self.mixture, epoch),
@@ -86,11 +90,12 @@ class TrainingCorpora:
             seed=settings.seed,
             workers=workers(settings),
             skip=skip,
+            every=every,
         )
 
     def unaugmented(self) -> Iterator[Batch]:
-        """The training set as it is."""
-        return self._plain(self.mixture)
+        """The training set as it is, this process's share of it."""
+        return self._share(self.mixture)
 
     def texts(self) -> dict[str, str]:
         """The training texts, normalised, by their utterances' ids."""
@@ -111,38 +116,46 @@ class TrainingCorpora:
                     yield self.tokeniser.encode(" ".join(text_of(part, self.recipe.text.form) for part in joined.cuts))
 
     def dev(self) -> Iterator[Batch]:
-        """The dev set as it is: nothing augmented, nothing refused but what cannot be read."""
-        return self._plain(self.dev_mixture)
+        """The dev set as it is, this process's share of it: nothing augmented, nothing refused but what cannot be
+        read."""
+        return self._share(self.dev_mixture)
 
-    def _plain(self, mixture: Mixture) -> Iterator[Batch]:
-        featurise = loader_features(self.recipe.features)
-        return plain_batches(self.recipe, mixture.whole(), decoded=self.decoded, featurise=featurise)
+    def _share(self, mixture: Mixture) -> Iterator[Batch]:
+        return plain_batches(
+            self.recipe,
+            mixture.whole(),
+            decoded=self.decoded,
+            featurise=loader_features(self.recipe.features),
+            skip=runtime.rank(),
+            every=runtime.world(),
+        )
 
 
 def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: bool) -> TrainingCorpora:
     """Opens the corpora and takes ``directory`` for this run. Raises AsrError where either cannot be had.
 
-    The recipe that comes back has what it takes from its start model filled in."""
-    begun = is_begun(directory, resume=resume)
-    stored = checkpoint.load_description(directory) if begun else None
-    origin = beginning.open_start(settings.start) if settings.start and not begun else None
-    if origin is not None:
-        settings = beginning.settle(settings, origin)
-    if stored is not None:
-        settings = beginning.settle_again(settings, stored[0])
-    mixture = open_corpora(settings.corpora.split("train"), root, seed=settings.seed)
-    dev_mixture = open_corpora(settings.corpora.split("dev"), root)
-    augmenter = Augmenter(settings.augment, root, seed=settings.seed)
-    check_not_empty(mixture, settings, "train", root)
-    check_not_empty(dev_mixture, settings, "dev", root)
+    The recipe that comes back has what it takes from its start model filled in. Of several processes the first one
+    alone reads the start model, and reads and writes ``directory``."""
+    stored = runtime.by_first(
+        lambda: checkpoint.load_description(directory) if is_begun(directory, resume=resume) else None
+    )
     if stored is None:
-        tokeniser = _begin(settings, directory, mixture, root, origin)
+        settings, origin = _with_start(settings)
     else:
-        tokeniser = stored[1]
-        check_same(stored[0], settings, directory)
-        keep_changes(stored[0], settings, directory)
+        before, tokeniser = stored
+        settings, origin = runtime.by_first(lambda: beginning.settle_again(settings, before)), None
+    with runtime.one_of_machine_first():
+        mixture = open_corpora(settings.corpora.split("train"), root, seed=settings.seed)
+        dev_mixture = open_corpora(settings.corpora.split("dev"), root)
+        augmenter = Augmenter(settings.augment, root, seed=settings.seed)
+        check_not_empty(mixture, settings, "train", root)
+        check_not_empty(dev_mixture, settings, "dev", root)
+    if stored is None:
+        tokeniser = runtime.by_first(lambda: _begin(settings, directory, mixture, root, origin))
+    else:
+        runtime.by_first(lambda: go_on_in(directory, before, settings))
     remarks = training_remarks(settings, mixture.whole())
-    for remark in remarks:
+    for remark in remarks if runtime.is_first() else ():
         log.warning(remark)
     training = settings.training
     plan = plan_batches(
@@ -165,6 +178,15 @@ def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: boo
             utterances=len(plan.utterances), train=digest(plan.utterances), dev=digest(map(named, dev_mixture.whole()))
         ),
     )
+
+
+def _with_start(settings: recipe.Recipe) -> tuple[recipe.Recipe, beginning.StartModel | None]:
+    """``settings`` with what a new run takes from its start model, and that model, which the first process alone has:
+    the others are given what it makes of it."""
+    if settings.start is None:
+        return settings, None
+    origin = beginning.open_start(settings.start) if runtime.is_first() else None
+    return runtime.by_first(lambda: beginning.settle(settings, origin) if origin else settings), origin
 
 
 def training_remarks(settings: recipe.Recipe, cuts: Iterable[Any]) -> tuple[str, ...]:
@@ -240,11 +262,23 @@ def measure_statistics(model: AcousticModel, corpora: TrainingCorpora) -> None:
 
 
 def is_begun(directory: Path, *, resume: bool) -> bool:
-    """Whether a run in ``directory`` is to be gone on with. Raises RecipeError where there is one that is not."""
+    """Whether a run in ``directory`` is to be gone on with: with ``resume``, or where this process is one that torchrun
+    has started anew. Raises RecipeError where there is a run that is not."""
     begun = checkpoint.is_described(directory)
-    if begun and not resume:
+    launch, mark = runtime.launch(), directory / LAUNCH
+    again = bool(launch) and mark.is_file() and mark.read_text(encoding="utf-8") == launch
+    if begun and not (resume or again):
         raise RecipeError(f"{directory} holds a run already: go on with --resume, or train elsewhere with --out")
+    if launch and not again:
+        with files.replacing(mark) as file:
+            file.write(launch)
     return begun
+
+
+def go_on_in(directory: Path, stored: recipe.Section, given: recipe.Section) -> None:
+    """Takes ``directory`` for more of the run that ``stored`` began. Raises RecipeError where ``given`` is another."""
+    check_same(stored, given, directory)
+    keep_changes(stored, given, directory)
 
 
 def check_same(stored: recipe.Section, given: recipe.Section, directory: Path) -> None:

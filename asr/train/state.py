@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from asr import checkpoint, files, recipe
+from asr import checkpoint, files, recipe, runtime
 from asr.errors import CheckpointError
 from asr.train.step import Trainer
 
@@ -30,9 +31,12 @@ class Progress:
     """Where a run stands: ``epoch`` and ``batch`` are the next to be trained (from 0), ``step`` counts optimiser steps,
     ``seconds`` the time spent. ``best_epoch`` counts from 1. The ``epoch_*`` sums cover this epoch's steps so far.
 
-    ``asked_*`` are the recipe's epochs and minutes, ``epochs`` and ``minutes`` those of the run in all. Its last
-    stretch (``train.stretch``) began at ``stretch_epoch`` and ``stretch_step``, and its last warm-up at step
-    ``warm_from``."""
+    Batches are those of all processes together, so that a run may go on with another number of them: there were
+    ``processes`` last. ``ahead`` is how many more steps, or fewer, the learning rate's decay has run through than the
+    run has. ``asked_*`` are the recipe's epochs and minutes, ``epochs`` and ``minutes`` those of the run in all. Its
+    last stretch (``train.stretch``) began at ``stretch_epoch`` and at step ``stretch_step`` of the decay, and its last
+    warm-up at step ``warm_from``.
+    """
 
     epoch: int = 0
     batch: int = 0
@@ -47,6 +51,8 @@ class Progress:
     epoch_labels: int = 0
     epoch_blank: float = 0.0
     epoch_steps: int = 0
+    processes: int = 1
+    ahead: int = 0
     asked_epochs: int = 0
     asked_minutes: float | None = None
     epochs: int = 0
@@ -57,6 +63,11 @@ class Progress:
     utterances: int = 0
     train_digest: str = ""
     dev_digest: str = ""
+
+    @property
+    def decay_step(self) -> int:
+        """Where the decay of the learning rate stands."""
+        return self.step + self.ahead
 
     def add(self, *, nats: float, labels: int, steps: int, blank_rate: float | None, seconds: float) -> None:
         """Sums up ``steps`` more steps: their loss over their labels, the mean of their blank rates, their time."""
@@ -89,11 +100,11 @@ class Progress:
         silent = warm and (self.blank_rate or 0.0) > 0.99 and min(rates, default=0) >= 1
         self.silent_epochs = self.silent_epochs + 1 if silent else 0
 
-    def close_epoch(self, seconds: float, settings: recipe.TrainerSettings) -> None:
-        """Moves on to the next epoch, or to the end, after ``seconds`` of training."""
+    def close_epoch(self, settings: recipe.TrainerSettings) -> None:
+        """Moves on to the next epoch, or to the end."""
         self.epoch, self.batch = self.epoch + 1, 0
         ran_through = settings.minutes is None and self.epoch >= settings.epochs
-        self.finished = ran_through or is_time_up(seconds, settings)
+        self.finished = ran_through or is_time_up(self.seconds, settings)
 
     def judge(self, dev: DevFigures, settings: recipe.TrainerSettings) -> bool:
         """Takes in what the dev set says of the epoch just closed; true where it is the best so far."""
@@ -116,26 +127,28 @@ def is_time_up(seconds: float, settings: recipe.TrainerSettings) -> bool:
 
 
 def save_state(directory: Path, progress: Progress, trainer: Trainer[Any, Any]) -> None:
-    """Writes the whole state aside and renames it, so that a kill at any moment leaves the old or the new one."""
-    with files.replacing(directory / STATE, "wb") as file:
-        torch.save({"progress": asdict(progress), **trainer.state_dict()}, file)
+    """Writes the whole state aside and renames it, so that a kill at any moment leaves the old or the new one.
+
+    Of several processes the first one does, and all wait for it: what they do next may be to end.
+    """
+    if runtime.is_first():
+        with files.replacing(directory / STATE, "wb") as file:
+            torch.save({"progress": asdict(progress), **trainer.state_dict()}, file)
+    runtime.everyones(None)
 
 
 def load_state(directory: Path, trainer: Trainer[Any, Any]) -> Progress | None:
     """Restores ``trainer`` and returns the progress; None where no state was saved yet.
 
-    Raises CheckpointError for a damaged state, or a trained model without one.
+    Of several processes the first one reads it, for all. Raises CheckpointError for a damaged state, or a trained model
+    without one.
     """
     path = directory / STATE
-    if not path.is_file():
-        if checkpoint.epochs_trained(directory) > 1:  # a kill between the first weights and the first state leaves one
-            raise CheckpointError(
-                f"{directory} holds a trained model but not {STATE}, so its training cannot go on; "
-                "train elsewhere with --out"
-            )
+    saved = runtime.by_first(lambda: _read_state(directory))
+    if saved is None:
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
         progress = _PROGRESS.validate_python(state["progress"])
         if min(progress.epoch, progress.batch, progress.step) < 0:
             raise ValueError("it counts below zero")
@@ -147,6 +160,21 @@ def load_state(directory: Path, trainer: Trainer[Any, Any]) -> Progress | None:
             f"{path} does not load: {reason}; restore it from a copy, or train anew with --out"
         ) from error
     return progress
+
+
+def _read_state(directory: Path) -> bytes | None:
+    path = directory / STATE
+    if not path.is_file():
+        if checkpoint.epochs_trained(directory) > 1:  # a kill between the first weights and the first state leaves one
+            raise CheckpointError(
+                f"{directory} holds a trained model but not {STATE}, so its training cannot go on; "
+                "train elsewhere with --out"
+            )
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} does not load: {error.strerror or error}") from error
 
 
 def _check_finite(trainer: Trainer[Any, Any]) -> None:

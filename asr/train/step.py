@@ -43,8 +43,8 @@ class Loss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepFigures:
-    """One step's numbers: the ``losses`` of its batches, still on the device, their ``labels`` together, and
-    ``gradient_norm`` before clipping."""
+    """One step's numbers: the ``losses`` of this process's batches, still on the device; the ``labels`` of all
+    processes' together; and ``gradient_norm`` before clipping, the same for all."""
 
     losses: tuple[Loss, ...]
     labels: int
@@ -63,19 +63,36 @@ class Trainer(Generic[M, B]):
         self.precision = runtime.resolve_precision(self.device, settings.precision)
         self.optimiser = build_optimiser(model, settings)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
+        self.scaler.scale(torch.zeros((), device=self.device))  # sets its scale, for a first step without batches
         self.average = build_average(settings.averaging, model)
 
-    def step(self, batches: Sequence[B], learning_rate: float, *, frozen: Iterable[nn.Parameter] = ()) -> StepFigures:
-        """Accumulates the gradient of the loss per label over ``batches``, then updates the weights once, but for the
-        ``frozen`` ones: not at all where a gradient in float16 overflows, after which the scaler lowers its scale."""
-        labels = sum(batch.labels for batch in batches)
+    def step(
+        self,
+        batches: Sequence[B],
+        learning_rate: float,
+        *,
+        labels: int | None = None,
+        seeds: Sequence[tuple[int, ...]] | None = None,
+        frozen: Iterable[nn.Parameter] = (),
+    ) -> StepFigures:
+        """Accumulates the gradient of the loss per label over ``batches``, those of all processes, then updates the
+        weights once, but for the ``frozen`` ones: not at all where a gradient in float16 overflows, after which the
+        scaler lowers its scale.
+
+        ``labels`` are those of all processes' batches, by default of these. ``seeds`` has what torch is seeded with
+        before each batch.
+        """
+        labels = sum(batch.labels for batch in batches) if labels is None else labels
         losses = []
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            if seeds is not None:
+                runtime.seed_step(*seeds[number])
             with runtime.autocast(self.device, self.precision):
                 loss = self.loss(self.model, batch)
             self.scaler.scale(loss.nats / labels).backward()  # type: ignore[no-untyped-call]
             losses.append(dataclasses.replace(loss, nats=loss.nats.detach()))
 
+        self._add_gradients()
         for parameter in frozen:
             parameter.grad = None  # which the optimiser passes over, weight decay and all
         for group in self.optimiser.param_groups:
@@ -89,6 +106,18 @@ class Trainer(Generic[M, B]):
         return StepFigures(
             losses=tuple(losses), labels=labels, gradient_norm=gradient_norm, learning_rate=learning_rate
         )
+
+    def _add_gradients(self) -> None:
+        """Adds up those of all processes. One flat sum after the last batch, and not DistributedDataParallel: that one
+        would hide a few milliseconds of it behind the backward pass, but divides by the number of processes, and wants
+        a batch from each of them in each step."""
+        if runtime.world() == 1:
+            return
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        for parameter in trained:
+            if parameter.grad is None:  # of a process that had no batch
+                parameter.grad = torch.zeros_like(parameter)
+        runtime.add_up([parameter.grad for parameter in trained if parameter.grad is not None])
 
     def state_dict(self) -> dict[str, Any]:
         return {

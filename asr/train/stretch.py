@@ -4,6 +4,9 @@ What is left of a run is a *stretch* of its own. Epochs count on, and the learni
 of as many epochs in all: after 20 epochs of 20, a stretch to epoch 40 warms up to half of the peak, where a run of 40
 epochs would be, and decays from there; one to epoch 22 warms up to little. Optimiser, averages and the best epoch so
 far are those of the run.
+
+A run may also be resumed with another number of processes, whose steps are larger or smaller. The decay then goes on
+from where it was, in steps of the new size.
 """
 
 from __future__ import annotations
@@ -36,12 +39,13 @@ def digest(parts: Iterable[str]) -> str:
     return f"{total % 2**64:016x}"
 
 
-def go_on(progress: Progress, settings: S, contents: Contents) -> tuple[S, list[str], bool]:
+def go_on(progress: Progress, settings: S, contents: Contents, *, processes: int = 1) -> tuple[S, list[str], bool]:
     """Takes what is asked now into ``progress``, as the state of an earlier call left it or a new run has it.
 
     Returns the settings with the epochs, or minutes, that the run has in all; what is to be said of changes; and
     whether the corpus is another. Raises RecipeError where fewer epochs are asked for than are trained.
     """
+    _count_in_steps_of(processes, progress)
     known, done = bool(progress.train_digest), progress.epoch
     if not known:  # it begins, or an earlier version saved its state
         ran_through = progress.finished and settings.minutes is None and settings.patience is None
@@ -100,12 +104,24 @@ def _begin(progress: Progress, settings: recipe.TrainerSettings, *, anew: bool) 
         progress.epoch_loss = progress.epoch_blank = 0.0
     progress.asked_epochs, progress.asked_minutes = settings.epochs, settings.minutes
     progress.stretch_epoch = progress.epoch
-    progress.stretch_step = progress.step - math.ceil(progress.batch / settings.accumulate)
+    progress.stretch_step = progress.decay_step - _steps(progress.batch, progress, settings)
     progress.finished = False
     return said
 
 
+def _count_in_steps_of(processes: int, progress: Progress) -> None:
+    """Where there are more ``processes`` than before, so many more batches are a step, and there are so many fewer."""
+    fewer = progress.processes / processes
+    progress.ahead = round(progress.decay_step * fewer) - progress.step
+    progress.stretch_step = round(progress.stretch_step * fewer)
+    progress.processes = processes
+
+
 def steps_in_all(progress: Progress, settings: recipe.TrainerSettings, batches: int) -> int:
-    """Steps at the end of the run, when an epoch has ``batches``."""
+    """``progress.decay_step`` at the end of the run, when an epoch has ``batches``."""
     left = settings.epochs - progress.stretch_epoch
-    return progress.stretch_step + left * math.ceil(batches / settings.accumulate)
+    return progress.stretch_step + left * _steps(batches, progress, settings)
+
+
+def _steps(batches: int, progress: Progress, settings: recipe.TrainerSettings) -> int:
+    return math.ceil(batches / (settings.accumulate * progress.processes))

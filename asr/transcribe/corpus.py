@@ -32,13 +32,18 @@ def plain_batches(
     *,
     decoded: DecodedAudio | None = None,
     featurise: Callable[[np.ndarray], np.ndarray] | None = None,
+    skip: int = 0,
+    every: int = 1,
 ) -> Iterator[Batch]:
-    """A corpus as it is: nothing augmented, nothing refused but what cannot be read."""
+    """A corpus as it is: nothing augmented, nothing refused but what cannot be read. ``skip`` and ``every`` as
+    ``load_batches`` takes them."""
     return load_batches(
         cuts,
         dataclasses.replace(utterances(settings), decoded=decoded, featurise=featurise),
         max_batch_seconds=settings.training.max_batch_seconds,
         workers=workers(settings),
+        skip=skip,
+        every=every,
     )
 
 
