@@ -1,4 +1,4 @@
-"""From Python: the README's examples as they stand there, and one recogniser in several threads."""
+"""From Python: the examples of README and guide as they stand there, and one recogniser in several threads."""
 
 import json
 import re
@@ -13,7 +13,12 @@ import toy
 
 import asr
 
-EXAMPLES = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
+ROOT = Path(__file__).parents[1]
+EXAMPLES = [
+    pytest.param(name, code, id=f"{name} {number}")
+    for name in ("README.md", "recipes/guides/python.md")
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL), 1)
+]
 
 
 @pytest.fixture(scope="module")
@@ -21,20 +26,32 @@ def clip() -> np.ndarray:
     return np.concatenate([toy.speak("abc cab"), toy.speak("a bb ccc")])
 
 
-def test_the_readmes_examples_run_and_say_what_a_recogniser_says(tmp_path, monkeypatch, capsys, clip):
-    directory = toy.save_babbler(tmp_path / "models" / "digits", " " + string.ascii_lowercase)
+@pytest.fixture
+def named(tmp_path, monkeypatch, clip) -> dict[str, object]:
+    """The files that the examples name, in the working directory, and the values that they are given."""
+    toy.save_babbler(tmp_path / "models" / "digits", " " + string.ascii_lowercase)
     soundfile.write(tmp_path / "clip.wav", clip, toy.RATE)
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "lm.arpa").write_text("\\data\\\nngram 1=3\n\n\\1-grams:\n-1 <s>\n-1 </s>\n-1 abc\n\n\\end\\\n")
-    log_probs = np.log(np.random.default_rng(0).dirichlet(np.ones(29), size=(2, 30))).astype(np.float32)
-    given = {"pieces": np.array_split(clip, 7), "log_probs": log_probs, "lengths": np.array([30, 20])}
-    for example in EXAMPLES:
-        exec(compile(example, "README.md", "exec"), dict(given))
+    monkeypatch.chdir(tmp_path)
+    logits = np.random.default_rng(0).normal(0, 4, size=(2, 30, 29)).astype(np.float32)
+    pieces = np.array_split(clip, 7)
+    return {"pieces": pieces, "logits": logits[0], "many_logits": logits, "lengths": np.array([30, 20])}
+
+
+@pytest.mark.parametrize(("name", "code"), EXAMPLES)
+def test_the_documents_examples_run_as_they_stand_there(named, name, code):
+    exec(compile(code, name, "exec"), dict(named))
+
+
+def test_the_readmes_example_says_what_the_recogniser_says(named, capsys):
+    [code] = [example.values[1] for example in EXAMPLES if example.values[0] == "README.md"]
+    assert len([line for line in code.splitlines() if line]) <= 8
+    exec(compile(code, "README.md", "exec"), dict(named))
     printed = capsys.readouterr().out.splitlines()
-    expected = asr.load(directory).transcribe("clip.wav")
+    expected = asr.load("models/digits").transcribe("clip.wav")
     assert expected.words
     assert printed[0] == expected.text
-    assert [line.split()[2] for line in printed[1 : len(expected.words) + 1]] == [word.text for word in expected.words]
+    assert [line.split()[2] for line in printed[1:]] == [word.text for word in expected.words]
 
 
 def test_a_file_its_bytes_and_its_samples_are_the_same_recording(tmp_path, clip):

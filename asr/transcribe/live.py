@@ -19,7 +19,7 @@ from asr.text.tokenise import Tokeniser
 
 CHUNK_SECONDS = 0.4
 CONTEXT_SECONDS = 0.4
-"""With ``CHUNK_SECONDS``, the quickest that reads AN4's test clips no worse than whole: README, live speech."""
+"""With ``CHUNK_SECONDS``, the quickest that reads AN4's test clips no worse than whole: recipes/guides/live.md."""
 ENDPOINT_SECONDS = 0.8
 LONGEST_SECONDS = 30.0
 
