@@ -47,7 +47,7 @@ def load(
     device: str = "auto",
     nbest: int = 1,
 ) -> Recogniser:
-    """The recogniser in a model directory, ready to transcribe.
+    """The recogniser in a model directory, or the built-in one, "english", ready to transcribe.
 
     ``decoding`` overrides the directory's decoder as the recipe's keys do: ``["decoder.width=64"]``. ``hotwords`` are
     phrases and what each is favoured by, in nats. Raises CheckpointError where the directory is missing, incomplete or
@@ -56,12 +56,14 @@ def load(
     import json
     from pathlib import Path
 
+    from asr.checkpoint import resolve
     from asr.transcribe.recogniser import Recogniser
 
     overrides = list(decoding)
     if hotwords is not None:
         overrides += ["decoder.kind=beam", f"decoder.hotwords={json.dumps(dict(hotwords), ensure_ascii=False)}"]
-    return Recogniser.load(Path(directory), engine=engine, device=device, decoding=overrides, nbest=nbest)
+    where = Path(directory) if Path(directory).exists() else resolve(str(directory))
+    return Recogniser.load(where, engine=engine, device=device, decoding=overrides, nbest=nbest)
 
 
 def __getattr__(name: str) -> type:

@@ -356,12 +356,17 @@ def copy_model(source: Path, target: Path) -> None:
                 shutil.copyfileobj(file, copy)
 
 
-def newest(folder: Path) -> Path:
-    """Of the recognisers under ``folder`` whose training has finished, the one whose weights were written last.
+def newest(folder: Path, otherwise: Path | None = None) -> Path:
+    """Of the recognisers under ``folder`` whose training has finished or that were exported, the one that was written
+    last; ``otherwise`` where there is none at all.
 
     Raises CheckpointError where there is none, and names those that are still being trained.
     """
-    found = sorted(folder.glob(f"*/{WEIGHTS}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    found = sorted(
+        (path for pattern in (WEIGHTS, "model*.onnx") for path in folder.glob(f"*/{pattern}")),
+        key=lambda path: path.stat().st_mtime,
+        reverse=True,
+    )
     unfinished = []
     for weights in found:
         meta = read_meta(weights.parent)
@@ -375,6 +380,8 @@ def newest(folder: Path) -> Path:
             f"no model under {folder}/ has finished its training, begun: {', '.join(sorted(unfinished))}; go on with "
             "asr train RECIPE --resume, or use one as it is (--model DIR)"
         )
+    if otherwise is not None:
+        return otherwise
     raise CheckpointError(f"there is no model under {folder}/: train one (asr train RECIPE) or name one (--model DIR)")
 
 
@@ -387,6 +394,12 @@ def read_meta(directory: Path) -> dict[str, Any]:
     return meta if isinstance(meta, dict) else {}
 
 
+def built_in() -> Path | None:
+    """The directory of the model in the package; None where this install has none."""
+    directory = Path(__file__).parent / BUILT_IN
+    return directory if directory.is_dir() else None
+
+
 def resolve(name: str) -> Path:
     """The directory of the model that is called ``name``: the built-in one, or a directory's path.
 
@@ -394,11 +407,11 @@ def resolve(name: str) -> Path:
     """
     if name != BUILT_IN:
         return Path(name).expanduser().absolute()
-    directory = Path(__file__).parent / BUILT_IN
-    if not directory.is_dir():
+    directory = built_in()
+    if directory is None:
         raise CheckpointError(
             f'the built-in model "{BUILT_IN}" is not part of this install: name a model directory instead, or install '
-            f"asr with it ({directory} is where it would lie)"
+            "asr with it"
         )
     return directory
 

@@ -10,6 +10,7 @@ import torch
 import toy
 
 from asr import checkpoint
+from asr.cli.options import model_directory
 from asr.errors import CheckpointError
 from asr.files import replacing
 from asr.model.acoustic import AcousticModel
@@ -107,3 +108,12 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         interrupted()
     assert file.read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_without_a_model_the_built_in_one_is_used_and_said(tmp_path, monkeypatch, capsys):
+    meta = {"results": {"test": {"set-a": {"wer": 0.142}}}}
+    checkpoint.save_meta(tmp_path / checkpoint.BUILT_IN, meta)
+    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "checkpoint.py"))
+    monkeypatch.chdir(tmp_path)
+    assert model_directory(None) == model_directory(Path("english")) == tmp_path / checkpoint.BUILT_IN
+    assert capsys.readouterr().err == "using English (built in): WER 14.2 % on set-a\n"

@@ -251,13 +251,24 @@ def _hotwords(text: str) -> dict[str, float]:
 
 
 def model_directory(given: Path | None) -> Path:
-    """The model asked for, or the newest, said aloud."""
-    from asr.checkpoint import newest
+    """The model asked for, or the newest, or else the one in the package, said aloud."""
+    from asr import checkpoint
 
-    if given is None:
-        given = newest(Path("models"))
-        say(f"using {given}", err=True)
-    return given
+    if given is not None:
+        return given if given.exists() else checkpoint.resolve(str(given))
+    found = checkpoint.newest(Path("models"), otherwise=checkpoint.built_in())
+    if found == checkpoint.built_in():
+        say(f"using English (built in){_measured(checkpoint.read_meta(found))}", err=True)
+    else:
+        say(f"using {found}", err=True)
+    return found
+
+
+def _measured(meta: dict[str, Any]) -> str:
+    """ ": WER 14.2 % on mini-librispeech-dev", of the first test set that meta.json tells of."""
+    for name, figures in meta.get("results", {}).get("test", {}).items():
+        return f": WER {100 * figures['wer']:.1f} % on {name}"
+    return ""
 
 
 def chosen_sources(sets: Sequence[Path], own: Recipe, split: str, data: str | None) -> list[tuple[Sources, Path]]:
