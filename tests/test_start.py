@@ -202,9 +202,8 @@ def test_a_killed_run_resumes_bit_for_bit_without_the_start_model(corpus, model,
     whole = train(settings, tmp_path / "whole", root=corpus)
     with monkeypatch.context() as patched:
         toy.kill_after(steps, patched)
-        saving = settings.training.model_copy(update={"save_minutes": SHORT["save_minutes"] if steps else 10})
         with pytest.raises(KeyboardInterrupt):
-            train(settings.model_copy(update={"training": saving}), tmp_path / "cut", root=corpus)
+            train(settings, tmp_path / "cut", root=corpus)
     assert (tmp_path / "cut" / "training" / "state.pt").exists() is bool(steps)
     shutil.rmtree(origin)
     meta = train(settings, tmp_path / "cut", root=corpus, resume=True)

@@ -91,7 +91,7 @@ def train(task: Task[M, B], settings: recipe.TrainerSettings, directory: Path, *
             model.train()
             batches = task.epoch(progress.epoch, skip=progress.batch + rank, every=world)
             for group in agreed_groups(batches, settings.accumulate, monitor, stop):
-                if group.stop or group.seconds - saved > settings.save_minutes * 60:
+                if group.stop or (progress.step and group.seconds - saved > settings.save_minutes * 60):
                     monitor.read()
                     save_state(directory, progress, trainer)
                     saved = progress.seconds
