@@ -46,12 +46,13 @@ class Done:
 class Command:
     """A command that runs, in a session of its own."""
 
-    def __init__(self, *arguments: object, cwd: Path | None = None, stdin: bytes = b"") -> None:
+    def __init__(self, *arguments: object, cwd: Path | None = None, stdin: bytes = b"", pictures: bool = True) -> None:
+        """``pictures``: whether a training draws training.png, which takes more than a tiny one's steps."""
         self._folder = tempfile.TemporaryDirectory()
         streams = [str(Path(self._folder.name) / name) for name in ("stdin", "stdout", "stderr")]
         Path(streams[0]).write_bytes(stdin)
         words = [str(argument) for argument in arguments]
-        self._process = SERVER.Process(target=_run, args=(words, str(cwd or Path.cwd()), streams))
+        self._process = SERVER.Process(target=_run, args=(words, str(cwd or Path.cwd()), streams, pictures))
         self._process.start()
         self.pid = self._process.pid
 
@@ -80,11 +81,11 @@ class Command:
         return Done(self.returncode, stdout, stderr)
 
 
-def run(*arguments: object, cwd: Path | None = None, stdin: bytes | None = None) -> Done:
-    return Command(*arguments, cwd=cwd, stdin=stdin or b"").wait()
+def run(*arguments: object, cwd: Path | None = None, stdin: bytes | None = None, pictures: bool = True) -> Done:
+    return Command(*arguments, cwd=cwd, stdin=stdin or b"", pictures=pictures).wait()
 
 
-def _run(arguments: list[str], cwd: str, streams: list[str]) -> None:
+def _run(arguments: list[str], cwd: str, streams: list[str], pictures: bool = True) -> None:
     """In the forked process."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -95,6 +96,10 @@ def _run(arguments: list[str], cwd: str, streams: list[str]) -> None:
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - multiprocessing closed the one there was
     os.chdir(cwd)
     sys.argv = ["asr", *arguments]
+    if not pictures:
+        from asr.train.monitor import Monitor
+
+        Monitor._draw = lambda _monitor: None  # type: ignore[method-assign]
     from asr.cli import main
 
     main()

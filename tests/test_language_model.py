@@ -5,17 +5,15 @@ import json
 import math
 import random
 import re
-import subprocess
-import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import toy
 from click.testing import CliRunner, Result
+from commands import SERVER
 from safetensors.torch import load_file
 
 from asr import checkpoint, recipe
@@ -30,6 +28,8 @@ from asr.records import Hypothesis
 from asr.text.sentences import read_sentences
 from asr.text.tokenise import CharacterTokeniser
 from asr.train.language import measure_fit, train_language_model
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 TOKENISER = CharacterTokeniser(" abc")
 
@@ -263,28 +263,25 @@ def test_a_run_is_resumed_with_the_same_recipe_and_tokens_alone(trained, text):
 
 
 SHORT = ("training.epochs=3", "training.max_batch_characters=500")
-RUN = """
-import sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-import test_language_model as t
-settings = t.settings_of(sys.argv[1], *t.SHORT, "training.save_minutes=0.0001")
-t.train_language_model(settings, t.TOKENISER, Path(sys.argv[2]))
-"""
+
+
+def _train_and_save_often(text, directory) -> None:
+    torch.set_num_threads(1)
+    train_language_model(settings_of(text, *SHORT, "training.save_minutes=0.0001"), TOKENISER, directory)
 
 
 def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(text, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train_language_model(settings_of(text, *SHORT), TOKENISER, whole)
-    process = subprocess.Popen([sys.executable, "-c", RUN, str(text), str(cut)], cwd=Path(__file__).parent)
+    process = SERVER.Process(target=_train_and_save_often, args=(text, cut))
+    process.start()
     deadline = time.monotonic() + 120
     while not (cut / "training" / "state.pt").exists():
-        assert process.poll() is None
+        assert process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.kill()
-    process.wait()
+    process.join()
     assert not torch.load(cut / "training" / "state.pt", weights_only=True)["progress"]["finished"]
     train_language_model(settings_of(text, *SHORT), TOKENISER, cut, resume=True)
     for name in (checkpoint.WEIGHTS, checkpoint.LAST_WEIGHTS):

@@ -1,6 +1,7 @@
 """Training: it learns, it resumes to the same weights, it says what it leaves out and why it stops."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -29,6 +30,8 @@ from asr.train.acoustic import train_acoustic_model as train
 from asr.train.step import Trainer
 from asr.transcribe.corpus import utterances
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
@@ -45,6 +48,7 @@ def settings_of(**training) -> recipe.Recipe:
 
 @pytest.fixture(scope="module")
 def trained(corpus, tmp_path_factory):
+    """With its training.png, since a fixture of the module comes before ``no_pictures``."""
     directory = tmp_path_factory.mktemp("models") / "toy"
     meta = train(settings_of(epochs=25), directory, root=corpus)
     return directory, meta
@@ -94,29 +98,48 @@ def steps_logged(directory) -> int:
     return sum('"step"' in line for line in metrics.read_text().splitlines()) if metrics.exists() else 0
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    toy.write_corpus(folder, 30, name="train")
+    toy.write_corpus(folder, 3, seed=9, name="dev")
+    toy.write_lexicon(folder / "lexicon.txt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unkilled(small):
+    """Of letters or of phones: a recipe, and the model directory of a run of it that nothing stopped."""
+
+    @functools.cache
+    def run_of(phones: bool):
+        often = {**toy.recipe()["training"], "epochs": 4, "max_batch_seconds": 3, "save_minutes": 1e-3}
+        sections = {"training": often}
+        if phones:
+            sections = {
+                "training": {**often, "criterion": {"kind": "ctc_crf", "order": 3}, "choose_pronunciations": 1},
+                "text": {"tokeniser": {"kind": "phones", "lexicon": str(small / "lexicon.txt")}},
+            }
+        path = toy.write_recipe(small / ("phones.yaml" if phones else "letters.yaml"), **sections)
+        train(reading.load_recipe(path), small / path.stem, root=small)
+        return path, small / path.stem
+
+    return run_of
+
+
 @pytest.mark.parametrize(
     ("kill", "phones"),
     [(signal.SIGKILL, False), (signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGKILL, True)],
 )
-def test_a_run_killed_mid_epoch_resumes_to_the_same_weights_bit_for_bit(corpus, tmp_path, kill, phones):
-    often = {**toy.recipe()["training"], "epochs": 4, "max_batch_seconds": 3, "save_minutes": 1e-3}
-    sections = {"training": often}
-    if phones:
-        toy.write_lexicon(tmp_path / "lexicon.txt")
-        criterion = {"kind": "ctc_crf", "order": 3}
-        sections = {
-            "training": {**often, "criterion": criterion, "choose_pronunciations": 1},
-            "text": {"tokeniser": {"kind": "phones", "lexicon": str(tmp_path / "lexicon.txt")}},
-        }
-    path = toy.write_recipe(tmp_path / "toy.yaml", **sections)
+def test_a_run_killed_mid_epoch_resumes_to_the_same_weights_bit_for_bit(small, unkilled, tmp_path, kill, phones):
+    path, whole = unkilled(phones)
     # A worker process beside the killed run, none in the other: the batches must not depend on it.
-    command = ("train", path, "--data", corpus, "--set", "training.workers=1", "--out")
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train(reading.load_recipe(path), whole, root=corpus)
+    command = ("train", path, "--data", small, "--set", "training.workers=1", "--out")
+    cut = tmp_path / "cut"
 
-    process = Command(*command, cut)
+    process = Command(*command, cut, pictures=False)
     deadline = time.monotonic() + 120
-    while steps_logged(cut) < 4 or not (cut / "training" / "state.pt").exists():
+    while steps_logged(cut) < 2 or not (cut / "training" / "state.pt").exists():
         assert process.returncode is None, process.stderr()
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -126,11 +149,11 @@ def test_a_run_killed_mid_epoch_resumes_to_the_same_weights_bit_for_bit(corpus, 
         assert killed.returncode == -signal.SIGKILL
     else:
         assert killed.returncode == 1
-        assert f"go on with: asr train {path} --data {corpus}".encode() in killed.stderr
+        assert f"go on with: asr train {path} --data {small}".encode() in killed.stderr
     state = torch.load(cut / "training" / "state.pt", weights_only=True)["progress"]
     assert not state["finished"]
 
-    resumed = run(*command, cut, "--resume")
+    resumed = run(*command, cut, "--resume", pictures=False)
     assert resumed.returncode == 0, resumed.stderr
     for name in ("model.safetensors", "last.safetensors"):
         expected, found = load_file(whole / name), load_file(cut / name)
@@ -374,7 +397,7 @@ def test_what_a_killed_run_leaves_is_never_a_torn_file(corpus, tmp_path):
     path = toy.write_recipe(
         tmp_path / "toy.yaml", training={**toy.recipe()["training"], "epochs": 50, "save_minutes": 1e-3}
     )
-    process = Command("train", path, "--data", corpus, "--out", tmp_path / "model")
+    process = Command("train", path, "--data", corpus, "--out", tmp_path / "model", pictures=False)
     deadline = time.monotonic() + 120
     while not (tmp_path / "model" / "model.safetensors").exists():
         assert time.monotonic() < deadline
