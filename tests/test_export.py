@@ -1,6 +1,7 @@
 """asr export: what other runtimes get is the model, and what they cannot carry is refused by name."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -227,3 +228,13 @@ def test_a_directory_with_both_networks_is_read_by_the_quicker(tmp_path, monkeyp
     write_graphs(model, tmp_path, "float32", weights=fingerprint(tmp_path / checkpoint.WEIGHTS))
     monkeypatch.setattr(runtime, "may_use_gpu", lambda _device: gpu)
     assert isinstance(checkpoint.load_network(tmp_path, engine=asked, weights=weights).network, got)
+
+
+def test_what_an_exported_model_is_can_be_asked_without_torch(tmp_path, monkeypatch):
+    export_onnx(toy.save_babbler(tmp_path / "model"), tmp_path / "out", int8=True)
+    for name in ("torch", "lhotse", "asr.model", "asr.study", "asr.study.inspection"):
+        monkeypatch.setitem(sys.modules, name, None)
+    done = CliRunner().invoke(main, ["info", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    size = (tmp_path / "out" / "model.int8.onnx").stat().st_size
+    assert f"parameters unknown, ONNX in 8 bits {size / 1e6:.1f} MB" in done.output

@@ -36,7 +36,7 @@ def _facts(directory: Path) -> Iterator[tuple[str, str]]:
     yield "units", f"{len(units)} {kind}: {shown}{' ...' if len(units) > 60 else ''}"
     features = settings.features
     yield "network", f"{describe(settings.encoder)}, of {features.kind} at {features.sample_rate} Hz"
-    yield "size", _size(directory / checkpoint.WEIGHTS, meta.get("parameters"))
+    yield "size", _size(directory, meta.get("parameters"))
     train = ", ".join(map(name_of, settings.corpora.train))
     dev = ", ".join(map(name_of, settings.corpora.split("dev")))
     yield "corpora", f"train: {train}; dev: {dev}"
@@ -55,9 +55,18 @@ def _facts(directory: Path) -> Iterator[tuple[str, str]]:
 _RATES = ("wer", "cer", "per")
 
 
-def _size(weights: Path, parameters: int | None) -> str:
+def _size(directory: Path, parameters: int | None) -> str:
+    from asr.checkpoint import WEIGHTS
+    from asr.onnx.network import file_name
+
     counted = f"{parameters / 1e6:.2f} M parameters" if parameters else "parameters unknown"
-    return f"{counted}, {weights.stat().st_size / 1e6:.1f} MB" if weights.is_file() else f"{counted}, no weights yet"
+    files = {"": WEIGHTS, "ONNX ": file_name("model", "float32"), "ONNX in 8 bits ": file_name("model", "int8")}
+    sizes = [
+        f"{form}{(directory / name).stat().st_size / 1e6:.1f} MB"
+        for form, name in files.items()
+        if (directory / name).is_file()
+    ]
+    return ", ".join([counted, *(sizes or ["no weights yet"])])
 
 
 def _training(training: dict[str, float]) -> str:
