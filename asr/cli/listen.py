@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,19 +131,10 @@ class _Events:
     """JSON, an event a line."""
 
     def __init__(self) -> None:
-        self.partial: tuple[Word, ...] = ()
+        from asr.transcribe.formats import LiveEvents
+
+        self.events = LiveEvents()
 
     def __call__(self, heard: Heard, time: float) -> None:
-        ends = bool(heard.segments)
-        if heard.final or ends:
-            self._echo("final", heard.final, time, ends, "; ".join(s.remark for s in heard.segments if s.remark))
-        if heard.partial != self.partial:
-            self._echo("partial", heard.partial, time, False)
-            self.partial = heard.partial
-
-    @staticmethod
-    def _echo(kind: str, words: tuple[Word, ...], time: float, ends: bool, remark: str = "") -> None:
-        text = " ".join(word.text for word in words)
-        event = {"kind": kind, "time": round(time, 3), "ends": ends, "text": text}
-        event |= {"remark": remark} if remark else {}
-        say(json.dumps({**event, "words": [asdict(word) for word in words]}, ensure_ascii=False))
+        for event in self.events(heard, time):
+            say(event)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import PurePath
 
-from asr.records import AlignedText, AlignedWord, Segment, Transcript, Word
+from asr.records import AlignedText, AlignedWord, Heard, Segment, Transcript, Word
 from asr.transcribe.cues import Cue, cues
 
 Span = tuple[float, float, str]
@@ -83,6 +83,32 @@ FORMS: dict[str, Callable[[Transcript, str], str]] = {
     "textgrid": lambda transcript, _file: as_textgrid(transcript),
 }
 """What a transcript of a file can be written as. ``asr transcribe`` names the same."""
+
+
+class LiveEvents:
+    """What a stream of live speech tells, as JSON objects on a line each: the kind (partial: in place of the partial
+    before; final: these words stay), the seconds heard by then, whether an utterance ends, the text and its words, and
+    a remark where something was not taken for words. ``asr listen`` and the server's /v1/listen tell the same."""
+
+    def __init__(self) -> None:
+        self.partial: tuple[Word, ...] = ()
+
+    def __call__(self, heard: Heard, time: float) -> Iterator[str]:
+        """The events of what was heard by ``time``, in seconds of the stream."""
+        ends = bool(heard.segments)
+        if heard.final or ends:
+            remark = "; ".join(segment.remark for segment in heard.segments if segment.remark)
+            yield _event("final", heard.final, time, ends, remark)
+        if heard.partial != self.partial:
+            yield _event("partial", heard.partial, time, False)
+            self.partial = heard.partial
+
+
+def _event(kind: str, words: tuple[Word, ...], time: float, ends: bool, remark: str = "") -> str:
+    text = " ".join(word.text for word in words)
+    event = {"kind": kind, "time": round(time, 3), "ends": ends, "text": text}
+    event |= {"remark": remark} if remark else {}
+    return json.dumps({**event, "words": [asdict(word) for word in words]}, ensure_ascii=False)
 
 
 def as_aligned_json(aligned: AlignedText, file: str) -> str:
