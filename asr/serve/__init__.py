@@ -1,0 +1,1 @@
+"""The server: HTTP, live speech over WebSocket, and a page to speak into."""
