@@ -1,9 +1,13 @@
-"""Live speech over WebSocket: the words of a stream, OpenAI's events, and limits both ways."""
+"""Live speech over WebSocket: the words of a stream, OpenAI's events, limits both ways, and the page."""
 
 import base64
 import json
+import re
+import shutil
+import subprocess
 import time
 from dataclasses import dataclass
+from importlib.resources import files
 from itertools import pairwise
 
 import anyio
@@ -16,7 +20,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from asr.audio.g711 import from_a_law, from_mu_law
 from asr.errors import AudioError
-from asr.serve import listen, realtime, streams
+from asr.serve import listen, page, realtime, streams
 from asr.transcribe.formats import LiveEvents
 from asr.transcribe.recogniser import Recogniser
 
@@ -45,7 +49,7 @@ def recogniser(tmp_path_factory):
 def serve(recogniser):
     def client(model=recogniser, **settings):
         models, chosen, shared = Models(toy=model), Settings(**settings), streams.Streams()
-        parts = listen.routes(models, chosen, shared), realtime.routes(models, chosen, shared)
+        parts = listen.routes(models, chosen, shared), realtime.routes(models, chosen, shared), page.routes(chosen)
         return TestClient(Starlette(routes=[route for part in parts for route in part]))
 
     return client
@@ -343,6 +347,18 @@ def test_a_stream_that_cannot_be_read_in_real_time_is_told_so(monkeypatch):
 CONNECT = {"type": "websocket.connect"}
 
 
+def test_each_model_is_tried_before_a_client_comes():
+    heard = []
+
+    class Counted(Stub):
+        def finish(self):
+            heard.append("finished")
+
+    stubs = {"one": Counted(lambda samples: heard.append(len(samples))), "two": Counted(lambda _: None)}
+    streams.probe(Models(stubs))
+    assert heard == [8000, "finished", "finished"]
+
+
 # /v1/realtime
 
 
@@ -563,3 +579,46 @@ def test_all_octets_are_what_pythons_audioop_made_of_them(law, decode):
     audioop = pytest.importorskip("audioop", reason="removed in Python 3.13")
     octets = bytes(range(256))
     assert decode(octets).tolist() == np.frombuffer(getattr(audioop, law)(octets, 2), "<i2").tolist()
+
+
+# The page
+
+
+@pytest.mark.parametrize(("path", "kind"), [(path, kind) for path, (_, kind) in page.FILES.items()])
+def test_the_pages_files_come_with_a_policy_that_forbids_all_that_is_not_ours(serve, path, kind):
+    client = serve(api_key="secret")  # it is the page that asks for the key
+    answer = client.get(path)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
+    policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert set(policy.values()) == {"'none'", "'self'", "blob:"}
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    again = client.get(path, headers={"If-None-Match": answer.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_the_page_asks_for_nothing_that_its_policy_or_its_server_denies():
+    html = files("asr.serve").joinpath("page.html").read_text()
+    asked = re.findall(r'(?:src|href)="([^"]*)"', html)
+    assert set(asked) <= page.FILES.keys()
+    assert len(asked) == 3
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", html)
+    for name in ("page.js", "worklet.js", "page.css"):
+        assert "//" not in re.sub(r"(?m)^\s*//.*$| // .*$", "", files("asr.serve").joinpath(name).read_text()), name
+
+
+def test_every_control_of_the_page_has_a_name():
+    html = files("asr.serve").joinpath("page.html").read_text()
+    labelled = set(re.findall(r'<label[^>]* for="(\w+)"', html))
+    assert set(re.findall(r'<(?:input|select) id="(\w+)"', html)) == labelled == {"model", "key", "files"}
+    named = re.findall(r"<button[^>]*>([^<]*)</button>", html)
+    assert len(named) == html.count("<button")
+    assert all(named)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+@pytest.mark.parametrize("name", ["page.js", "worklet.js"])
+def test_the_pages_scripts_are_javascript(name):
+    script = files("asr.serve").joinpath(name).read_bytes()
+    subprocess.run(["node", "--check", "--input-type=module"], input=script, check=True, timeout=60)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import anyio
+import numpy as np
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -139,6 +140,16 @@ def model_of(models: Models, name: str | None) -> Recogniser:
     except KeyError:
         known = ", ".join(models.names)
         raise Refusal(404, "model_not_found", f'there is no model "{name}" here; there is {known}') from None
+
+
+def probe(models: Models) -> None:
+    """A stream of each model hears a second of silence, so that none of a client's waits for what is compiled when it
+    is first needed: the search, for half a minute on a busy machine. Raises AsrError where a model reads no live
+    speech, and whatever else it raises."""
+    for name in models.names:
+        stream = models.get(name).stream()
+        stream.feed(np.zeros(stream.sample_rate, np.float32))
+        stream.finish()
 
 
 def check_client(websocket: WebSocket, settings: Settings) -> None:
