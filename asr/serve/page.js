@@ -174,7 +174,7 @@ class Session {
     if (this.finishing) return;
     this.finishing = true;
     state.textContent = "Finishing…";
-    speak.disabled = true;
+    busy(true);
     this.microphone.port.postMessage(null); // what it still holds comes, then null
   }
 
@@ -197,26 +197,33 @@ class Session {
   }
 }
 
+// Not "disabled", which would take the keyboard's focus away from under whoever pressed it.
+function busy(is) {
+  speak.setAttribute("aria-disabled", String(is));
+}
+
 function ready() {
   speak.disabled = false;
+  busy(false);
   speak.textContent = "Start speaking";
   speak.setAttribute("aria-pressed", "false");
   state.textContent = "Ready.";
 }
 
 speak.onclick = async () => {
+  if (speak.getAttribute("aria-disabled") === "true") return;
   if (session) return session.finish();
   complain("");
   if (!navigator.mediaDevices || !window.AudioWorkletNode) {
     return complain("A browser gives the microphone only to pages of this computer (localhost) or over https.");
   }
-  speak.disabled = true;
+  busy(true);
   state.textContent = "Asking for the microphone…";
   try {
     session = await Session.open();
     speak.textContent = "Stop";
     speak.setAttribute("aria-pressed", "true");
-    speak.disabled = false;
+    busy(false);
     state.textContent = "Listening.";
   } catch (error) {
     ready();
@@ -254,6 +261,7 @@ function next() {
 
 function stopped(job, sentence) {
   job.done = true;
+  if (document.activeElement === job.card.querySelector(".cancel")) job.card.focus();
   job.card.querySelector("progress").hidden = job.card.querySelector(".cancel").hidden = true;
   job.card.querySelector(".state").textContent = sentence;
 }
