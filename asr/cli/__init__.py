@@ -24,6 +24,7 @@ from asr.cli.listen import listen
 from asr.cli.lm import lm
 from asr.cli.options import ARGUMENTS
 from asr.cli.score import score
+from asr.cli.serve import serve
 from asr.cli.study import study
 from asr.cli.terminal import say
 from asr.cli.text import text
@@ -86,6 +87,8 @@ def _warnings_said() -> Iterator[None]:
 
     class Echo(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
+            if len(said) > 1000:  # a server's log is endless
+                said.clear()
             if (message := record.getMessage()) not in said:
                 said.add(message)
                 say(f"asr: {message}", err=True)
@@ -128,6 +131,7 @@ for command in (
     score,
     transcribe,
     listen,
+    serve,
     align,
     check,
     lexicon,

@@ -36,8 +36,8 @@ class Source:
     blocks: Callable[[int | None], Iterable[np.ndarray]]
 
 
-@dataclass(slots=True)
-class _Utterance:
+@dataclass(slots=True, eq=False)
+class Utterance:
     """What is decoded in one go: one piece, or several that go on without a pause."""
 
     channel: int | None
@@ -60,7 +60,7 @@ class _Waiting:
     """A piece in the pool, and what it belongs to."""
 
     piece: Piece
-    utterance: _Utterance
+    utterance: Utterance
     reading: _Reading
 
 
@@ -113,13 +113,9 @@ class Transcription:
             channels = [self._channels]
         for channel in channels:
             blocks = self._counted(source.blocks(channel), reading)
-            utterance: _Utterance | None = None
-            for piece in pieces(blocks, rate=self._rate, frame=frame, vad=self._vad):
-                utterance = utterance or _Utterance(channel, piece.start)
-                utterance.stop = piece.stop
+            for piece, utterance in uttered(pieces(blocks, rate=self._rate, frame=frame, vad=self._vad), channel):
                 self._pool.append(_Waiting(piece, utterance, reading))
                 if not piece.goes_on:
-                    utterance = None
                     yield
         yield
 
@@ -167,31 +163,50 @@ class Transcription:
             yield batch
 
     def _decode(self, members: list[_Waiting]) -> None:
-        shift = self._network.frame_shift
-        joined = [(waiting, np.concatenate(waiting.utterance.emissions)) for waiting in members]
-        joined.sort(key=lambda pair: -len(pair[1]))
-        for first in range(0, len(joined), DECODED_TOGETHER):
-            group = joined[first : first + DECODED_TOGETHER]
-            hypotheses = self._decoder(padded([log_probs for _, log_probs in group], shift))
-            for (waiting, _), (best, *_) in zip(group, hypotheses, strict=True):
-                utterance = waiting.utterance
-                start = utterance.start / self._rate
-                waiting.reading.segments.append(
-                    Segment(
-                        text=best.text,
-                        start=round(start, 3),
-                        end=round(utterance.stop / self._rate, 3),
-                        words=words_of(best, self._tokeniser, shift, start, self._decoder.calibration),
-                        channel=utterance.channel,
-                        remark=best.remark,
-                    )
-                )
+        readings = {id(waiting.utterance): waiting.reading for waiting in members}
+        utterances = [waiting.utterance for waiting in members]
+        for utterance, segment in decoded(utterances, self._network, self._decoder, self._tokeniser):
+            readings[id(utterance)].segments.append(segment)
 
     def _result(self, reading: _Reading) -> Transcript | AudioError:
         if reading.failure:
             return reading.failure
         ordered = sorted(reading.segments, key=lambda segment: (segment.start, segment.channel or 0))
         return Transcript(segments=tuple(ordered), duration=round(reading.samples / self._rate, 3))
+
+
+def uttered(cut: Iterable[Piece], channel: int | None = None) -> Iterator[tuple[Piece, Utterance]]:
+    """The pieces of one channel, each with the utterance that it is a part of."""
+    utterance: Utterance | None = None
+    for piece in cut:
+        utterance = utterance or Utterance(channel, piece.start)
+        utterance.stop = piece.stop
+        yield piece, utterance
+        if not piece.goes_on:
+            utterance = None
+
+
+def decoded(
+    utterances: Iterable[Utterance], network: Network, decoder: Decoder, tokeniser: Tokeniser
+) -> Iterator[tuple[Utterance, Segment]]:
+    """The segment of each utterance, whose emissions are all there; in any order."""
+    shift, rate = network.frame_shift, network.sample_rate
+    joined = [(utterance, np.concatenate(utterance.emissions)) for utterance in utterances]
+    joined.sort(key=lambda pair: -len(pair[1]))
+    for first in range(0, len(joined), DECODED_TOGETHER):
+        group = joined[first : first + DECODED_TOGETHER]
+        hypotheses = decoder(padded([log_probs for _, log_probs in group], shift))
+        for (utterance, _), (best, *_) in zip(group, hypotheses, strict=True):
+            start = utterance.start / rate
+            segment = Segment(
+                text=best.text,
+                start=round(start, 3),
+                end=round(utterance.stop / rate, 3),
+                words=words_of(best, tokeniser, shift, start, decoder.calibration),
+                channel=utterance.channel,
+                remark=best.remark,
+            )
+            yield utterance, segment
 
 
 def padded(rows: Sequence[np.ndarray], frame_shift: float) -> Emissions:
