@@ -59,3 +59,18 @@ def test_all_that_numba_compiles_goes_through_one_door():
     for file in (Path(asr.__file__).parent).rglob("*.py"):
         if file.name != "compiled.py":
             assert not re.search(r"njit|cache=True|import numba", file.read_text()), file
+
+
+def test_a_change_of_any_file_of_the_room_makes_what_is_kept_stale(monkeypatch):
+    def kept() -> object:
+        return module._Cache(arithmetic)._cache_file._source_stamp
+
+    before = kept()
+    assert before == kept()
+    assert "ngram.py" in {name for name, _, _ in before}
+    monkeypatch.setattr(module, "_stamp", lambda: before[1:])
+    assert kept() != before
+
+
+def arithmetic(x: int) -> int:
+    return x + 1

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 from asr import files
 
@@ -42,8 +44,23 @@ def _cache_of(function: Callable[..., Any]) -> FunctionCache | None:
         numba.config.CACHE_DIR = before
 
 
+@functools.cache
+def _stamp() -> tuple[tuple[str, int, int], ...]:
+    """Name, time and size of each file that compiled code may come from."""
+    sources = sorted([*Path(__file__).parent.glob("*.py"), *(Path(__file__).parents[1] / "train").glob("*.py")])
+    return tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in sources)
+
+
 class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types
-    """numba's, but a disk that is full and a file that a crash left torn cost time, not the command."""
+    """numba's, but a disk that is full and a file that a crash left torn cost time, not the command; and what is kept
+    goes by all of this room's sources. numba looks at the function's own file alone, and would run machine code into
+    which a function of another file, as it used to be, was compiled."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._cache_file = IndexDataCacheFile(
+            cache_path=self._cache_path, filename_base=self._impl.filename_base, source_stamp=_stamp()
+        )
 
     def save_overload(self, sig: Any, data: Any) -> None:
         with contextlib.suppress(*_UNUSABLE):
