@@ -642,3 +642,17 @@ def test_the_command_refuses_in_a_sentence(tmp_path, options, sentence):
     assert done.returncode == 1
     assert sentence in done.stderr.decode()
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_websocket_outlives_the_time_in_which_a_first_request_must_come(recogniser, monkeypatch):
+    """It began as a request of the HTTP protocol, whose connection it has from then on."""
+    from websockets.sync.client import connect
+
+    from asr.serve import server as listening
+
+    monkeypatch.setattr(listening, "FIRST_SECONDS", 0.05)
+    with Running(recogniser) as server, connect(f"ws://127.0.0.1:{server.port}/v1/realtime") as socket:
+        assert "session.created" in socket.recv(timeout=10)
+        time.sleep(0.15)
+        socket.send('{"type": "input_audio_buffer.clear"}')
+        assert "input_audio_buffer.cleared" in socket.recv(timeout=10)

@@ -23,6 +23,7 @@ from asr import audio
 from asr.decode.decoder import Decoder
 from asr.errors import AsrError
 from asr.records import Segment
+from asr.serve import streams
 from asr.serve.errors import RequestError, unexpected
 from asr.serve.metrics import Metrics
 from asr.text.normalise import normalise
@@ -272,6 +273,8 @@ class Engine:
     def _run(self) -> None:
         try:
             self._probe()
+            if self._settings.streams:
+                streams.probe(self._models)
             self.ready = True
             while batch := self._next_batch():
                 self._transcribe(batch)

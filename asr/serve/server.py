@@ -67,6 +67,9 @@ def configuration(
         ws="websockets-sansio",
         ws_max_size=MESSAGE_BYTES,
         ws_ping_interval=20.0,
+        # An answer waits behind the audio that is not read yet, longer where a file is sent as fast as it goes. Clients
+        # that are gone are found by the streams' own idle timeout.
+        ws_ping_timeout=None,
         h11_max_incomplete_event_size=HEADER_BYTES,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=round(settings.drain + GRACE_SECONDS),
@@ -99,7 +102,8 @@ def _limited(settings: Settings) -> type[H11Protocol]:
             super().connection_lost(exc)
 
         def _close_unasked(self) -> None:
-            if not self._asked:
+            # A WebSocket, which began as a request of this protocol, has the connection from then on.
+            if not self._asked and self.transport.get_protocol() is self:
                 self.transport.close()
 
         def data_received(self, data: bytes) -> None:
