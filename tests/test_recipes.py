@@ -30,6 +30,7 @@ def test_the_recipes_are_the_ones_the_documentation_names():
         "librispeech",
         "librispeech_960",
         "custom",
+        "an4_english",
     }
 
 
