@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import asr
 from asr import recipe
-from asr.data.corpora import open_corpora
+from asr.data.corpora import manifest_source, open_corpora
 from asr.decode.greedy import decode_greedy
+from asr.evaluate import evaluate
 from asr.model.acoustic import AcousticModel
 from asr.recipe import reading
 from asr.recipe.reading import validate_recipe
@@ -75,3 +77,14 @@ def test_the_loader_reads_opus_flac_and_8_khz_at_the_recipes_rate(shared_data):
         for id, length in zip(batch.ids, batch.waveform_lengths.tolist(), strict=True):
             assert length / 16000 == pytest.approx(durations[id], abs=0.01)
         assert not batch.rejected
+
+
+def test_evaluate_and_transcribe_write_the_same_text_of_each_clip(shared_data):
+    recogniser = asr.load("english", decoding=["decoder={kind: greedy}"])
+    source = manifest_source(shared_data / "an4" / "test.jsonl")
+    [score] = evaluate(recogniser, [source], root=Path())
+    evaluated = {utterance.line.id: utterance.hypothesis for utterance in score.system.utterances}
+    files = {id: shared_data / "an4" / "audio" / "test" / f"{id}.flac" for id in evaluated}
+    transcribed = [outcome.text for outcome in recogniser.transcribe_all(files.values())]
+    assert dict(zip(files, transcribed, strict=True)) == evaluated
+    assert len(evaluated) == 130
