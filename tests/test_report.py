@@ -105,8 +105,8 @@ def test_several_systems_begin_with_a_table_and_with_what_only_one_of_them_has_r
     write_report(tmp_path / "out.html", "a title", [a, b], comparisons=compare([a, b]))
     text = " ".join(re.sub("<[^>]+>|&nbsp;", " ", (tmp_path / "out.html").read_text()).split())
     assert text.index("system WER 95 % interval") < text.index("A right, B wrong") < text.index("word error rate")
-    assert "A right, B wrong 1 utterances utterance A, as it was said B u1 say 1 say z" in text
-    assert "B right, A wrong 1 utterances utterance B, as it was said A u2 say 2 say x" in text
+    assert "A right, B wrong 1 utterance. utterance A, as it was said B u1 say 1 say z" in text
+    assert "B right, A wrong 1 utterance. utterance B, as it was said A u2 say 2 say x" in text
 
 
 def test_a_page_names_no_private_folder_and_says_its_date(tmp_path):

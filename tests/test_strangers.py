@@ -13,9 +13,11 @@ import torch
 import toy
 import yaml
 from safetensors.numpy import save
+from safetensors.torch import load_file
 
 from asr import checkpoint, recipe
 from asr.errors import AsrError, CheckpointError
+from asr.model.acoustic import AcousticModel
 from asr.transcribe.recogniser import Recogniser
 from asr.tune import keep
 
@@ -131,7 +133,7 @@ def test_a_tuned_lstm_is_kept_in_the_model_directory_and_the_one_before_it_goes(
     ],
 )
 def test_sizes_that_the_weights_do_not_have_are_refused_before_memory_is_taken(directory, encoder, monkeypatch):
-    monkeypatch.setattr(checkpoint, "AcousticModel", lambda *_: pytest.fail("the model was made"))
+    monkeypatch.setattr("asr.model.acoustic.AcousticModel", lambda *_: pytest.fail("the model was made"))
     describe(directory, encoder=encoder)
     with pytest.raises(CheckpointError, match="does not load"):
         checkpoint.load_checkpoint(directory)
@@ -143,14 +145,14 @@ def test_a_tensor_too_many_is_refused_before_it_is_read(directory, monkeypatch):
     with file.open("wb") as handle:
         handle.write(struct.pack("<Q", len(header)) + header)
         handle.truncate(8 + len(header) + 2**40)  # a hole
-    monkeypatch.setattr(checkpoint, "load_file", lambda *_: pytest.fail("the weights were read"))
+    monkeypatch.setattr("safetensors.torch.load_file", lambda *_: pytest.fail("the weights were read"))
     with pytest.raises(CheckpointError, match="does not load"):
         checkpoint.load_checkpoint(directory)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_weights_that_are_not_finite_are_refused_by_name(directory, value):
-    state = checkpoint.load_file(directory / checkpoint.WEIGHTS)
+    state = load_file(directory / checkpoint.WEIGHTS)
     state["head.bias"][1] = value
     checkpoint.save_weights(directory / checkpoint.WEIGHTS, state)
     with pytest.raises(CheckpointError, match=r"NaN or infinite weights in head\.bias"):
@@ -158,7 +160,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(directory, value):
 
 
 def test_weights_of_whole_numbers_are_refused(directory):
-    state = checkpoint.load_file(directory / checkpoint.WEIGHTS)
+    state = load_file(directory / checkpoint.WEIGHTS)
     (directory / checkpoint.WEIGHTS).write_bytes(save({k: v.numpy().astype(np.int64) for k, v in state.items()}))
     with pytest.raises(CheckpointError, match="is of type I64"):
         checkpoint.load_checkpoint(directory)
@@ -171,7 +173,7 @@ def test_the_outline_is_that_of_the_model(init):
         strict=False,
     ).model_copy(update={"encoder": recipe.Rnn(kind="rnn", hidden=4, init=init)})
     outlined = checkpoint._outline(settings, 3).state_dict()
-    made = checkpoint.AcousticModel(settings, 3).state_dict()
+    made = AcousticModel(settings, 3).state_dict()
     assert {name: t.shape for name, t in outlined.items()} == {name: t.shape for name, t in made.items()}
 
 

@@ -186,10 +186,10 @@ def test_a_study_leaves_a_page_its_numbers_and_models_and_goes_on_where_it_stopp
     weights = tmp_path / "lstm" / "seed-3" / "model.safetensors"
     written = weights.stat().st_mtime_ns
 
-    code, output = study(*common, "training.epochs=2", "--cells", "lstm")
+    code, output = study(*common, "training.epochs=1", "--set", "training.clip=3.0", "--cells", "lstm")
     assert code == 1
     assert "was started with another recipe" in output
-    assert "training.epochs: was 1, is 2" in output
+    assert "training.clip: was" in output
 
     code, output = study(*common, "training.epochs=1", "--cells", "feedforward,lstm", "--seeds", "2")
     assert code == 0
