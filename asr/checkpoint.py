@@ -386,12 +386,11 @@ def newest(folder: Path, otherwise: Path | None = None) -> Path:
 
 
 def read_meta(directory: Path) -> dict[str, Any]:
-    """The contents of meta.json, empty where it is missing or not JSON."""
+    """The contents of meta.json, empty where ``load_meta`` refuses it."""
     try:
-        meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return load_meta(directory)
+    except CheckpointError:
         return {}
-    return meta if isinstance(meta, dict) else {}
 
 
 def built_in() -> Path | None:
