@@ -118,6 +118,15 @@ class Emissions:
     frame_shift: float
 
 
+def blanks(frames: int, tokens: int) -> np.ndarray:
+    """Emissions (frames, tokens) of silence."""
+    import numpy as np  # not above: ``import asr`` imports nothing heavy
+
+    silence = np.full((frames, tokens), SURELY_NOT, np.float32)
+    silence[:, BLANK] = 0.0
+    return silence
+
+
 class Network(Protocol):
     """What a recogniser reads with, whatever computes it. ``sample_rate`` in Hz, ``frame_shift`` in seconds: S samples
     become S // (sample_rate * frame_shift) + 1 emission frames."""

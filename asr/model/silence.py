@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from asr import records
 from asr.audio.levels import DECIBEL, INAUDIBLE, MARGIN_SECONDS, PAUSE_SECONDS, SILENT_DECIBELS
 from asr.model.emitted import Emitted
 from asr.model.features import FeatureExtractor, frame_loudness, frame_mask
-from asr.records import BLANK, SURELY_NOT, Features
+from asr.records import Features
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +64,7 @@ def silent(energies: Tensor, level: Tensor) -> Tensor:
 
 def blanks(frames: int, tokens: int) -> Tensor:
     """The emissions (T', V) of silence."""
-    log_probs = torch.full((frames, tokens), SURELY_NOT)
-    log_probs[:, BLANK] = 0.0
-    return log_probs
+    return torch.from_numpy(records.blanks(frames, tokens))
 
 
 def _distance(sound: Tensor) -> Tensor:

@@ -27,7 +27,6 @@ from asr.audio.levels import (
     UNHEARD_DECIBELS,
 )
 from asr.recipe.frames import window_samples
-from asr.records import BLANK, SURELY_NOT
 
 FRAMES_AT_ONCE = 1024
 """Of which spectra are in memory together."""
@@ -140,13 +139,6 @@ def silent(energies: np.ndarray, level: float) -> np.ndarray:
     if level < INAUDIBLE:
         return np.ones(len(energies), bool)
     return np.asarray(frame_loudness(energies) < np.float32(level - SILENT_DECIBELS * DECIBEL))
-
-
-def blanks(frames: int, tokens: int) -> np.ndarray:
-    """Emissions (frames, tokens) of silence."""
-    silence = np.full((frames, tokens), SURELY_NOT, np.float32)
-    silence[:, BLANK] = 0.0
-    return silence
 
 
 def mel_filters(fft: int, mels: int, sample_rate: int) -> np.ndarray:

@@ -23,10 +23,10 @@ import numpy as np
 
 from asr import recipe
 from asr.errors import CheckpointError, RecipeError
-from asr.onnx.features import FrontEnd, blanks
+from asr.onnx.features import FrontEnd
 from asr.recipe.frames import feature_size
 from asr.recipe.reading import load_recipe
-from asr.records import Emissions
+from asr.records import Emissions, blanks
 
 FORMAT = "1"
 """Of the graphs, as their metadata say it: this version reads no other."""

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from asr.audio.seamless import Seamless
-from asr.onnx.features import Statistics, blanks
+from asr.onnx.features import Statistics
 from asr.onnx.utterances import UtteranceCutter
+from asr.records import blanks
 
 if TYPE_CHECKING:
     from asr.onnx.network import OnnxNetwork, StreamGraphs

@@ -22,12 +22,12 @@ import numpy as np
 from asr import audio
 from asr.decode.decoder import Decoder
 from asr.errors import AsrError
-from asr.records import Segment
+from asr.records import Segment, blanks
 from asr.serve import streams
 from asr.serve.errors import RequestError, unexpected
 from asr.serve.metrics import Metrics
 from asr.text.normalise import normalise
-from asr.transcribe.emissions import blanks, emit, frame_samples
+from asr.transcribe.emissions import emit, frame_samples
 from asr.transcribe.pieces import Piece, pieces
 from asr.transcribe.recogniser import Recogniser
 from asr.transcribe.recordings import BATCH_SECONDS, Utterance, decoded, padded, uttered

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from asr.audio import voice
-from asr.records import BLANK, SURELY_NOT, Emissions, Network
+from asr.records import Emissions, Network, blanks
 from asr.transcribe.pieces import Piece, pieces
 
 PIECES_A_BATCH = 4
@@ -62,13 +62,6 @@ def emissions_of(network: Network, blocks: Iterable[np.ndarray], *, tokens: int,
 def frame_samples(network: Network) -> int:
     """Samples from one emission frame to the next."""
     return round(network.frame_shift * network.sample_rate)
-
-
-def blanks(frames: int, tokens: int) -> np.ndarray:
-    """Emissions (frames, tokens) of silence."""
-    silence = np.full((frames, tokens), SURELY_NOT, np.float32)
-    silence[:, BLANK] = 0.0
-    return silence
 
 
 def _batched(cut: Iterator[Piece], size: int) -> Iterator[list[Piece]]:

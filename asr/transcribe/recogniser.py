@@ -17,9 +17,9 @@ from asr.decode.greedy import GreedyDecoder
 from asr.decode.rescore import TextModel, TokenModel
 from asr.errors import AsrError, AudioError, LanguageModelError
 from asr.recipe.reading import validate_recipe
-from asr.records import AlignedText, Batch, Emissions, Hypothesis, Network, Streaming, Transcript, Waveform
+from asr.records import AlignedText, Batch, Emissions, Hypothesis, Network, Streaming, Transcript, Waveform, blanks
 from asr.text.tokenise import PhoneTokeniser, Tokeniser
-from asr.transcribe.emissions import blanks, emissions_of
+from asr.transcribe.emissions import emissions_of
 from asr.transcribe.live import CHUNK_SECONDS, CONTEXT_SECONDS, ENDPOINT_SECONDS, LiveRecogniser
 from asr.transcribe.recordings import Channels, Source, Transcription
 
@@ -76,6 +76,7 @@ class Recogniser:
         self.meta = meta
         self.decoder = decoder or GreedyDecoder(tokeniser)
         self._build = build
+        self._decoder_knowing = functools.lru_cache(maxsize=8)(self._made_for)
 
     @classmethod
     def load(
@@ -115,10 +116,7 @@ class Recogniser:
             None if hotwords is None else tuple(hotwords.items()), None if lexicon is None else tuple(lexicon)
         )
 
-    @functools.lru_cache(maxsize=8)  # noqa: B019  a recogniser lives as long as its process
-    def _decoder_knowing(
-        self, hotwords: tuple[tuple[str, float], ...] | None, lexicon: tuple[str, ...] | None
-    ) -> Decoder:
+    def _made_for(self, hotwords: tuple[tuple[str, float], ...] | None, lexicon: tuple[str, ...] | None) -> Decoder:
         if self._build is None:
             raise AsrError("this recogniser was not loaded from a model directory, so its decoder cannot be made anew")
         own = self.recipe.decoder
