@@ -137,6 +137,12 @@ def write_hypotheses(path: Path, scores: Sequence[SetScore]) -> None:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
+def doubtful(score: SetScore, *, above: float) -> list[str]:
+    """Ids of the utterances whose character error rate is higher than ``above``: something else may be said in them
+    than their text."""
+    return [u.line.id for u in score.system.utterances if u.counts("character").rate > above]
+
+
 def real_time_factor(scores: Sequence[SetScore]) -> float:
     """Seconds of processing (reading, features, model, decoding) a second of audio."""
     return sum(score.processing for score in scores) / max(sum(score.audio for score in scores), 1e-9)

@@ -14,7 +14,7 @@ import torch
 from asr import recipe
 from asr.data.augment import Augmenter
 from asr.data.batches import Utterances, check_length, load_batches, load_samples
-from asr.data.corpora import name_of, open_corpora
+from asr.data.corpora import left_out, name_of, open_corpora
 from asr.data.join import Joined, join, joined_of, texts_to_spell
 from asr.data.remarks import lone_words
 from asr.errors import CorpusError, RecipeError
@@ -435,6 +435,18 @@ def test_slices_of_speakers_part_a_corpus_without_sharing_a_speaker(wav, manifes
     assert len(train) + len(dev) == 40
     assert min(len(train), len(dev)) > 0
     assert {cut[2] for cut in train}.isdisjoint({cut[2] for cut in dev})
+
+
+def test_utterances_that_leave_out_names_are_not_heard_and_it_is_said(tmp_path, wav, manifest):
+    wav("a.wav")
+    keys = {"kind": "manifest", "path": "m.jsonl", "leave_out": ["two", "four"]}
+    cuts = manifest([{"id": "one"}, {"id": "two"}, {"id": "three"}], leave_out=["two", "four"])
+    assert [cut.id for cut in cuts] == ["one", "three"]
+    assert list(left_out([source_of(**keys)], tmp_path)) == [
+        "1 of 3 utterances of m are left out, as leave_out says",
+        "leave_out of m names 1 ids that it does not hold: four",
+    ]
+    assert list(left_out([source_of(kind="manifest", path="m.jsonl")], tmp_path)) == []
 
 
 def test_slices_part_a_lhotse_corpus_too(tmp_path, wav):

@@ -6,7 +6,7 @@ import pytest
 
 from asr.data.corpora import manifest_source, sources_of
 from asr.errors import CorpusError
-from asr.evaluate import SetScore, write_hypotheses, write_scores
+from asr.evaluate import SetScore, doubtful, write_hypotheses, write_scores
 from asr.recipe.reading import load_recipe
 from asr.records import ErrorCounts
 from asr.score.edits import character_errors
@@ -50,6 +50,14 @@ def test_the_json_is_what_the_documentation_says(tmp_path):
     assert toy["cer"] == pytest.approx(character_errors(["a b c", "d"], ["a x", "d d"]).rate)
     write_hypotheses(tmp_path / "hypotheses.jsonl", [scored(("a b c", "a x"))])
     assert json.loads((tmp_path / "hypotheses.jsonl").read_text()) == {"id": "0", "ref": "a b c", "hyp": "a x"}
+
+
+def test_utterances_above_a_character_error_rate_are_doubtful():
+    score = scored(("right", "right"), ("four", "fort"), ("off", "entirely other words"))
+    assert [character_errors([u.line.text], [u.hypothesis]).rate for u in score.system.utterances] == [0, 0.5, 19 / 3]
+    assert doubtful(score, above=1.0) == ["2"]
+    assert doubtful(score, above=0.5) == ["2"]
+    assert doubtful(score, above=0.4) == ["1", "2"]
 
 
 def test_counts_add_up():

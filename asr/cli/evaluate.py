@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "scores_file", type=FOLDER, metavar="FILE", help="Write the scores as JSON.")
 @click.option("--hypotheses", type=FOLDER, metavar="FILE", help="Write id, reference, hypothesis as JSON lines.")
+@click.option(
+    "--doubtful",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="RATE",
+    help="Name the utterances whose character error rate is above RATE (1 is 100 %), as a recipe's leave_out.",
+)
 @click.option("--report", type=FOLDER, metavar="FILE.html", help="Write one page to look at, with every utterance.")
 @click.option("--calibration", type=FOLDER, metavar="FILE.png", help="Draw how far words' confidences can be believed.")
 @click.option("--worst", default=5, show_default=True, help="How many of the worst utterances to show.")
@@ -49,6 +56,7 @@ def evaluate(
     split: str,
     scores_file: Path | None,
     hypotheses: Path | None,
+    doubtful: float | None,
     report: Path | None,
     calibration: Path | None,
     worst: int,
@@ -93,6 +101,13 @@ def evaluate(
     say(f"real-time factor {scoring.real_time_factor(scores):.4f}")
     if scores_file:
         scoring.write_scores(scores_file, scores)
+    if doubtful is not None:
+        for score in scores:
+            ids = scoring.doubtful(score, above=doubtful)
+            say(
+                f"{score.name}: {len(ids)} of {len(score.system.utterances)} utterances have a CER above {doubtful:.0%}"
+            )
+            say(f"  leave_out: {json.dumps(ids, ensure_ascii=False)}")
     if hypotheses:
         scoring.write_hypotheses(hypotheses, scores)
     if report:

@@ -124,8 +124,10 @@ def open_corpora(sources: Iterable[AnySource], root: Path, *, seed: int = 0) -> 
 
 
 def _open(source: recipe.Corpus, root: Path) -> _Cuts | _LhotseCuts:
+    left_out = frozenset(source.leave_out)
+
     def takes(speaker: str, id: str) -> bool:
-        return source.includes(speaker or id)
+        return source.includes(speaker or id) and id not in left_out
 
     if isinstance(source, recipe.LhotseCorpus):
         return _LhotseCuts(existing(_inside(source.path, root)), root, takes)
@@ -217,6 +219,21 @@ def name_of(source: AnySource) -> str:
         case recipe.CommonVoiceCorpus():
             return f"{source.path}/{source.split}"
     return str(Path(source.path).with_suffix(""))
+
+
+def left_out(sources: Iterable[AnySource], root: Path) -> Iterator[str]:
+    """What each source's ``leave_out`` comes to, a sentence each; ids that the source does not hold are named."""
+    for source in sources:
+        if isinstance(source, recipe.Subset):
+            yield from left_out(source.of, root)
+        elif source.leave_out:
+            whole = _open(source.model_copy(update={"leave_out": ()}), root)
+            held = {id for _, id in whole.names()}
+            named = set(source.leave_out)
+            yield f"{len(named & held)} of {len(held)} utterances of {name_of(source)} are left out, as leave_out says"
+            if unknown := sorted(named - held):
+                shown = ", ".join(unknown[:_NAMED]) + (" ..." if len(unknown) > _NAMED else "")
+                yield f"leave_out of {name_of(source)} names {len(unknown)} ids that it does not hold: {shown}"
 
 
 def sources_of(settings: recipe.Recipe, split: str) -> tuple[AnySource, ...]:

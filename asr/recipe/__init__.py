@@ -35,11 +35,13 @@ class Section(BaseModel):
 
 
 class Source(Section):
-    """What every corpus kind takes besides its own keys."""
+    """What every corpus kind takes besides its own keys. ``leave_out`` names utterances by id, such as those in which
+    something else is said than their text: ``asr evaluate --doubtful`` lists them."""
 
     name: str | None = None
     weight: PositiveFloat = 1.0
     speakers: tuple[Fraction, Fraction] = (0.0, 1.0)
+    leave_out: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _ordered(self) -> Source:

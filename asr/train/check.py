@@ -16,7 +16,7 @@ import torch
 
 from asr import recipe, runtime
 from asr.data.batches import load_batches, plan_batches, text_of
-from asr.data.corpora import Mixture, check_not_empty, open_corpora
+from asr.data.corpora import Mixture, check_not_empty, left_out, open_corpora
 from asr.data.join import texts_to_spell
 from asr.data.remarks import remarks
 from asr.model.acoustic import AcousticModel
@@ -184,6 +184,7 @@ def check(
         splits=tuple(reports),
         shared=shared,
         remarks=(
+            *(said for name in mixtures for said in left_out(settings.corpora.split(name), root)),
             *remarks(mixtures),
             *training_remarks(settings, train_cuts),
             *_mismatches(settings, reports[0], steps),

@@ -16,7 +16,7 @@ import torch
 from asr import checkpoint, files, recipe, runtime
 from asr.data.augment import Augmenter
 from asr.data.batches import load_batches, named, plan_batches, text_of
-from asr.data.corpora import Mixture, check_not_empty, open_corpora
+from asr.data.corpora import Mixture, check_not_empty, left_out, open_corpora
 from asr.data.decoded import DecodedAudio, keep_decoded
 from asr.data.join import join, joined_of, texts_to_spell
 from asr.data.remarks import lone_words
@@ -154,7 +154,7 @@ def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: boo
         tokeniser = runtime.by_first(lambda: _begin(settings, directory, mixture, root, origin))
     else:
         runtime.by_first(lambda: go_on_in(directory, before, settings))
-    remarks = training_remarks(settings, mixture.whole())
+    remarks = (*left_out(settings.corpora.split("train"), root), *training_remarks(settings, mixture.whole()))
     for remark in remarks if runtime.is_first() else ():
         log.warning(remark)
     training = settings.training
