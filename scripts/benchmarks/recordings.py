@@ -1,4 +1,4 @@
-"""Long recordings made of manifests' clips, whose words and places are known, for `benchmark.py long` and `speed`.
+"""Long recordings made of manifests' clips, whose words and places are known, for `long` and `speed`.
 
 A clip is followed by another with a pause of silence or noise between them. All of it is the same at every run.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,18 @@ def read_clips(manifests: Sequence[Path], sample_rate: int = RATE) -> list[Clip]
         for manifest in manifests
         for row in map(json.loads, manifest.read_text().splitlines())
     ]
+
+
+def pauses(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say how a long recording is made of clips."""
+    for option in (
+        click.option("--level", default=-60.0, show_default=True, help="Of the noise, dB; AN4's own is -67."),
+        click.option("--noise", type=click.Path(path_type=Path), help="Noises for every other pause; else white."),
+        click.option("--pause", default=3.0, show_default=True, help="The longest between two clips, seconds."),
+        click.option("--minutes", default=10.0, show_default=True),
+    ):
+        command = option(command)
+    return command
 
 
 def concatenate(

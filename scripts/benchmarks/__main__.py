@@ -1,0 +1,50 @@
+"""Benchmarks: `.venv/bin/python scripts/benchmarks SUBJECT …`, a file a subject.
+
+Each compares its sides in one run, in turn, and prints the ratio last.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+SUBJECTS = {
+    "align": "word starts against pocketsphinx's aligner; wrong words; a recording of an hour",
+    "decode": "our CTC decoder against others (extra `peers`) on the same emissions",
+    "encoder": "our recurrent stack against nn.LSTM(bidirectional=True) on packed sequences",
+    "live": "error rate against latency; memory and time a chunk over a long stream",
+    "loader": "the training loop against the same loop fed with batches already in memory",
+    "long": "a long recording made of clips, against the clips one by one: errors, drift, memory",
+    "peers": "transcripts of other recognisers (extra `peers`), for asr score",
+    "silence": "error rate of clips with silence around them and at other levels; words that align loses",
+    "speed": "a recording's real-time factor and errors beside other recognisers' (extra `peers`)",
+    "step": "a training step's parts by criterion: the network, and CTC or CTC-CRF after it",
+}
+"""A subject SUBJECT is the command ``main`` in SUBJECT.py."""
+
+
+class _Subjects(click.Group):
+    """Imports a subject only where it is called: most of them import torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (named by click)
+        return list(SUBJECTS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (named by click)
+        if cmd_name not in SUBJECTS:
+            return None
+        command: click.Command = importlib.import_module(cmd_name).main
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Subjects"):
+            formatter.write_dl(list(SUBJECTS.items()))
+
+
+@click.command(cls=_Subjects)
+def main() -> None:
+    """Side-by-side measurements; the ratio is printed last."""
+
+
+if __name__ == "__main__":
+    main(prog_name="scripts/benchmarks")
