@@ -58,6 +58,14 @@ def test_a_greedy_word_is_final_once_a_boundary_follows_it():
     assert (texts(third.final), texts(third.partial)) == ([], ["c"])
 
 
+def test_what_completes_no_frame_is_not_searched_and_leaves_the_words_as_they_were(monkeypatch):
+    decoder = live("beam")
+    before = decoder.feed(frames("-ab-"))
+    monkeypatch.setattr(decoder, "search", None)
+    after = decoder.feed(frames(""))
+    assert (after.partial, after.final, after.segments) == (before.partial, (), ())
+
+
 def test_a_searched_word_may_change_until_an_endpoint():
     decoder = live("beam")
     first, second = (decoder.feed(frames(path)) for path in ("-ab- -c-", "--------"))

@@ -16,7 +16,7 @@ from asr.export.directory import export_onnx
 from asr.model import silence, utterances
 from asr.model.features import FeatureExtractor
 from asr.model.network import TorchNetwork
-from asr.onnx.features import FrontEnd
+from asr.onnx.features import FrontEnd, log_of_sum
 from asr.onnx.network import Graph, OnnxNetwork, exported_precision
 from asr.onnx.utterances import UtteranceCutter
 
@@ -67,6 +67,14 @@ def test_features_are_torchs(settings, length, level):
     expected = theirs.normalise(energies).values[0].numpy()
     scale = max(1.0, np.abs(expected).max())  # some coefficients of a single frame divide by next to nothing
     np.testing.assert_allclose(ours.normalise(ours.energies(samples)), expected, atol=1e-4 * scale, rtol=0)
+
+
+def test_the_log_of_a_sum_is_numpys():
+    energies = np.random.default_rng(0).uniform(-30, 15, (500, 24)).astype(np.float32)
+    for floor in (np.float32(-16), energies[0], energies):
+        result = log_of_sum(energies, floor)
+        assert result.dtype == np.float32
+        np.testing.assert_allclose(result, np.logaddexp(energies, floor), rtol=3e-7, atol=1e-6)
 
 
 @pytest.mark.parametrize("pause", [0.5, 1.5, 4.0])

@@ -94,7 +94,7 @@ class FrontEnd:
         mean: np.ndarray = np.zeros(self.feature_size, np.float32)
         variance = mean
         if active.any():
-            audible = np.logaddexp(energies[active], faintest)
+            audible = log_of_sum(energies[active], faintest)
             floor = np.maximum(audible.mean(0) - np.float32(FLOOR_DECIBELS * DECIBEL), faintest)
             values = self.shape(energies, floor)[active]
             mean, variance = values.mean(0), values.var(0)
@@ -102,7 +102,7 @@ class FrontEnd:
 
     def shape(self, energies: np.ndarray, floor: np.ndarray | None = None) -> np.ndarray:
         """Features (T, F) before normalisation, of energies to which ``floor`` was added."""
-        values: np.ndarray = np.logaddexp(energies, np.float32(FIXED_FLOOR) if floor is None else floor)
+        values = log_of_sum(energies, np.float32(FIXED_FLOOR) if floor is None else floor)
         if self.dct is None:
             return values
         values = values @ self.dct
@@ -178,6 +178,15 @@ def _dct(coefficients: int, mels: int) -> np.ndarray:
     basis = np.cos(np.pi / mels * (np.arange(mels)[:, None] + 0.5) * np.arange(coefficients)) * np.sqrt(2 / mels)
     basis[:, 0] /= np.sqrt(2)
     return np.asarray(basis, np.float32)
+
+
+def log_of_sum(one: np.ndarray, other: np.ndarray | np.float32) -> np.ndarray:
+    """log(e^a + e^b) in float32. numpy's own goes number by number; its maximum, exp and log do not."""
+    total = np.asarray(one - other)
+    np.negative(np.abs(total, out=total), out=total)
+    np.log(np.exp(total, out=total) + np.float32(1), out=total)
+    total += np.maximum(one, other)
+    return total
 
 
 def _delta(values: np.ndarray) -> np.ndarray:

@@ -29,7 +29,8 @@ class LiveDecoder:
 
     An utterance ends after ``endpoint`` seconds in which the likeliest token is no part of a word, and is cut after
     ``longest`` seconds. State: the utterance's ``search`` and ``emissions`` (T', V), the frame of the stream that it
-    ``begins`` with, how many of its words are ``settled``, and how many frames of ``silence`` it ends with so far.
+    ``begins`` with, how many of its words are ``settled`` and which are ``partial``, and how many frames of ``silence``
+    it ends with so far.
     """
 
     def __init__(
@@ -42,10 +43,13 @@ class LiveDecoder:
         self.longest = max(2, round(longest / frame_shift))
         self._quiet = [i for i, token in enumerate(tokeniser.tokens) if i == BLANK or token == tokeniser.space]
         self.begins = self.silence = self.settled = 0
+        self.partial: tuple[Word, ...] = ()
         self._begin(np.zeros((0, len(tokeniser.tokens)), np.float32))
 
     def feed(self, log_probs: np.ndarray, *, last: bool = False) -> Heard:
         """Reads (T', V) emissions more; after the ``last``, every word is final."""
+        if not len(log_probs) and not last:
+            return Heard(final=(), partial=self.partial, segments=())
         final: list[Word] = []
         segments: list[Segment] = []
 
@@ -81,8 +85,8 @@ class LiveDecoder:
         words = self._words(hypothesis)
         settled = self._settled(hypothesis, words)
         final += words[self.settled : settled]
-        self.settled = settled
-        return Heard(final=tuple(final), partial=words[settled:], segments=tuple(segments))
+        self.settled, self.partial = settled, words[settled:]
+        return Heard(final=tuple(final), partial=self.partial, segments=tuple(segments))
 
     def _begin(self, emissions: np.ndarray) -> None:
         """A new utterance, of which ``emissions`` have been heard already."""
