@@ -10,6 +10,7 @@ Nothing here is pickled, so a stranger's directory can be loaded without running
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -196,14 +197,23 @@ def load_description(directory: Path, schema: type[recipe.Section] = recipe.Reci
         raise CheckpointError(f"{directory} is not a whole model directory: {error}") from error
 
 
-def load_checkpoint(directory: Path, *, device: str = "auto", weights: str = WEIGHTS) -> Checkpoint:
-    """The model in ``directory``. Raises CheckpointError where it is missing, incomplete or not one of ours."""
+def load_checkpoint(
+    directory: Path, *, device: str = "auto", weights: str = WEIGHTS, encoder: type[nn.Module] | None = None
+) -> Checkpoint:
+    """The model in ``directory``; ``encoder`` is the class that its recipe names, where that is of kind ``own``.
+
+    Raises CheckpointError where the directory is missing, incomplete or not one of ours, or where that class is not the
+    one given.
+    """
     from asr.model.acoustic import AcousticModel
 
     settings, tokeniser = load_description(directory)
     vocabulary = len(tokeniser.tokens)
-    state = _load_weights(lambda: _outline(settings, vocabulary), directory, weights)
-    model = _filled(AcousticModel(settings, vocabulary), state, directory)
+    try:
+        state = _load_weights(lambda: _outline(settings, vocabulary, encoder), directory, weights)
+        model = _filled(AcousticModel(settings, vocabulary, encoder), state, directory)
+    except RecipeError as error:
+        raise CheckpointError(f"{directory} does not load: {error}") from error
     return Checkpoint(
         model=model.to(runtime.pick_device(device)).eval(),
         tokeniser=tokeniser,
@@ -213,7 +223,12 @@ def load_checkpoint(directory: Path, *, device: str = "auto", weights: str = WEI
 
 
 def load_network(
-    directory: Path, *, engine: Engine = "auto", device: str = "auto", weights: str = WEIGHTS
+    directory: Path,
+    *,
+    engine: Engine = "auto",
+    device: str = "auto",
+    weights: str = WEIGHTS,
+    encoder: type[nn.Module] | None = None,
 ) -> LoadedNetwork:
     """The network of ``directory`` by ``engine``. Raises CheckpointError as ``load_checkpoint`` does.
 
@@ -228,7 +243,7 @@ def load_network(
         return _load_exported(directory)
     from asr.model.network import TorchNetwork
 
-    loaded = load_checkpoint(directory, device=device, weights=weights)
+    loaded = load_checkpoint(directory, device=device, weights=weights, encoder=encoder)
     return LoadedNetwork(
         network=TorchNetwork(loaded.model), tokeniser=loaded.tokeniser, recipe=loaded.recipe, meta=loaded.meta
     )
@@ -245,19 +260,20 @@ def _load_exported(directory: Path) -> LoadedNetwork:
     return LoadedNetwork(network=network, tokeniser=tokeniser, recipe=settings, meta=load_meta(directory))
 
 
-def _outline(settings: recipe.Recipe, vocabulary: int) -> nn.Module:
-    """The acoustic model's tensors by name and shape, without their memory."""
+def _outline(settings: recipe.Recipe, vocabulary: int, own: type[nn.Module] | None = None) -> nn.Module:
+    """The acoustic model's tensors by name and shape, without their memory but for an encoder of the user's own, whose
+    class may not be made to do without."""
     import torch
 
-    from asr.model.encoder import Encoder
+    from asr.model.encoder import build_encoder
     from asr.model.features import FeatureExtractor
 
     encoder = settings.encoder
     if isinstance(encoder, recipe.Rnn):
         encoder = encoder.model_copy(update={"init": "uniform"})  # torch.eye of no memory imports for seconds
     features = FeatureExtractor(settings.features)
-    with torch.device("meta"):
-        body = Encoder(encoder, feature_size(settings.features))
+    with torch.device("meta") if own is None else contextlib.nullcontext():
+        body = build_encoder(encoder, feature_size(settings.features), own)
         head = torch.nn.Linear(body.size, vocabulary)
         return torch.nn.ModuleDict({"features": features, "encoder": body, "head": head})
 

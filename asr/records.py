@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     import numpy as np
     from torch import Tensor, device
@@ -285,6 +286,20 @@ class AlignedText:
     @property
     def words(self) -> tuple[AlignedWord, ...]:
         return tuple(word for line in self.lines for word in line)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What a training came to: the model ``directory``; the ``best_epoch`` of so many ``epochs``, counted from 1, with
+    its ``dev`` figures (``loss`` in nats a label, and ``wer`` and ``cer`` or else ``per``, of 1); the ``minutes`` that
+    it took; and ``remarks`` on what may be wrong with the corpus."""
+
+    directory: Path
+    epochs: int
+    best_epoch: int
+    dev: Mapping[str, float]
+    minutes: float
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

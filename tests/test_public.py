@@ -17,8 +17,8 @@ def test_the_public_names_are_these():
         "Heard",
         "Recogniser",
     ]
-    records += ["Segment", "Transcript", "Waveform", "Word"]
-    assert asr.__all__ == [*records, "load"]
+    records += ["Segment", "Trained", "Transcript", "Waveform", "Word"]
+    assert asr.__all__ == [*records, "load", "train"]
     assert all(hasattr(asr, name) for name in asr.__all__)
 
 

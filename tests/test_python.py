@@ -35,7 +35,14 @@ def named(tmp_path, monkeypatch, clip) -> dict[str, object]:
     monkeypatch.chdir(tmp_path)
     logits = np.random.default_rng(0).normal(0, 4, size=(2, 30, 29)).astype(np.float32)
     pieces = np.array_split(clip, 7)
-    return {"pieces": pieces, "logits": logits[0], "many_logits": logits, "lengths": np.array([30, 20])}
+    spoken = [(np.repeat(toy.speak(text), 16000 // toy.RATE), text) for text in ["abc", "cab a", "b", "bb cc"] * 3]
+    return {
+        "spoken": spoken,
+        "pieces": pieces,
+        "logits": logits[0],
+        "many_logits": logits,
+        "lengths": np.array([30, 20]),
+    }
 
 
 @pytest.mark.parametrize(("name", "code"), EXAMPLES)

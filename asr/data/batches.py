@@ -21,7 +21,7 @@ from lhotse.audio.backend import AudioBackend, audio_backend
 from asr import audio
 from asr.data.augment import Augmenter, in_memory
 from asr.data.corpora import FAULT
-from asr.data.decoded import DecodedAudio
+from asr.data.decoded import Recordings
 from asr.data.join import Joined, joined_of
 from asr.errors import CorpusError, TextError
 from asr.model.collation import Utterance, collate
@@ -34,10 +34,10 @@ CANCELLED = 0.02
 
 
 class _ProjectReader(AudioBackend):  # type: ignore[misc]
-    """Lets lhotse read audio the way the rest of the project does, or from what is ``decoded`` already."""
+    """Lets lhotse read audio the way the rest of the project does: from ``recordings``, or else their files."""
 
-    def __init__(self, decoded: DecodedAudio | None) -> None:
-        self._decoded = decoded
+    def __init__(self, recordings: Recordings | None) -> None:
+        self._recordings = recordings
 
     def read_audio(
         self,
@@ -49,7 +49,7 @@ class _ProjectReader(AudioBackend):  # type: ignore[misc]
         if hasattr(path_or_fd, "read"):
             samples, sample_rate = audio.read_channels(path_or_fd.read(), offset=offset, duration=duration)
         else:
-            source = self._decoded or audio
+            source = self._recordings or audio
             samples, sample_rate = source.read_channels(Path(path_or_fd), offset=offset, duration=duration)
         # Channel by channel, wherever they come from: the order of memory is the order in which NumPy sums.
         return np.ascontiguousarray(samples), sample_rate
@@ -60,7 +60,7 @@ class Utterances(torch.utils.data.Dataset[Batch]):
     """Loads the cuts of one batch. Without ``tokeniser`` the batch carries no labels, and no text is refused.
 
     ``emission_frames`` maps samples to the model's emission frames; ``featurise`` computes features in the loader.
-    ``seconds`` are the shortest and the longest utterance taken. ``decoded`` keeps recordings from epoch to epoch.
+    ``seconds`` are the shortest and the longest utterance taken. ``recordings`` are read in place of files.
     ``spelled`` are the tokens of some utterances, by id, in place of the tokeniser's.
     """
 
@@ -72,13 +72,13 @@ class Utterances(torch.utils.data.Dataset[Batch]):
     emission_frames: Callable[[int], int] | None = None
     featurise: Callable[[np.ndarray], np.ndarray] | None = None
     seconds: tuple[float, float] = (0.0, float("inf"))
-    decoded: DecodedAudio | None = None
+    recordings: Recordings | None = None
     spelled: Mapping[str, Sequence[int]] | None = None
 
     def __getitem__(self, cuts: Any) -> Batch:
         loaded: list[Utterance] = []
         rejected: list[Rejection] = []
-        with audio_backend(_ProjectReader(self.decoded)):
+        with audio_backend(_ProjectReader(self.recordings)):
             for cut in cuts:
                 if joined := joined_of(cut):
                     loaded += self._load_joined(cut.id, joined, rejected)
@@ -214,7 +214,7 @@ def load_batches(
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        multiprocessing_context="fork" if workers and dataset.decoded else None,  # memory is shared by forking
+        multiprocessing_context="fork" if workers and dataset.recordings else None,  # memory is shared by forking
         worker_init_fn=_leave_signals_to_the_parent,
         pin_memory=torch.cuda.is_available(),
     )

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 
 from asr import audio, recipe
 from asr.data import download, espeak
+from asr.data.given import Given, GivenRows
 from asr.data.layouts import (
     Utterance,
     existing,
@@ -109,33 +110,48 @@ class Mixture:
         return CutSet(_Only(self.whole(), ids))
 
 
-def open_corpora(sources: Iterable[AnySource], root: Path, *, seed: int = 0) -> Mixture:
-    """The sources, opened and ready to be mixed by their weights.
+def open_corpora(
+    sources: Iterable[AnySource], root: Path, *, seed: int = 0, given: Mapping[str, Given] | None = None
+) -> Mixture:
+    """The sources, opened and ready to be mixed by their weights; ``given`` is what Python code gave, by split.
 
     Raises CorpusError where one is missing; malformed lines raise when they are reached.
     """
     parts: list[tuple[_Cuts | _LhotseCuts, float]] = []
     for source in sources:
         if isinstance(source, recipe.Subset):
-            parts += _open_subset(source, root)
+            parts += _open_subset(source, root, given or {})
         else:
-            parts.append((_open(source, root), source.weight))
+            parts.append((_open(source, root, given or {}), source.weight))
     return Mixture(tuple(parts), seed)
 
 
-def _open(source: recipe.Corpus, root: Path) -> _Cuts | _LhotseCuts:
+def _open(source: recipe.Corpus, root: Path, given: Mapping[str, Given]) -> _Cuts | _LhotseCuts:
     left_out = frozenset(source.leave_out)
 
     def takes(speaker: str, id: str) -> bool:
         return source.includes(speaker or id) and id not in left_out
 
-    if isinstance(source, recipe.LhotseCorpus):
-        return _LhotseCuts(existing(_inside(source.path, root)), root, takes)
+    match source:
+        case recipe.LhotseCorpus():
+            return _stored_cuts(existing(_inside(source.path, root)), root, takes)
+        case recipe.GivenCorpus():
+            cuts = given.get(source.split)
+            if cuts is None:
+                raise CorpusError(
+                    f"the {source.split} corpus was given from Python and lies in no file: give it to asr.train again "
+                    "(cuts=…), or name a corpus that does"
+                )
+            if isinstance(cuts, GivenRows):
+                return _Cuts(lambda: iter(cuts.utterances), takes, headers={**cuts.headers})
+            return _LhotseCuts(f"the {source.split} cuts given, number", lambda: iter(cuts), takes)
     return _Cuts(_utterances(source, root), takes)
 
 
-def _open_subset(subset: recipe.Subset, root: Path) -> Iterator[tuple[_Cuts | _LhotseCuts, float]]:
-    whole = [_open(source, root) for source in subset.of]
+def _open_subset(
+    subset: recipe.Subset, root: Path, given: Mapping[str, Given]
+) -> Iterator[tuple[_Cuts | _LhotseCuts, float]]:
+    whole = [_open(source, root, given) for source in subset.of]
     is_held_out = _hold_out(whole, subset.rule)
 
     def within(takes: Takes) -> Takes:
@@ -176,12 +192,14 @@ def _choose(utterances: Mapping[str, int], share: float) -> frozenset[str]:
     return frozenset(chosen or sorted(order, key=utterances.__getitem__)[:1])
 
 
-def check_not_empty(mixture: Mixture, settings: recipe.Recipe, split: str, root: Path) -> None:
+def check_not_empty(
+    mixture: Mixture, settings: recipe.Recipe, split: str, root: Path, given: Mapping[str, Given] | None = None
+) -> None:
     """Raises CorpusError where ``mixture``, the corpora of ``split``, has no utterance; it says where they are."""
     if next(mixture.told(), None) is not None:
         return
     sources = settings.corpora.split(split)
-    reasons = "; ".join(_why_empty(source, root) for source in sources)
+    reasons = "; ".join(_why_empty(source, root, given or {}) for source in sources)
     advice = "" if isinstance(settings.corpora.dev, recipe.HeldOut) else "corpora.dev: {share: 0.1, by: speaker} "
     raise CorpusError(
         f"corpora.{split} holds no utterances: {reasons}"
@@ -189,12 +207,12 @@ def check_not_empty(mixture: Mixture, settings: recipe.Recipe, split: str, root:
     )
 
 
-def _why_empty(source: AnySource, root: Path) -> str:
+def _why_empty(source: AnySource, root: Path, given: Mapping[str, Given]) -> str:
     name = name_of(source)
     if isinstance(source, recipe.Subset):
         return "there are too few utterances in the training corpora to hold some out"
     everything = source.model_copy(update={"speakers": (0.0, 1.0)})
-    speakers = sorted({speaker or id for speaker, id in _open(everything, root).names()}, key=recipe.place_of)
+    speakers = sorted({speaker or id for speaker, id in _open(everything, root, given).names()}, key=recipe.place_of)
     if not speakers:
         return f"{name} has none"
     places = ", ".join(f"{speaker} at {recipe.place_of(speaker):.3f}" for speaker in speakers[:_NAMED])
@@ -218,16 +236,18 @@ def name_of(source: AnySource) -> str:
             return "espeak"
         case recipe.CommonVoiceCorpus():
             return f"{source.path}/{source.split}"
+        case recipe.GivenCorpus():
+            return f"the {source.split} cuts given"
     return str(Path(source.path).with_suffix(""))
 
 
-def left_out(sources: Iterable[AnySource], root: Path) -> Iterator[str]:
+def left_out(sources: Iterable[AnySource], root: Path, given: Mapping[str, Given] | None = None) -> Iterator[str]:
     """What each source's ``leave_out`` comes to, a sentence each; ids that the source does not hold are named."""
     for source in sources:
         if isinstance(source, recipe.Subset):
-            yield from left_out(source.of, root)
+            yield from left_out(source.of, root, given)
         elif source.leave_out:
-            whole = _open(source.model_copy(update={"leave_out": ()}), root)
+            whole = _open(source.model_copy(update={"leave_out": ()}), root, given or {})
             held = {id for _, id in whole.names()}
             named = set(source.leave_out)
             yield f"{len(named & held)} of {len(held)} utterances of {name_of(source)} are left out, as leave_out says"
@@ -438,11 +458,15 @@ def _again(cut: Any, turn: int) -> Any:
 
 @dataclass
 class _LhotseCuts:
-    """Cuts of a lhotse cuts file or Shar folder, checked: lhotse would run a source of type "command" in a shell."""
+    """Cuts of lhotse, as ``opened`` anew at each iteration, checked: lhotse would run a source of type "command" in a
+    shell. ``where``, with a number, names one; ``placed`` says where its recordings are; ``account_for`` is told how
+    many were read."""
 
-    path: Path
-    root: Path
+    where: str
+    opened: Callable[[], Iterator[Any]]
     takes: Takes
+    placed: Callable[[Any], Any] = lambda cut: cut
+    account_for: Callable[[int], None] = lambda _read: None
 
     def __iter__(self) -> Iterator[Any]:
         return (cut for _, cut in self._named())
@@ -453,15 +477,15 @@ class _LhotseCuts:
 
     def _named(self) -> Iterator[tuple[str, Any]]:
         number = 0
-        cuts = self._opened()
+        cuts = self.opened()
         while True:
             number += 1
-            where = f"{self.path}, {'cut' if self.path.is_dir() else 'line'} {number}"
+            where = f"{self.where} {number}"
             # Whatever a damaged file makes lhotse raise, of any type, the line is to blame.
             try:
                 cut = next(cuts)
                 speaker = self._checked(cut)
-                placed = cut if self.path.is_dir() else cut.with_recording_path_prefix(self.root)
+                placed = self.placed(cut)
             except StopIteration:
                 break
             except CorpusError as error:
@@ -470,16 +494,7 @@ class _LhotseCuts:
                 raise CorpusError(f"{where}: not a lhotse cut: {_reason(error)}") from error
             if self.takes(speaker, cut.id):
                 yield speaker, placed
-        if self.path.is_dir():
-            self._account_for(number - 1)
-
-    def _opened(self) -> Iterator[Any]:
-        from lhotse import CutSet
-
-        try:
-            return iter(CutSet.from_shar(in_dir=self.path) if self.path.is_dir() else CutSet.from_jsonl_lazy(self.path))
-        except Exception as error:
-            raise CorpusError(f"{self.path}: lhotse cannot open it: {_reason(error)}") from error
+        self.account_for(number - 1)
 
     def _checked(self, cut: Any) -> str:
         """The speaker of a cut that can be used, empty where it names none. Raises CorpusError for others."""
@@ -501,16 +516,31 @@ class _LhotseCuts:
         "".join([cut.id, speaker, *(s.text or "" for s in cut.supervisions)]).encode()
         return speaker
 
-    def _account_for(self, read: int) -> None:
-        """A Shar's files of cuts and of audio are read side by side, and lhotse stops at the end of the shorter."""
-        listed = 0
-        for shard in sorted(self.path.glob("cuts.*.jsonl*")):
-            with gzip.open(shard) if shard.suffix == ".gz" else shard.open("rb") as file:
-                listed += sum(1 for line in file if line.strip())
-        if read < listed:
-            raise CorpusError(
-                f"{self.path}: it lists {listed} cuts and holds the audio of {read}: its tar files lack some"
-            )
+
+def _stored_cuts(path: Path, root: Path, takes: Takes) -> _LhotseCuts:
+    """Those of a cuts file, whose recordings' paths start in ``root``, or of a Shar folder."""
+
+    def opened() -> Iterator[Any]:
+        from lhotse import CutSet
+
+        try:
+            return iter(CutSet.from_shar(in_dir=path) if path.is_dir() else CutSet.from_jsonl_lazy(path))
+        except Exception as error:
+            raise CorpusError(f"{path}: lhotse cannot open it: {_reason(error)}") from error
+
+    if path.is_dir():
+        return _LhotseCuts(f"{path}, cut", opened, takes, account_for=lambda read: _account_for(path, read))
+    return _LhotseCuts(f"{path}, line", opened, takes, placed=lambda cut: cut.with_recording_path_prefix(root))
+
+
+def _account_for(shar: Path, read: int) -> None:
+    """A Shar's files of cuts and of audio are read side by side, and lhotse stops at the end of the shorter."""
+    listed = 0
+    for shard in sorted(shar.glob("cuts.*.jsonl*")):
+        with gzip.open(shard) if shard.suffix == ".gz" else shard.open("rb") as file:
+            listed += sum(1 for line in file if line.strip())
+    if read < listed:
+        raise CorpusError(f"{shar}: it lists {listed} cuts and holds the audio of {read}: its tar files lack some")
 
 
 def _told(cut: Any) -> Told:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import mmap
 import multiprocessing
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -37,8 +37,20 @@ class _Place:
         return self.start + 4 * self.shape[0] * self.shape[1]
 
 
-def keep_decoded(cuts: Iterable[Any], wanted: bool | Literal["auto"]) -> DecodedAudio | None:
-    """What keeps the recordings of ``cuts``, or None.
+class Recordings(Protocol):
+    """Where a corpus's recordings are read from, in place of their files."""
+
+    def read_channels(
+        self, path: Path, *, offset: float = 0.0, duration: float | None = None
+    ) -> tuple[np.ndarray, int]:
+        """As ``audio.read_channels``."""
+        ...
+
+
+def keep_decoded(
+    cuts: Iterable[Any], wanted: bool | Literal["auto"], recordings: Recordings | None = None
+) -> DecodedAudio | None:
+    """What keeps those of the ``recordings`` that are of ``cuts``, or None.
 
     ``auto`` keeps all where they fit in a quarter of the free memory, True as many as fit in a half of it. None outside
     Linux, where loader processes are not forked.
@@ -46,20 +58,23 @@ def keep_decoded(cuts: Iterable[Any], wanted: bool | Literal["auto"]) -> Decoded
     if not wanted or sys.platform != "linux":
         return None
     free = runtime.free_memory()
-    decoded = DecodedAudio(cuts, limit=free // (4 if wanted == "auto" else 2))
+    decoded = DecodedAudio(cuts, limit=free // (4 if wanted == "auto" else 2), recordings=recordings)
     return None if wanted == "auto" and decoded.left_out else decoded
 
 
 class DecodedAudio:
-    """Recordings as ``audio.read_channels`` gives them, bit for bit, each decoded once: by whichever process reads it
-    first, for all.
+    """Recordings as ``recordings``, or else their files, give them, bit for bit, each decoded once: by whichever
+    process reads it first, for all.
 
     The memory is that of anonymous pages shared by the processes that are forked off later. It is taken up as
     recordings come, 4 bytes a sample, or 2 where they are 16-bit numbers, as in most WAV and FLAC files. ``limit``
     bounds it, in bytes: recordings for which there is no room are decoded each time.
     """
 
-    def __init__(self, cuts: Iterable[Any], *, limit: int) -> None:
+    def __init__(self, cuts: Iterable[Any], *, limit: int, recordings: Recordings | None = None) -> None:
+        self._read: Callable[..., tuple[np.ndarray, int]] = (
+            audio.read_channels if recordings is None else recordings.read_channels
+        )
         self._places: dict[str, _Place] = {}
         self.left_out = 0
         end = 0
@@ -101,14 +116,14 @@ class DecodedAudio:
         """As ``audio.read_channels``: (channels, S) float32, not to be written to, and the sample rate in Hz."""
         place = self._places.get(str(path)) if offset == 0.0 and duration is None else None
         if place is None:
-            return audio.read_channels(path, offset=offset, duration=duration)
+            return self._read(path, offset=offset, duration=duration)
         with self._lock:
             kind = int(self._kinds[place.number])
         if kind == _FLOAT32:
             return self._samples(place, np.float32), place.sample_rate
         if kind == _INT16:
             return self._samples(place, np.int16).astype(np.float32) / 32768, place.sample_rate
-        samples, sample_rate = audio.read_channels(path)
+        samples, sample_rate = self._read(path)
         if samples.shape == place.shape and sample_rate == place.sample_rate:  # the header may have promised otherwise
             self._keep(place, samples)
         return samples, sample_rate

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from asr import recipe
 from asr.model.emitted import Emitted
-from asr.model.encoder import Encoder
+from asr.model.encoder import build_encoder
 from asr.model.features import FeatureExtractor
 from asr.model.silence import audible
 from asr.model.spec_augment import augment
@@ -19,11 +19,12 @@ from asr.records import Batch, Features
 class AcousticModel(nn.Module):
     """Features, SpecAugment while training, encoder, and a linear CTC head over ``vocabulary`` tokens."""
 
-    def __init__(self, settings: recipe.Recipe, vocabulary: int) -> None:
+    def __init__(self, settings: recipe.Recipe, vocabulary: int, encoder: type[nn.Module] | None = None) -> None:
+        """``encoder`` is the class of an encoder of kind ``own``. Raises RecipeError as ``build_encoder`` does."""
         super().__init__()
         self.features = FeatureExtractor(settings.features)
         self.spec_augment = settings.augment.spec_augment
-        self.encoder = Encoder(settings.encoder, feature_size(settings.features))
+        self.encoder = build_encoder(settings.encoder, feature_size(settings.features), encoder)
         self.head = nn.Linear(self.encoder.size, vocabulary)
         self.frame_shift = self.features.hop / settings.features.sample_rate * self.encoder.subsampling
 

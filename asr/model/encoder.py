@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from asr import recipe
+from asr.errors import RecipeError
 from asr.model.features import frame_mask
 from asr.model.recurrent import RecurrentLayer, State
 
@@ -157,7 +159,7 @@ def _in_eights(values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 class Encoder(nn.Module):
     """Features (B, T, F) to encodings (B, T', size)."""
 
-    def __init__(self, settings: recipe.Encoder, bins: int) -> None:
+    def __init__(self, settings: recipe.FeedForward | recipe.Recurrent, bins: int) -> None:
         super().__init__()
         self.front_end = ConvolutionFrontEnd(settings.conv, bins) if settings.conv else None
         self.subsampling: int = settings.conv.subsampling if settings.conv else 1
@@ -204,3 +206,51 @@ class Encoder(nn.Module):
         """Of ``local``, in feature frames on either side."""
         reach = self.front_end.reach if self.front_end else 0
         return reach + (self.stack.reach * self.subsampling if isinstance(self.stack, FeedForwardStack) else 0)
+
+
+def build_encoder(settings: recipe.Encoder, bins: int, own: type[nn.Module] | None = None) -> Encoder:
+    """The encoder that a recipe asks for. One of kind ``own`` is the class ``own``, a module with this signature:
+
+        Mine(settings, bins); size, subsampling; forward(values (B, T, bins), lengths (B,)) -> (B, T', size), (B,)
+
+    where T' is T / subsampling, rounded up. Raises RecipeError where class and recipe do not belong together, or where
+    the class does otherwise.
+    """
+    if not isinstance(settings, recipe.Own):
+        if own is not None:
+            raise RecipeError(f"the encoder is one of asr's own, of kind {settings.kind}, so it takes no class")
+        return Encoder(settings, bins)
+    name = settings.name.rpartition(":")[2]
+    if own is None:
+        raise RecipeError(
+            f"the encoder is the class {settings.name}, which is code and is never found by its name: pass it from "
+            f"Python, asr.load(…, encoder={name}) or asr.train(…, encoder={name})"
+        )
+    if own.__qualname__ != name:
+        raise RecipeError(f"the encoder is the class {settings.name}; found {own.__module__}:{own.__qualname__}")
+    module = own(settings, bins)
+    _check_signature(module, settings, bins)
+    return cast(Encoder, module)  # what needs more than its signature asks for an Encoder first
+
+
+@torch.no_grad()
+def _check_signature(module: nn.Module, settings: recipe.Own, bins: int) -> None:
+    """Has ``module`` read two utterances of 33 and 9 frames of zeros. Raises RecipeError."""
+    expected = settings.conv.subsampling if settings.conv else 1
+    found = getattr(module, "subsampling", None)
+    if found != expected:
+        raise RecipeError(
+            f"{settings.name} has subsampling {found}, and the recipe {expected} (encoder.conv.subsampling; "
+            "encoder.conv: null is 1): they must be the same"
+        )
+    lengths = torch.tensor([33, 9])
+    training = module.training
+    values, after = module.eval()(torch.zeros(2, 33, bins), lengths)
+    module.train(training)
+    frames = (lengths - 1) // expected + 1
+    shape = (2, int(frames[0]), getattr(module, "size", None))
+    if tuple(values.shape) != shape or after.tolist() != frames.tolist():
+        raise RecipeError(
+            f"{settings.name} makes encodings {tuple(values.shape)} and lengths {after.tolist()} of features "
+            f"(2, 33, {bins}) and lengths {lengths.tolist()}; expected (B, T', size) {shape} and {frames.tolist()}"
+        )

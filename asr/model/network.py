@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from asr.errors import AsrError
 from asr.model.acoustic import AcousticModel
 from asr.model.collation import Utterance, collate
+from asr.model.encoder import Encoder
 from asr.model.features import loader_features
 from asr.model.streaming import TorchStream
 from asr.records import Emissions
@@ -32,5 +34,7 @@ class TorchNetwork:
         return Emissions(log_probs=log_probs.cpu().numpy(), lengths=lengths.cpu().numpy(), frame_shift=self.frame_shift)
 
     def stream(self, *, chunk: float, context: float) -> TorchStream:
-        """As ``Streaming`` says."""
+        """As ``Streaming`` says. Raises AsrError for an encoder of the user's own, whose states nothing here knows."""
+        if not isinstance(self.model.encoder, Encoder):
+            raise AsrError("an encoder of one's own reads whole recordings alone, so it cannot read live speech")
         return TorchStream(self.model, chunk=chunk, context=context)

@@ -111,8 +111,22 @@ class EspeakCorpus(Source):
     seed: Seed = 1
 
 
+class GivenCorpus(Source):
+    """What Python code gave to ``asr.train`` as the ``cuts`` of a split. It lies in no file, so nothing else has it."""
+
+    kind: Literal["given"]
+    split: Literal["train", "dev"]
+
+
 Corpus = Annotated[
-    LibriSpeechCorpus | ManifestCorpus | FolderCorpus | CommonVoiceCorpus | KaldiCorpus | LhotseCorpus | EspeakCorpus,
+    LibriSpeechCorpus
+    | ManifestCorpus
+    | FolderCorpus
+    | CommonVoiceCorpus
+    | KaldiCorpus
+    | LhotseCorpus
+    | EspeakCorpus
+    | GivenCorpus,
     Field(discriminator="kind"),
 ]
 
@@ -337,7 +351,17 @@ class Lstm(RecurrentSettings):
     kind: Literal["lstm"] = "lstm"
 
 
-Encoder = Annotated[FeedForward | Rnn | Gru | Lstm, Field(discriminator="kind")]
+class Own(EncoderSettings):
+    """A class of the user's, for ``asr.train(…, encoder=…)``: ``name`` says which, "module:Class", and nothing is ever
+    imported by it. The class reads of this section what it cares for; ``options`` are what it needs besides. It is held
+    to ``conv.subsampling``, or to 1 without ``conv``."""
+
+    kind: Literal["own"]
+    name: Annotated[str, Field(min_length=1)]
+    options: dict[str, bool | int | float | str | None] = {}
+
+
+Encoder = Annotated[FeedForward | Rnn | Gru | Lstm | Own, Field(discriminator="kind")]
 Recurrent = Rnn | Gru | Lstm
 
 
@@ -423,7 +447,8 @@ class Start(Section):
     """The model that training begins from, in place of random weights: ``english``, the built-in one, or a model
     directory, relative to the current folder.
 
-    For ``freeze_steps`` steps the convolutions and the first ``freeze_layers`` recurrent layers keep its weights. With
+    For ``freeze_steps`` steps the convolutions and the first ``freeze_layers`` recurrent layers keep its weights; an
+    encoder of kind ``own`` is trained from the first step. With
     ``head: new`` the last layer begins anew, but for the blank, even where tokens are shared.
     """
 
@@ -534,7 +559,7 @@ class Recipe(Section):
         middle = self.training.intermediate
         if self.start and "encoder" not in self.model_fields_set:
             return self
-        if middle and (self.encoder.kind == "feedforward" or middle.layer >= self.encoder.layers):
+        if middle and (not isinstance(self.encoder, Recurrent) or middle.layer >= self.encoder.layers):
             raise ValueError(
                 f"training.intermediate.layer is a recurrent layer before the last; found {middle.layer} with "
                 f"{self.encoder.layers} layers of kind: {self.encoder.kind}"

@@ -99,6 +99,11 @@ def load_recipe(path: Path, overrides: typing.Sequence[str] = (), *, schema: typ
 
     ``schema`` is what it describes. Raises RecipeError, listing every fault.
     """
+    return validate_recipe(read_yaml(path), str(path), overrides, schema=schema)
+
+
+def read_yaml(path: Path) -> Any:
+    """The plain values of a recipe's file, not validated. Raises RecipeError."""
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:
             raise RecipeError(f"{path}: larger than {MAX_RECIPE_BYTES} bytes, so it is no recipe")
@@ -106,7 +111,7 @@ def load_recipe(path: Path, overrides: typing.Sequence[str] = (), *, schema: typ
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise RecipeError(f"the recipe {path} cannot be read: {reason}") from error
-    return validate_recipe(_parse_yaml(text, str(path)), str(path), overrides, schema=schema)
+    return _parse_yaml(text, str(path))
 
 
 @typing.overload

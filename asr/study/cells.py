@@ -8,7 +8,7 @@ import torch
 
 from asr import recipe
 from asr.errors import RecipeError
-from asr.model.encoder import Encoder
+from asr.model.encoder import build_encoder
 from asr.recipe.frames import feature_size
 
 CELLS: dict[str, dict[str, Any]] = {
@@ -69,7 +69,7 @@ def with_cell(settings: recipe.Recipe, cell: str, seed: int) -> recipe.Recipe:
 def encoder_parameters(settings: recipe.Encoder, bins: int) -> int:
     """How many weights an encoder over ``bins`` features has; none is allocated."""
     with torch.device("meta"):
-        return sum(weights.numel() for weights in Encoder(settings, bins).parameters())
+        return sum(weights.numel() for weights in build_encoder(settings, bins).parameters())
 
 
 def _resized(settings: recipe.Encoder, cell: str, hidden: int) -> recipe.Encoder:

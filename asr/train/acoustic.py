@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from asr import checkpoint, recipe, runtime
 from asr.data.corpora import name_of
+from asr.data.given import Given
 from asr.decode.greedy import decode_greedy
 from asr.errors import TextError, TrainingError
 from asr.model.acoustic import AcousticModel
 from asr.model.criterion import Criterion, build_criterion, ctc_loss
 from asr.model.emitted import Emitted
+from asr.model.encoder import build_encoder
 from asr.model.features import frame_mask
+from asr.recipe.frames import feature_size
 from asr.records import BLANK, Batch, Emissions, ErrorCounts, Rejection
 from asr.score.edits import character_errors, word_errors
 from asr.text.tokenise import PhoneTokeniser, Tokeniser, frames_needed
@@ -33,19 +36,30 @@ from asr.transcribe.phones import phone_errors
 
 
 def train_acoustic_model(
-    settings: recipe.Recipe, directory: Path, *, root: Path, device: str = "auto", resume: bool = False
+    settings: recipe.Recipe,
+    directory: Path,
+    *,
+    root: Path,
+    device: str = "auto",
+    resume: bool = False,
+    given: Mapping[str, Given] | None = None,
+    encoder: type[nn.Module] | None = None,
 ) -> dict[str, Any]:
     """Trains the recipe's model into ``directory`` and returns the contents of its meta.json.
+
+    ``given`` are the corpora of kind ``given``, by split, and ``encoder`` the class of an encoder of kind ``own``.
 
     With ``resume`` a stopped or killed run goes on, mid-epoch, to the weights it would have reached; a finished one is
     returned as it is, unless more epochs are asked for or its corpus has changed (``train.stretch``). Inside
     ``runtime.joined`` all processes call it. Raises AsrError for whatever stands in the way.
     """
     on = runtime.pick_device(device)
+    if encoder is not None or isinstance(settings.encoder, recipe.Own):  # refused before anything is written
+        build_encoder(settings.encoder, feature_size(settings.features), encoder)
     with claimed(directory):
-        corpora = prepare(settings, directory, root=root, resume=resume)
+        corpora = prepare(settings, directory, root=root, resume=resume, given=given, encoder=encoder)
         settings = corpora.recipe
-        model, origin = first_model(settings, corpora.tokeniser, directory)
+        model, origin = first_model(settings, corpora.tokeniser, directory, encoder)
         model.to(on)
         if settings.features.normalise == "global" and origin is None and runtime.is_first():
             measure_statistics(model, corpora)
@@ -53,11 +67,11 @@ def train_acoustic_model(
 
 
 def first_model(
-    settings: recipe.Recipe, tokeniser: Tokeniser, directory: Path
+    settings: recipe.Recipe, tokeniser: Tokeniser, directory: Path, encoder: type[nn.Module] | None = None
 ) -> tuple[AcousticModel, dict[str, Any] | None]:
     """The model before the first step, and where it came from if a start model handed it on to ``directory``: of
     several processes the first one reads it, and the training loop gives its weights to all."""
-    model = untrained(settings, tokeniser)
+    model = untrained(settings, tokeniser, encoder)
     return model, runtime.by_first(lambda: beginning.take_up(directory, model)) if settings.start else None
 
 

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from asr import checkpoint, files, recipe, runtime
 from asr.data.augment import Augmenter
 from asr.data.batches import load_batches, named, plan_batches, text_of
 from asr.data.corpora import Mixture, check_not_empty, left_out, open_corpora
-from asr.data.decoded import DecodedAudio, keep_decoded
+from asr.data.decoded import Recordings, keep_decoded
+from asr.data.given import Given, GivenRecordings
 from asr.data.join import join, joined_of, texts_to_spell
 from asr.data.remarks import lone_words
 from asr.decode.ngram import NgramModel
@@ -52,15 +54,15 @@ UNIGRAMS = "unigrams.ngrams"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingCorpora:
-    """The recipe's train and dev corpora with its tokeniser; ``batches`` and ``seconds`` are one epoch's. ``decoded``
-    keeps the recordings of both from epoch to epoch; ``remarks`` are what may be wrong with them."""
+    """The recipe's train and dev corpora with its tokeniser; ``batches`` and ``seconds`` are one epoch's. The
+    recordings of both are read from ``recordings``, or else from their files; ``remarks`` are what may be wrong."""
 
     recipe: recipe.Recipe
     tokeniser: Tokeniser
     augmenter: Augmenter
     mixture: Mixture
     dev_mixture: Mixture
-    decoded: DecodedAudio | None
+    recordings: Recordings | None
     batches: int
     seconds: float
     remarks: tuple[str, ...]
@@ -81,7 +83,7 @@ class TrainingCorpora:
                 augmenter=self.augmenter,
                 epoch=epoch,
                 seconds=settings.training.utterance_seconds,
-                decoded=self.decoded,
+                recordings=self.recordings,
                 spelled=spelled,
             ),
             max_batch_seconds=settings.training.max_batch_seconds,
@@ -124,15 +126,25 @@ class TrainingCorpora:
         return plain_batches(
             self.recipe,
             mixture.whole(),
-            decoded=self.decoded,
+            recordings=self.recordings,
             featurise=loader_features(self.recipe.features),
             skip=runtime.rank(),
             every=runtime.world(),
         )
 
 
-def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: bool) -> TrainingCorpora:
+def prepare(
+    settings: recipe.Recipe,
+    directory: Path,
+    *,
+    root: Path,
+    resume: bool,
+    given: Mapping[str, Given] | None = None,
+    encoder: type[nn.Module] | None = None,
+) -> TrainingCorpora:
     """Opens the corpora and takes ``directory`` for this run. Raises AsrError where either cannot be had.
+
+    ``given`` are the corpora that Python code gives, by split.
 
     The recipe that comes back has what it takes from its start model filled in. Of several processes the first one
     alone reads the start model, and reads and writes ``directory``."""
@@ -140,21 +152,21 @@ def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: boo
         lambda: checkpoint.load_description(directory) if is_begun(directory, resume=resume) else None
     )
     if stored is None:
-        settings, origin = _with_start(settings)
+        settings, origin = _with_start(settings, encoder)
     else:
         before, tokeniser = stored
         settings, origin = runtime.by_first(lambda: beginning.settle_again(settings, before)), None
     with runtime.one_of_machine_first():
-        mixture = open_corpora(settings.corpora.split("train"), root, seed=settings.seed)
-        dev_mixture = open_corpora(settings.corpora.split("dev"), root)
+        mixture = open_corpora(settings.corpora.split("train"), root, seed=settings.seed, given=given)
+        dev_mixture = open_corpora(settings.corpora.split("dev"), root, given=given)
         augmenter = Augmenter(settings.augment, root, seed=settings.seed)
-        check_not_empty(mixture, settings, "train", root)
-        check_not_empty(dev_mixture, settings, "dev", root)
+        check_not_empty(mixture, settings, "train", root, given)
+        check_not_empty(dev_mixture, settings, "dev", root, given)
     if stored is None:
-        tokeniser = runtime.by_first(lambda: _begin(settings, directory, mixture, root, origin))
+        tokeniser = runtime.by_first(lambda: _begin(settings, directory, mixture, root, origin, encoder))
     else:
         runtime.by_first(lambda: go_on_in(directory, before, settings))
-    remarks = (*left_out(settings.corpora.split("train"), root), *training_remarks(settings, mixture.whole()))
+    remarks = (*left_out(settings.corpora.split("train"), root, given), *training_remarks(settings, mixture.whole()))
     for remark in remarks if runtime.is_first() else ():
         log.warning(remark)
     training = settings.training
@@ -164,13 +176,15 @@ def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: boo
         buckets=training.buckets,
         seed=settings.seed,
     )
+    recordings = GivenRecordings(given.values()) if given else None
+    everything = itertools.chain(mixture.whole(), dev_mixture.whole())
     return TrainingCorpora(
         recipe=settings,
         tokeniser=tokeniser,
         augmenter=augmenter,
         mixture=mixture,
         dev_mixture=dev_mixture,
-        decoded=keep_decoded(itertools.chain(mixture.whole(), dev_mixture.whole()), training.keep_audio),
+        recordings=keep_decoded(everything, training.keep_audio, recordings) or recordings,
         batches=plan.batches,
         seconds=plan.seconds,
         remarks=remarks,
@@ -180,12 +194,14 @@ def prepare(settings: recipe.Recipe, directory: Path, *, root: Path, resume: boo
     )
 
 
-def _with_start(settings: recipe.Recipe) -> tuple[recipe.Recipe, beginning.StartModel | None]:
+def _with_start(
+    settings: recipe.Recipe, encoder: type[nn.Module] | None
+) -> tuple[recipe.Recipe, beginning.StartModel | None]:
     """``settings`` with what a new run takes from its start model, and that model, which the first process alone has:
     the others are given what it makes of it."""
     if settings.start is None:
         return settings, None
-    origin = beginning.open_start(settings.start) if runtime.is_first() else None
+    origin = beginning.open_start(settings.start, encoder) if runtime.is_first() else None
     return runtime.by_first(lambda: beginning.settle(settings, origin) if origin else settings), origin
 
 
@@ -208,13 +224,18 @@ def epoch_of(settings: recipe.Recipe, mixture: Mixture, number: int) -> Any:
 
 
 def _begin(
-    settings: recipe.Recipe, directory: Path, mixture: Mixture, root: Path, origin: beginning.StartModel | None
+    settings: recipe.Recipe,
+    directory: Path,
+    mixture: Mixture,
+    root: Path,
+    origin: beginning.StartModel | None,
+    encoder: type[nn.Module] | None,
 ) -> Tokeniser:
     """Takes the directory for the run: its tokeniser, what it begins with and, last, its recipe are on disk then."""
     texts = texts_to_spell((text_of(cut, settings.text.form) for cut in mixture.whole()), settings.augment.join)
     if origin is not None and settings.start is not None:
         tokeniser = beginning.build_tokeniser_from(origin, settings.text, texts, root)
-        model = untrained(settings, tokeniser)
+        model = untrained(settings, tokeniser, encoder)
         carried = beginning.hand_on(origin, model, tokeniser, settings.start)
         beginning.keep(directory, origin, model, carried)
         log.warning(carried.sentence(origin.name))
@@ -227,10 +248,10 @@ def _begin(
     return tokeniser
 
 
-def untrained(settings: recipe.Recipe, tokeniser: Tokeniser) -> AcousticModel:
+def untrained(settings: recipe.Recipe, tokeniser: Tokeniser, encoder: type[nn.Module] | None = None) -> AcousticModel:
     """The model as the recipe's seed makes it, before the first step."""
     torch.manual_seed(settings.seed)
-    return AcousticModel(settings, len(tokeniser.tokens))
+    return AcousticModel(settings, len(tokeniser.tokens), encoder)
 
 
 def words_compete(directory: Path, mixture: Mixture, settings: recipe.Recipe) -> recipe.Beam:

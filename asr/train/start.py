@@ -21,7 +21,7 @@ from asr import checkpoint, recipe
 from asr.checkpoint import Checkpoint
 from asr.errors import CheckpointError, RecipeError
 from asr.model.acoustic import AcousticModel
-from asr.model.encoder import RecurrentStack
+from asr.model.encoder import Encoder, RecurrentStack
 from asr.recipe import reading
 from asr.records import BLANK
 from asr.text.pronounce import Entry, Pronunciation, read_lexicon
@@ -65,10 +65,11 @@ class Carried:
         return f"from {name}: features and encoder, {', '.join(parts)}{words}"
 
 
-def open_start(settings: recipe.Start) -> StartModel:
-    """Raises CheckpointError where there is no such model, or where it is damaged."""
+def open_start(settings: recipe.Start, encoder: type[nn.Module] | None = None) -> StartModel:
+    """``encoder`` as ``load_checkpoint`` takes it. Raises CheckpointError where there is no such model, or where it is
+    damaged."""
     directory = checkpoint.resolve(settings.model)
-    loaded = checkpoint.load_checkpoint(directory, device="cpu")
+    loaded = checkpoint.load_checkpoint(directory, device="cpu", encoder=encoder)
     with (directory / checkpoint.WEIGHTS).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return StartModel(name=_lasting(settings.model), directory=directory, loaded=loaded, digest=digest)
@@ -284,7 +285,7 @@ def take_up(directory: Path, model: AcousticModel) -> dict[str, Any]:
 def frozen(model: AcousticModel, settings: recipe.Start | None, step: int) -> Iterator[nn.Parameter]:
     """The weights that step ``step``, counted from 0, leaves as they are: those nearest to the sound, which differ
     least from one corpus to the next, until the layers above them fit."""
-    if settings is None or step >= settings.freeze_steps:
+    if settings is None or step >= settings.freeze_steps or not isinstance(model.encoder, Encoder):
         return
     if model.encoder.front_end is not None:
         yield from model.encoder.front_end.parameters()

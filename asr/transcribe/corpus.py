@@ -11,7 +11,7 @@ import numpy as np
 
 from asr import recipe, runtime
 from asr.data.batches import Utterances, load_batches
-from asr.data.decoded import DecodedAudio
+from asr.data.decoded import Recordings
 from asr.recipe.frames import emission_frames
 from asr.records import Batch
 
@@ -30,7 +30,7 @@ def plain_batches(
     settings: recipe.Recipe,
     cuts: Any,
     *,
-    decoded: DecodedAudio | None = None,
+    recordings: Recordings | None = None,
     featurise: Callable[[np.ndarray], np.ndarray] | None = None,
     skip: int = 0,
     every: int = 1,
@@ -39,7 +39,7 @@ def plain_batches(
     ``load_batches`` takes them."""
     return load_batches(
         cuts,
-        dataclasses.replace(utterances(settings), decoded=decoded, featurise=featurise),
+        dataclasses.replace(utterances(settings), recordings=recordings, featurise=featurise),
         max_batch_seconds=settings.training.max_batch_seconds,
         workers=workers(settings),
         skip=skip,

@@ -88,12 +88,14 @@ class Recogniser:
         weights: str = checkpoint.WEIGHTS,
         decoding: Sequence[str] = (),
         nbest: int = 1,
+        encoder: type[Any] | None = None,
     ) -> Recogniser:
         """``decoding`` overrides the directory's own decoder (``decoder.kind=beam``), as ``--set`` does a recipe.
+        ``encoder`` is the class of a torch module, where the model was trained with one of the user's own.
 
         Raises CheckpointError, RecipeError, LanguageModelError, TextError.
         """
-        loaded = checkpoint.load_network(directory, engine=engine, device=device, weights=weights)
+        loaded = checkpoint.load_network(directory, engine=engine, device=device, weights=weights, encoder=encoder)
         checkpoint.check_paths(directory, loaded.recipe.decoder, decoding)
         settings = validate_recipe(loaded.recipe.model_dump(mode="json"), "decoding", decoding)
         lstm = load_lstm(settings.decoder, loaded.tokeniser, directory)
