@@ -75,7 +75,7 @@ def load(
     LanguageModelError or TextError for a decoder that cannot be had.
     """
     import json
-    from pathlib import Path
+    import os
 
     from asr.checkpoint import resolve
     from asr.transcribe.recogniser import Recogniser
@@ -83,8 +83,9 @@ def load(
     overrides = list(decoding)
     if hotwords is not None:
         overrides += ["decoder.kind=beam", f"decoder.hotwords={json.dumps(dict(hotwords), ensure_ascii=False)}"]
-    where = Path(directory) if Path(directory).exists() else resolve(str(directory))
-    return Recogniser.load(where, engine=engine, device=device, decoding=overrides, nbest=nbest, encoder=encoder)
+    return Recogniser.load(
+        resolve(os.fspath(directory)), engine=engine, device=device, decoding=overrides, nbest=nbest, encoder=encoder
+    )
 
 
 def train(

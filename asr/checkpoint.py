@@ -415,13 +415,19 @@ def built_in() -> Path | None:
     return directory if directory.is_dir() else None
 
 
+def means_built_in(name: str) -> bool:
+    """Whether ``name`` is the built-in model's, wherever a model is named: "english" is, unless there is a model
+    directory of that name in the current folder. With a path separator ("./english") it is a directory's path."""
+    return name == BUILT_IN and not (Path(name) / "recipe.yaml").is_file()
+
+
 def resolve(name: str) -> Path:
-    """The directory of the model that is called ``name``: the built-in one, or a directory's path.
+    """The directory of the model that is called ``name``: the built-in one (``means_built_in``), or a directory's path.
 
     Raises CheckpointError where the built-in model is asked for and is not part of this install.
     """
-    if name != BUILT_IN:
-        return Path(name).expanduser().absolute()
+    if not means_built_in(name):
+        return Path(name).expanduser()
     directory = built_in()
     if directory is None:
         raise CheckpointError(
@@ -429,6 +435,15 @@ def resolve(name: str) -> Path:
             "asr with it"
         )
     return directory
+
+
+def check_may_change(directory: Path) -> None:
+    """Raises CheckpointError for the built-in model, which is all users' and stays as it was measured."""
+    built = built_in()
+    if built is not None and directory.resolve() == built.resolve():
+        raise CheckpointError(
+            f'the built-in model "{BUILT_IN}" stays as it is: change a copy, which asr adapt {BUILT_IN} makes'
+        )
 
 
 def is_described(directory: Path) -> bool:

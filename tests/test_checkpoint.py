@@ -1,22 +1,27 @@
 """The model directory: what is saved is what is loaded, and a stranger's directory can only be refused."""
 
+import importlib
 import json
 import os
 import pickle
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 import torch
 import toy
+from click.testing import CliRunner
 
-from asr import checkpoint
+from asr import checkpoint, load, recipe
+from asr.cli import main
 from asr.cli.options import model_directory
 from asr.errors import CheckpointError
 from asr.files import replacing
 from asr.model.acoustic import AcousticModel
 from asr.recipe.reading import validate_recipe
 from asr.text.tokenise import CharacterTokeniser
+from asr.train import start
 
 
 @pytest.fixture
@@ -117,5 +122,59 @@ def test_without_a_model_the_built_in_one_is_used_and_said(tmp_path, monkeypatch
     monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "checkpoint.py"))
     monkeypatch.chdir(tmp_path)
     assert model_directory(None) == tmp_path / checkpoint.BUILT_IN
-    assert model_directory(Path("english")).resolve() == tmp_path / checkpoint.BUILT_IN
     assert capsys.readouterr().err == "using English (built in): WER 14.2 % on set-a\n"
+
+
+@pytest.fixture
+def english(tmp_path, monkeypatch) -> Path:
+    """A built-in model, and a working directory elsewhere."""
+    built_in = toy.save_babbler(tmp_path / "package" / checkpoint.BUILT_IN)
+    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "package" / "checkpoint.py"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return built_in
+
+
+def named_by(command: str) -> Path:
+    """The directory that a command takes "english" for."""
+    words = command.split()
+    parent = main.commands[words[0]]
+    found = parent.commands[words[1]] if len(words) > 1 else parent
+    [parameter] = [parameter for parameter in found.params if parameter.name == "model"]
+    return parameter.type.convert("english", parameter, None)
+
+
+COMMANDS = ["adapt", "align", "evaluate", "export", "info", "inspect", "lexicon add", "listen", "transcribe", "tune"]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "warm-up"])
+def test_every_command_takes_english_for_the_built_in_model(english, command):
+    assert named_by(command) == english
+
+
+def test_serve_a_start_and_load_take_english_for_the_built_in_model(english):
+    serve = importlib.import_module("asr.cli.serve")
+    assert serve._named(("english", "mine=english")) == {"english": english, "mine": english}
+    assert start.open_start(recipe.Start(model="english")).directory == english
+    assert start.open_start(recipe.Start(model="english")).name == "english"
+    assert load("english").meta == checkpoint.load_meta(english)
+
+
+def test_a_folder_called_english_is_meant_by_that_name_where_it_is_a_model_directory_and_by_its_path_always(english):
+    here = Path.cwd() / "english"
+    here.mkdir()
+    (here / "clip.wav").touch()
+    assert checkpoint.resolve("english") == english
+    assert checkpoint.resolve("./english").resolve() == here
+    shutil.rmtree(here)
+    toy.save_babbler(here)
+    assert checkpoint.resolve("english").resolve() == here
+    assert named_by("evaluate").resolve() == here
+    assert start.open_start(recipe.Start(model="english")).directory == here
+
+
+@pytest.mark.usefixtures("english")
+@pytest.mark.parametrize("arguments", [["tune", "english", "dev.jsonl"], ["lexicon", "add", "english", "word"]])
+def test_no_command_changes_the_built_in_model(arguments):
+    said = CliRunner().invoke(main, arguments)
+    assert (said.exit_code, said.output.count("stays as it is: change a copy")) == (1, 1)

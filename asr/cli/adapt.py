@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asr.cli.options import FOLDER
+from asr.cli.options import FOLDER, MODEL
 from asr.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ NAMED = 10
 
 
 @click.command()
-@click.argument("model", metavar="MODEL")
+@click.argument("model", type=MODEL)
 @click.option(
     "--text", "texts", multiple=True, required=True, metavar="FILE...", help='One sentence a line, plain or .gz; "-".'
 )
@@ -32,21 +32,20 @@ NAMED = 10
     show_default=True,
     help="The text's share in the language model.",
 )
-def adapt(model: str, texts: tuple[str, ...], more: tuple[str, ...], out: Path, weight: float) -> None:
+def adapt(model: Path, texts: tuple[str, ...], more: tuple[str, ...], out: Path, weight: float) -> None:
     """Copy MODEL, english or a model directory, to DIR, and teach the copy the words and the phrases of a text.
 
     Nothing is trained: new words are pronounced as the model's were, and its language model is mixed with the text's.
     Decoder settings stay as they are; asr tune fits them anew.
     """
     from asr import adapt as adapting
-    from asr.checkpoint import load_description, resolve
+    from asr.checkpoint import load_description
     from asr.text.sentences import read_sentences
     from asr.train.mix import mix
 
-    directory = resolve(model)
-    settings, _ = load_description(directory)
+    settings, _ = load_description(model)
     sentences = read_sentences([*texts, *more], settings.text.form)
-    learnt = adapting.adapt(directory, sentences, out, weight=weight, estimate=_estimate, mix=mix)
+    learnt = adapting.adapt(model, sentences, out, weight=weight, estimate=_estimate, mix=mix)
     if learnt.lacking:
         say(f"asr: {len(learnt.lacking)} words cannot be written by this model{_named(learnt.lacking)}", err=True)
     how = f"{weight:.0%} of its language model" if learnt.mixed else "a language model, which it lacked"

@@ -11,6 +11,7 @@ import click
 
 from asr.cli.options import (
     FOLDER,
+    MODEL,
     chosen_sources,
     data_option,
     decoder_options,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", type=FOLDER)
+@click.argument("model", type=MODEL)
 @click.argument("sets", nargs=-1, type=FOLDER, metavar="[MANIFEST|RECIPE]...")
 @click.option(
     "--split", type=click.Choice(["train", "dev", "test"]), default="test", show_default=True, help="Of the recipe."

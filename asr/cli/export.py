@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asr.cli.options import FOLDER
+from asr.cli.options import FOLDER, MODEL
 from asr.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", type=FOLDER)
+@click.argument("model", type=MODEL)
 @click.option("-o", "--out", type=FOLDER, metavar="DIR", required=True, help="Folder to write; MODEL itself for both.")
 @click.option("--format", "form", type=click.Choice(["onnx", "sherpa-onnx"]), default="onnx", show_default=True)
 @click.option("--int8", is_flag=True, help="Recurrent weights in 8 bits: a quarter of the size; LSTMs only.")

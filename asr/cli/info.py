@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
-from asr.cli.options import FOLDER
+from asr.cli.options import MODEL
 from asr.cli.terminal import say
 
 CARD = "MODEL_CARD.md"
 
 
 @click.command()
-@click.argument("model", type=FOLDER)
+@click.argument("model", type=MODEL)
 def info(model: Path) -> None:
     """What MODEL is: its units, size, training, results and decoder."""
     for name, value in _facts(model):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asr.cli.options import FOLDER
+from asr.cli.options import FOLDER, MODEL
 from asr.cli.terminal import say
 from asr.errors import AsrError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", type=FOLDER)
+@click.argument("model", type=MODEL)
 @click.argument("clip", type=FOLDER)
 @click.option(
     "-o", "--output", type=FOLDER, metavar="FILE.html", help="Write there; default: CLIP-inspect.html in this folder."

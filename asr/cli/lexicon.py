@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from asr.cli.options import FOLDER, progress_bar
+from asr.cli.options import FOLDER, MODEL, progress_bar
 from asr.cli.terminal import say, write
 
 NAMED = 10
@@ -99,7 +99,7 @@ def make(files: tuple[str, ...], out: Path, language: str, origin: str | None, f
 
 
 @lexicon.command()
-@click.argument("model", type=FOLDER)
+@click.argument("model", type=MODEL)
 @click.argument("entries", nargs=-1, metavar="WORD|ENTRY...")
 @click.option("--from", "file", type=FOLDER, metavar="FILE", help="A lexicon file, all of whose words are added too.")
 def add(model: Path, entries: tuple[str, ...], file: Path | None) -> None:
@@ -108,11 +108,12 @@ def add(model: Path, entries: tuple[str, ...], file: Path | None) -> None:
 
     What is added comes before the pronunciations that the word had.
     """
-    from asr.checkpoint import PRONUNCIATIONS, load_description
+    from asr.checkpoint import PRONUNCIATIONS, check_may_change, load_description
     from asr.errors import CheckpointError
     from asr.text.pronounce import read_lexicon, write_entries, write_lexicon
     from asr.text.tokenise import PhoneTokeniser
 
+    check_may_change(model)
     settings, tokeniser = load_description(model)
     if not isinstance(tokeniser, PhoneTokeniser):
         raise CheckpointError(f"{model} spells words in letters and has no lexicon to add to: it knows every spelling")

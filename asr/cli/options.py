@@ -26,6 +26,20 @@ ARGUMENTS = "asr.arguments"
 FOLDER = click.Path(path_type=Path)
 
 
+class _Model(click.ParamType):
+    """The directory of the model that is named, by the one rule for names (``checkpoint.resolve``)."""
+
+    name = "model"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ARG002
+        from asr.checkpoint import resolve
+
+        return value if isinstance(value, Path) else resolve(value)
+
+
+MODEL = _Model()
+
+
 PLAIN_SECONDS = 30.0
 """Between two plain lines of progress where standard error is no terminal."""
 
@@ -255,7 +269,7 @@ def model_directory(given: Path | None) -> Path:
     from asr import checkpoint
 
     if given is not None:
-        return given if given.exists() else checkpoint.resolve(str(given))
+        return given
     found = checkpoint.newest(Path("models"), otherwise=checkpoint.built_in())
     if found == checkpoint.built_in():
         say(f"using English (built in){_measured(checkpoint.read_meta(found))}", err=True)

@@ -124,13 +124,15 @@ def serve(
 
 def _named(given: tuple[str, ...]) -> dict[str, Path]:
     """Model directories by the names that clients call them. Raises AsrError."""
+    from asr.checkpoint import resolve
+
     if not given:
         newest = model_directory(None)
         return {newest.resolve().name: newest}
     directories: dict[str, Path] = {}
     for entry in given:
         name, equals, path = entry.partition("=")
-        directory = Path(path if equals else entry)
+        directory = resolve(path if equals else entry)
         name = name if equals else directory.resolve().name
         if not name or name in directories:
             raise AsrError(f'two models, or one without a name, are called "{name}": --model NAME=DIR gives another')

@@ -14,6 +14,7 @@ from asr.cli.options import (
     COMPILING,
     FOLDER,
     FORMS,
+    MODEL,
     chosen_channels,
     chosen_forms,
     decoder_options,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE|DIR|GLOB...")
-@click.option("--model", type=FOLDER, metavar="DIR", help="Model directory; default: the newest under models/.")
+@click.option("--model", type=MODEL, metavar="DIR", help="Model directory; default: the newest under models/.")
 @click.option(
     "--format",
     "forms",

@@ -9,6 +9,7 @@ import click
 
 from asr.cli.options import (
     FOLDER,
+    MODEL,
     chosen_sources,
     data_option,
     decoder_options,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", type=FOLDER)
+@click.argument("model", type=MODEL)
 @click.argument("sets", nargs=-1, type=FOLDER, metavar="[MANIFEST|RECIPE]...")
 @click.option("--split", type=click.Choice(["train", "dev"]), default="dev", show_default=True, help="Of the recipe.")
 @decoder_options
@@ -43,9 +44,11 @@ def tune(
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
     from asr import tune as tuning
+    from asr.checkpoint import check_may_change
     from asr.text.tokenise import PhoneTokeniser
     from asr.transcribe.recogniser import Recogniser
 
+    check_may_change(model)
     recogniser = Recogniser.load(model, engine=engine, device=device, decoding=decoding)
     decoder = tuning.weighing(recogniser.decoder)
     wanted = chosen_sources(sets, recogniser.recipe, split, data)

@@ -68,7 +68,7 @@ class Carried:
 def open_start(settings: recipe.Start, encoder: type[nn.Module] | None = None) -> StartModel:
     """``encoder`` as ``load_checkpoint`` takes it. Raises CheckpointError where there is no such model, or where it is
     damaged."""
-    directory = checkpoint.resolve(settings.model)
+    directory = checkpoint.resolve(settings.model).absolute()
     loaded = checkpoint.load_checkpoint(directory, device="cpu", encoder=encoder)
     with (directory / checkpoint.WEIGHTS).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -77,7 +77,7 @@ def open_start(settings: recipe.Start, encoder: type[nn.Module] | None = None) -
 
 def _lasting(name: str) -> str:
     """``name`` as it means the same from every folder; whether there is such a model is not asked."""
-    return name if name == checkpoint.BUILT_IN else str(checkpoint.resolve(name))
+    return name if checkpoint.means_built_in(name) else str(checkpoint.resolve(name).absolute())
 
 
 # ------------------------------------------------------------------------------------------------- the recipe
