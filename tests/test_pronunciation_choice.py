@@ -1,15 +1,18 @@
 """Which of a word's pronunciations an utterance says, by the model's own alignment."""
 
+import os
+import signal
+
 import pytest
 import torch
 import toy
 
 from asr import checkpoint, recipe
-from asr.errors import CheckpointError
+from asr.errors import CheckpointError, TrainingStopped
 from asr.recipe.reading import validate_recipe
 from asr.text.pronounce import Pronunciation, PronunciationLexicon
 from asr.text.tokenise import PhoneTokeniser
-from asr.train import pronunciations
+from asr.train import acoustic, monitor, pronunciations
 from asr.train.acoustic import train_acoustic_model
 
 LEXICON = PronunciationLexicon(
@@ -63,6 +66,45 @@ def test_choices_are_read_back_and_a_damaged_file_is_a_sentence(tmp_path):
     (tmp_path / pronunciations.CHOICES).write_text("[1")
     with pytest.raises(CheckpointError, match=r"pronunciations\.json does not load"):
         pronunciations.load_choices(tmp_path)
+
+
+def test_what_was_chosen_is_said_in_a_line():
+    assert pronunciations.summary({"1": (1, 0), "2": (0, 0, 2)}) == (
+        "pronunciations chosen: 2 of the 5 words in 2 utterances are said otherwise than the lexicon says first"
+    )
+
+
+def test_choosing_tells_how_far_it_is_and_stops_where_it_is_told_to(tmp_path, monkeypatch, capsys):
+    toy.write_corpus(tmp_path, 12, name="train")
+    toy.write_corpus(tmp_path, 2, seed=9, name="dev")
+    toy.write_lexicon(tmp_path / "lexicon.txt")
+    raw = toy.recipe(text={"tokeniser": {"kind": "phones", "lexicon": "lexicon.txt"}})
+    training = {**raw["training"], "epochs": 1, "choose_pronunciations": 0, "max_batch_seconds": 3.2}
+    settings = validate_recipe({**raw, "training": training}, "toy")
+    heard: list[int] = []
+
+    def choose(model, tokeniser, batches, advance):
+        def told(utterances: int) -> None:
+            advance(utterances)
+            heard.append(utterances)
+            if sum(heard) < 12:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return pronunciations.choose(model, tokeniser, batches, told)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(acoustic, "choose", choose)
+        patched.setattr(monitor, "PLAIN_SECONDS", -1)
+        with pytest.raises(TrainingStopped, match="stopped before epoch 1 after 0 steps, and nothing is lost"):
+            train_acoustic_model(settings, tmp_path / "model", root=tmp_path)
+    assert len(heard) == 1, "the batch under way was the last"
+    said = capsys.readouterr().err
+    assert f"choosing pronunciations  {heard[0]}/12" in said
+    assert "pronunciations chosen" not in said
+    assert not (tmp_path / "model" / pronunciations.CHOICES).exists()
+    train_acoustic_model(settings, tmp_path / "model", root=tmp_path, resume=True)
+    assert "pronunciations chosen: " in capsys.readouterr().err
+    assert (tmp_path / "model" / pronunciations.CHOICES).exists()
 
 
 def test_training_chooses_and_the_model_directory_keeps_what_it_chose(tmp_path):

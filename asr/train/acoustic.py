@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +31,15 @@ from asr.train.claim import claimed
 from asr.train.loop import train
 from asr.train.monitor import Monitor
 from asr.train.prepare import UNIGRAMS, TrainingCorpora, measure_statistics, prepare, untrained, words_compete
-from asr.train.pronunciations import CHOICES, choose, load_choices, save_choices, spell, weighed
+from asr.train.pronunciations import (
+    CHOICES,
+    choose,
+    load_choices,
+    save_choices,
+    spell,
+    summary,
+    weighed,
+)
 from asr.train.state import DevFigures
 from asr.train.step import Loss
 from asr.transcribe.phones import phone_errors
@@ -93,16 +103,20 @@ class AcousticTask:
         self.contents = corpora.contents
         self._directory = directory
         self._settings = corpora.recipe.training.criterion
-        self._spelled: dict[str, list[int]] | None = None
+        self._spelled: dict[str, list[int]] | None = None  # before pronunciations are chosen
         self._final = self._build_criterion()
         self.criterion: Criterion = self._final
 
-    def epoch(self, number: int, *, skip: int, every: int) -> Iterator[Batch]:
-        begins = self._settings.from_epoch if isinstance(self._settings, recipe.CtcCrf) else 0
+    def ready(self, number: int, monitor: Monitor, stop: threading.Event) -> bool:
+        """Pronunciations are chosen before the epoch that the recipe says."""
         choosing = self.corpora.recipe.training.choose_pronunciations
         if self._spelled is None and choosing is not None and number >= choosing:
-            self._spelled = self._choose_pronunciations()
+            self._spelled = self._choose_pronunciations(monitor, stop)
             self._final = self._build_criterion()
+        return self._spelled is not None or choosing is None or number < choosing
+
+    def epoch(self, number: int, *, skip: int, every: int) -> Iterator[Batch]:
+        begins = self._settings.from_epoch if isinstance(self._settings, recipe.CtcCrf) else 0
         self.criterion = self._final if number >= begins else ctc_loss
         return self.corpora.train(number, skip, every, self._spelled)
 
@@ -128,16 +142,23 @@ class AcousticTask:
         transcripts = self.corpora.transcripts(self._spelled)
         return build_criterion(self._settings, transcripts, len(self.corpora.tokeniser.tokens))
 
-    def _choose_pronunciations(self) -> dict[str, list[int]]:
-        """The tokens of the utterances that have words of several pronunciations, as chosen now or before a stop."""
+    def _choose_pronunciations(self, monitor: Monitor, stop: threading.Event) -> dict[str, list[int]] | None:
+        """The tokens of the utterances that have words of several pronunciations, as chosen now or before a stop; None
+        where a process was told to ``stop`` meanwhile."""
         tokeniser = self.corpora.tokeniser
         if not isinstance(tokeniser, PhoneTokeniser):
             return {}
         texts = self.corpora.texts()
         choices = runtime.by_first(lambda: load_choices(self._directory))
         if choices is None:
-            shares = runtime.everyones(choose(self.model, tokeniser, self.corpora.unaugmented()))
-            choices = {id: choice for share in shares for id, choice in share.items()}
+            total = -(-len(texts) // runtime.world())
+            with monitor.watched("choosing pronunciations", total) as advance:
+                batches = itertools.takewhile(lambda _: not stop.is_set(), self.corpora.unaugmented())
+                shares = runtime.everyones((choose(self.model, tokeniser, batches, advance), stop.is_set()))
+            if any(stopped for _, stopped in shares):
+                return None
+            choices = {id: choice for share, _ in shares for id, choice in share.items()}
+            monitor.say(summary(choices))
             tokeniser.lexicon = weighed(tokeniser.lexicon, texts, choices)
             if runtime.is_first():
                 checkpoint.save_lexicon(self._directory, tokeniser)

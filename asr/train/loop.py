@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import platform
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +38,11 @@ class Task(Protocol[M, B]):
 
     def forget(self) -> None:
         """Makes anew what an earlier call took from the corpus, which has changed since."""
+        ...
+
+    def ready(self, number: int, monitor: Monitor, stop: threading.Event) -> bool:
+        """Does what comes before epoch ``number``, showing it where it takes long. False where a process was told to
+        stop meanwhile: then it begins anew when the run goes on."""
         ...
 
     def epoch(self, number: int, *, skip: int, every: int) -> Iterator[B]:
@@ -88,6 +94,9 @@ def train(task: Task[M, B], settings: recipe.TrainerSettings, directory: Path, *
             monitor.say(change)
         saved = progress.seconds
         while not progress.finished:
+            if not task.ready(progress.epoch, monitor, stop):
+                save_state(directory, progress, trainer)
+                raise TrainingStopped(f"stopped before epoch {progress.epoch + 1} after {progress.step} steps")
             model.train()
             batches = task.epoch(progress.epoch, skip=progress.batch + rank, every=world)
             for group in agreed_groups(batches, settings.accumulate, monitor, stop):

@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -143,7 +143,7 @@ class Monitor:
         self._picture_due = 0.0
         self._plain_due = time.monotonic() + PLAIN_SECONDS
         self._bar = bars.Progress(
-            bars.TextColumn("epoch {task.fields[epoch]}"),
+            bars.TextColumn("{task.description}"),
             bars.BarColumn(bar_width=BAR_WIDTH),
             bars.TextColumn("{task.fields[done]}"),
             bars.TextColumn("{task.fields[figures]}"),
@@ -156,7 +156,7 @@ class Monitor:
         )
         self._batches = batches
         self._total = settings.epochs * batches if settings.minutes is None else 60 * settings.minutes
-        self._task = self._bar.add_task("", total=self._total, epoch=progress.epoch + 1, done="", figures="")
+        self._task = self._bar.add_task(f"epoch {progress.epoch + 1}", total=self._total, done="", figures="")
 
     def __enter__(self) -> Monitor:
         self.history: list[dict[str, Any]] = []
@@ -276,12 +276,40 @@ class Monitor:
         epoch = self._numbered(self.progress.epoch + 1)
         figures = {**line, **decisive}
         room = self.console.width - len(f"epoch {epoch} {done} ") - BAR_WIDTH - TIME_WIDTH - 2
-        self._bar.update(self._task, completed=completed, epoch=epoch, done=done, figures=shown(figures, room))
-        if not self.console.is_interactive and time.monotonic() > self._plain_due:
-            self._plain_due = time.monotonic() + PLAIN_SECONDS
-            left = self._bar.tasks[0].time_remaining
-            rest = "" if left is None else f"  {left / 60:.0f} min left"
-            self.say(f"epoch {epoch}  {done}  {shown(figures)}{rest}")
+        described = f"epoch {epoch}"
+        self._bar.update(
+            self._task, description=described, completed=completed, done=done, figures=shown(figures, room)
+        )
+        self._say_plainly(self._task, f"{described}  {done}  {shown(figures)}")
+
+    @contextlib.contextmanager
+    def watched(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Work before an epoch, shown in place of its line, with the time left: ``what`` is done, and to how many
+        utterances. What is yielded hears of those that are done."""
+        task = self._bar.add_task(what, total=total, done="", figures="")
+        self._bar.update(self._task, visible=False)
+        done = 0
+
+        def advance(utterances: int) -> None:
+            nonlocal done
+            done += utterances
+            self._bar.update(task, completed=done, done=f"{done}/{total}")
+            self._say_plainly(task, f"{what}  {done}/{total}")
+
+        try:
+            yield advance
+        finally:
+            self._bar.remove_task(task)
+            self._bar.update(self._task, visible=True)
+
+    def _say_plainly(self, task: bars.TaskID, text: str) -> None:
+        """Says a line of progress, with the time left, now and then where there is no terminal to draw it on."""
+        if self.console.is_interactive or time.monotonic() <= self._plain_due:
+            return
+        self._plain_due = time.monotonic() + PLAIN_SECONDS
+        left = next(one for one in self._bar.tasks if one.id == task).time_remaining
+        rest = "" if left is None else f"  {left / 60:.0f} min left"
+        self.say(f"{text}{rest}")
 
     def _too_many_skipped(self, norms: Sequence[float]) -> bool:
         """Whether a gradient is NaN or infinite where it must not be: at all without a loss scaler, and with one in so

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,14 +29,21 @@ Choices = dict[str, tuple[int, ...]]
 """For each utterance, by id, which of its words' pronunciations are said, counted from 0."""
 
 
-def choose(model: AcousticModel, tokeniser: PhoneTokeniser, batches: Iterable[Batch]) -> Choices:
-    """The choices of all utterances that have any. ``batches`` are the training corpus as it is."""
+def choose(
+    model: AcousticModel,
+    tokeniser: PhoneTokeniser,
+    batches: Iterable[Batch],
+    advance: Callable[[int], None] = lambda _utterances: None,
+) -> Choices:
+    """The choices of all utterances that have any. ``batches`` are the training corpus as it is; ``advance`` hears of
+    how many utterances of it are done."""
     training = model.training
     model.eval()
     choices: Choices = {}
     with torch.inference_mode():
         for batch in batches:
             if not len(batch):
+                advance(len(batch.rejected))
                 continue
             emissions = model(batch)
             for i, text in enumerate(batch.texts):
@@ -47,6 +54,7 @@ def choose(model: AcousticModel, tokeniser: PhoneTokeniser, batches: Iterable[Ba
                 if any(len(some) > 1 for some in ways):
                     frames = int(emissions.lengths[i])
                     choices[batch.ids[i]] = _likeliest(emissions.log_probs[i, :frames], ways, tokeniser)
+            advance(len(batch) + len(batch.rejected))
     model.train(training)
     return choices
 
@@ -73,6 +81,16 @@ def _likeliest(
         for (word, way), loss in zip((tried[n] for n in fitting), losses, strict=True):
             best[word] = min(best[word], (way, loss), key=lambda choice: choice[1])
     return tuple(way for way, _ in best)
+
+
+def summary(choices: Choices) -> str:
+    """What was chosen, in a line."""
+    words = sum(map(len, choices.values()))
+    others = sum(way > 0 for choice in choices.values() for way in choice)
+    return (
+        f"pronunciations chosen: {others:,} of the {words:,} words in {len(choices):,} utterances are said otherwise "
+        "than the lexicon says first"
+    )
 
 
 def spell(text: str, choice: Sequence[int], tokeniser: PhoneTokeniser) -> list[int]:
