@@ -251,7 +251,7 @@ def load_network(
 
 def _load_exported(directory: Path) -> LoadedNetwork:
     settings, tokeniser = load_description(directory)
-    network = OnnxNetwork(directory)
+    network = OnnxNetwork(directory, threads=runtime.threads())
     if network.vocabulary != len(tokeniser.tokens):
         raise CheckpointError(
             f"{directory} does not load: its graph emits {network.vocabulary} tokens, and its tokeniser has "

@@ -110,6 +110,13 @@ def use_threads(number: int | None = None) -> None:
         os.environ["OMP_NUM_THREADS"] = str(number)
 
 
+def threads() -> int:
+    """How many threads are to compute one operation together, as the environment says it to torch; 0: as many as there
+    are cores."""
+    most, _, _ = os.environ.get("OMP_NUM_THREADS", "").partition(",")
+    return int(most) if most.strip().isdecimal() else 0
+
+
 def _is_busy(seconds: float = 0.25) -> bool:
     """Whether others keep more than half of the cores busy, watched for so long. On Linux alone."""
     before = _processor_time()

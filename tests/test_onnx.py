@@ -251,3 +251,9 @@ def test_a_directory_without_graphs_says_how_they_are_made(alone):
 
 def test_the_meta_file_of_an_export_is_the_models(model):
     assert json.loads((model / "meta.json").read_text())["format"] == checkpoint.FORMAT
+
+
+def test_a_session_has_as_many_threads_as_a_command_was_given(model, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # as --threads 3 does
+    network = checkpoint.load_network(model, engine="onnx").network
+    assert network._graph._session.get_session_options().intra_op_num_threads == 3

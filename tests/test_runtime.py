@@ -60,6 +60,14 @@ def test_waiting_threads_spin_shortly_and_on_a_busy_machine_not_at_all(monkeypat
     assert os.environ["OMP_NUM_THREADS"] == "5"
 
 
+@pytest.mark.parametrize(("said", "threads"), [("3", 3), ("4,2", 4), ("", 0), (None, 0), ("many", 0)])
+def test_threads_are_as_many_as_the_environment_says_first(monkeypatch, said, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert runtime.threads() == threads
+
+
 COMMAND = """
 import os, sys
 from asr.cli import main
