@@ -259,10 +259,10 @@ def hand_on(start: StartModel, model: AcousticModel, tokeniser: Tokeniser, setti
 
 
 def keep(directory: Path, start: StartModel, model: AcousticModel, carried: Carried) -> None:
-    """Writes what ``model`` begins with to ``directory``, and the record that meta.json shows."""
+    """Writes what ``model`` begins with to ``directory``, and the record that meta.json shows: whose the weights were,
+    by the model's name and their hash, and not where on somebody's disk."""
     record = {
-        "model": start.name,
-        "directory": str(start.directory),
+        "model": start.directory.name,
         "weights_sha256": start.digest,
         "carried_over": {**asdict(carried), "kept": len(carried.kept)},
     }
