@@ -13,12 +13,11 @@ import toy
 from asr import checkpoint, recipe
 from asr.errors import CheckpointError
 from asr.export.directory import export_onnx
-from asr.model import silence, utterances
+from asr.model import silence
 from asr.model.features import FeatureExtractor
 from asr.model.network import TorchNetwork
 from asr.onnx.features import FrontEnd, log_of_sum
 from asr.onnx.network import Graph, OnnxNetwork, exported_precision
-from asr.onnx.utterances import UtteranceCutter
 
 SETTINGS = {
     "log mel": recipe.LogMel(sample_rate=8000, mels=24),
@@ -86,30 +85,6 @@ def test_the_same_silence_is_not_read(pause):
     expected = silence.audible(theirs, energies, 4).kept[0].numpy()
     assert (ours.audible(ours.energies(samples), 4) == expected).all()
     assert 0 < expected.mean() < 1
-
-
-def test_a_stream_is_cut_into_the_utterances_that_torch_cuts_it_into():
-    settings = SETTINGS["MFCC"]
-    ours, theirs = FrontEnd(settings), FeatureExtractor(settings)
-    energies = ours.energies(
-        np.concatenate([still(3), words(4), still(3), 0.1 * words(3), noise(toy.RATE * 4), words(2)])
-    )
-    here, there = UtteranceCutter(ours, 4), utterances.UtteranceCutter(theirs, 4)
-    kinds = set()
-    for start in range(0, len(energies), 37):
-        piece, last = energies[start : start + 37], start + 37 >= len(energies)
-        expected = list(there.feed(torch.from_numpy(piece), last=last))
-        found = list(here.feed(piece, last=last))
-        assert [(len(s.energies), s.silence, s.last) for s in found] == [
-            (len(s.energies), s.silence, s.last) for s in expected
-        ]
-        kinds |= {(s.silence, s.last) for s in found}
-        for mine, its in zip(found, expected, strict=True):
-            assert (mine.statistics is None) == (its.statistics is None)
-            if its.statistics:
-                np.testing.assert_allclose(mine.statistics.mean, its.statistics.mean[0, 0], atol=1e-4, rtol=1e-4)
-                np.testing.assert_allclose(mine.statistics.deviation, its.statistics.deviation[0, 0], rtol=1e-4)
-    assert kinds == {(True, False), (False, False), (False, True)}
 
 
 def test_emissions_are_torchs_for_a_sample_half_a_minute_and_silence(networks):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 DECIBEL = math.log(10) / 10
 """In natural log of energy."""
 LOG_FLOOR = 1e-16
@@ -51,3 +53,18 @@ DOUBT_SECONDS = 3.0
 """After which what is not steady is taken for speech, which varies by less in a noise 10 dB below it."""
 FADING_DECIBELS = 1.0
 """A second: how fast the level follows speech that is fainter than what was heard before."""
+
+
+def frame_loudness(energies: np.ndarray) -> np.ndarray:
+    """The natural log of each frame's mean mel energy (T,), from log-mel energies (T, mels)."""
+    highest = energies.max(-1)
+    total = np.exp(energies - highest[:, None]).mean(-1)
+    return np.asarray(highest + np.log(total))
+
+
+def silent(energies: np.ndarray, level: float) -> np.ndarray:
+    """Whether frames (T,), of log-mel energies (T, mels), are silent beside a ``level``. Where that is no sound's, all
+    are."""
+    if level < INAUDIBLE:
+        return np.ones(len(energies), bool)
+    return np.asarray(frame_loudness(energies) < np.float32(level - SILENT_DECIBELS * DECIBEL))

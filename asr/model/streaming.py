@@ -3,7 +3,7 @@
 What has a finite reach, features and front end, is exact whatever the chunks. A recurrent state is carried on, so a
 one-directional network gives what it gives for the whole recording. A bidirectional one hears ``context`` seconds
 beyond each chunk in place of everything that comes (latency-controlled: Zhang et al. 2016). Where features are
-normalised by utterance, ``model.utterances`` says what is read, and an utterance's states are its own.
+normalised by utterance, ``audio.utterances`` says what is read, and an utterance's states are its own.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from asr.audio.seamless import Seamless
+from asr.audio.utterances import UtteranceCutter
 from asr.model.acoustic import AcousticModel
 from asr.model.encoder import RecurrentStack
 from asr.model.features import Statistics, loader_features
 from asr.model.recurrent import State
 from asr.model.silence import blanks
-from asr.model.utterances import UtteranceCutter
 from asr.records import Features
 
 
@@ -38,9 +38,15 @@ class TorchStream:
         self.chunk_samples = max(1, round(chunk / model.frame_shift)) * frame
         self.context = round(context / model.frame_shift) if encoder.looks_ahead else 0
         self.waiting = torch.zeros(0)
-        self.utterances: UtteranceCutter | None = None
+        self.utterances: UtteranceCutter[Statistics] | None = None
         if settings.normalise == "utterance":
-            self.utterances = UtteranceCutter(extractor, encoder.subsampling)
+            self.utterances = UtteranceCutter(
+                self._measure,
+                shift=settings.shift,
+                mels=settings.mels,
+                reach=extractor.reach,
+                step=encoder.subsampling,
+            )
         self.statistics: Statistics | None = None
         self._featurise = loader_features(settings)
         self.energies = Seamless(
@@ -85,13 +91,13 @@ class TorchStream:
         if self.utterances is None:
             return self._read(energies, last=last)
         emissions = [torch.zeros(0, self.model.head.out_features)]
-        for stretch in self.utterances.feed(energies, last=last):
+        for stretch in self.utterances.feed(energies.cpu().numpy(), last=last):
             if stretch.silence:
                 frames = -(-len(stretch.energies) // self.model.encoder.subsampling)
                 emissions.append(blanks(frames, self.model.head.out_features))
                 continue
             self.statistics = stretch.statistics
-            emissions.append(self._read(stretch.energies, last=stretch.last))
+            emissions.append(self._read(self._placed(stretch.energies), last=stretch.last))
             if stretch.last:
                 self._begin()
         return torch.cat(emissions)
@@ -106,6 +112,15 @@ class TorchStream:
             encodings, self.states = self.model.encoder.stack.forward_chunk(encodings, keep, self.states)
         self.ahead = self.ahead[keep:]
         return self.model.classify(encodings)[0].cpu()
+
+    def _placed(self, energies: np.ndarray) -> Tensor:
+        return torch.from_numpy(energies).to(self.model.device)
+
+    def _measure(self, energies: np.ndarray, level: float) -> Statistics:
+        """What the energies (N, mels) of a stream's speech are normalised by."""
+        values = self._placed(energies)[None]
+        lengths, levels = (torch.tensor([number], device=values.device) for number in (len(energies), level))
+        return self.model.features.measure(Features(values=values, lengths=lengths), levels)
 
     def _extract(self, samples: Tensor) -> Tensor:
         """(S,) to log-mel energies (T, mels)."""

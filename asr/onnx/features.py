@@ -18,13 +18,13 @@ from asr.audio.levels import (
     DEVIATION_FLOOR,
     FIXED_FLOOR,
     FLOOR_DECIBELS,
-    INAUDIBLE,
     LEVEL_SECONDS,
     LOG_FLOOR,
     MARGIN_SECONDS,
     PAUSE_SECONDS,
-    SILENT_DECIBELS,
     UNHEARD_DECIBELS,
+    frame_loudness,
+    silent,
 )
 from asr.recipe.frames import window_samples
 
@@ -124,21 +124,6 @@ class FrontEnd:
     @property
     def feature_size(self) -> int:
         return self.settings.mels if self.dct is None else self.dct.shape[1] * (3 if self.reach else 1)
-
-
-def frame_loudness(energies: np.ndarray) -> np.ndarray:
-    """The natural log of each frame's mean mel energy (T,), from log-mel energies (T, mels)."""
-    highest = energies.max(-1)
-    total = np.exp(energies - highest[:, None]).mean(-1)
-    return np.asarray(highest + np.log(total))
-
-
-def silent(energies: np.ndarray, level: float) -> np.ndarray:
-    """Whether frames (T,), of log-mel energies (T, mels), are silent beside a ``level``. Where that is no sound's, all
-    are."""
-    if level < INAUDIBLE:
-        return np.ones(len(energies), bool)
-    return np.asarray(frame_loudness(energies) < np.float32(level - SILENT_DECIBELS * DECIBEL))
 
 
 def mel_filters(fft: int, mels: int, sample_rate: int) -> np.ndarray:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from asr.audio.seamless import Seamless
+from asr.audio.utterances import UtteranceCutter
 from asr.onnx.features import Statistics
-from asr.onnx.utterances import UtteranceCutter
 from asr.records import blanks
 
 if TYPE_CHECKING:
@@ -33,7 +33,15 @@ class OnnxStream:
         self.chunk_samples = max(1, round(chunk / network.frame_shift)) * frame
         self.context = round(context / network.frame_shift) if graphs.looks_ahead else 0
         self.waiting = np.zeros(0, np.float32)
-        self.utterances = UtteranceCutter(front_end, network.step) if settings.normalise == "utterance" else None
+        self.utterances: UtteranceCutter[Statistics] | None = None
+        if settings.normalise == "utterance":
+            self.utterances = UtteranceCutter(
+                front_end.measure,
+                shift=settings.shift,
+                mels=settings.mels,
+                reach=front_end.reach,
+                step=network.step,
+            )
         self.statistics: Statistics | None = None
         self.energies = Seamless(
             front_end.energies,

@@ -2,7 +2,7 @@
 
 An utterance ends where no word is said for a while, by the model's own silence; the search is then concluded and begun
 anew. The network's recurrent state is carried on through such endpoints; it begins from zero where the network did not
-read at all, in long silence (``model.utterances``). Speech without a pause is cut before its newest word, so that
+read at all, in long silence (``audio.utterances``). Speech without a pause is cut before its newest word, so that
 memory is flat over an endless stream.
 """
 

@@ -1,12 +1,15 @@
-"""A stream's utterances in numpy: what they are normalised by, and where they begin and end.
+"""A stream's utterances, as its features come: what they are normalised by, and where they begin and end.
 
-``asr.model.utterances`` says what this is for; a test holds the two to the same cuts.
+Per-utterance normalisation needs an utterance's end. In a stream it goes by the active frames heard so far, and nothing
+is read before there are enough of them. Nor is long silence read, as in a file. What is said after it is a new
+utterance. Both networks' streams are cut here; each measures by its own front end what it normalises by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -24,11 +27,15 @@ from asr.audio.levels import (
     SPEECH_DECIBELS,
     STEADY_DECIBELS,
     WARM_UP_SECONDS,
+    frame_loudness,
+    silent,
 )
-from asr.onnx.features import FrontEnd, Statistics, frame_loudness, silent
+
+S = TypeVar("S")
+"""What a front end normalises an utterance by."""
 
 
-class SpeechMemory:
+class SpeechMemory(Generic[S]):
     """What a stream's speech is normalised by: ``level``, the natural log of its loudness, None before there is any,
     and the log-mel ``energies`` (N, mels) of its active frames, of the last ``MEMORY_SECONDS`` of them, with as many
     neighbours as their deltas reach.
@@ -37,9 +44,10 @@ class SpeechMemory:
     however long they last, and by fainter speech slowly.
     """
 
-    def __init__(self, front_end: FrontEnd) -> None:
-        shift = front_end.settings.shift
-        self.front_end = front_end
+    def __init__(self, measure: Callable[[np.ndarray, float], S], *, shift: float, mels: int, reach: int) -> None:
+        """``measure`` makes statistics of energies (N, mels) and a level; frames come every ``shift`` seconds, and
+        features depend on ``reach`` frames on either side."""
+        self._measure, self.reach = measure, reach
         self.loudest, self.recently = round(LEVEL_SECONDS / shift), round(RECENT_SECONDS / shift)
         self.most, self.warm_up = round(MEMORY_SECONDS / shift), round(WARM_UP_SECONDS / shift)
         self.longest_warm_up = round(LONGEST_WARM_UP_SECONDS / shift)
@@ -49,7 +57,7 @@ class SpeechMemory:
         self.steady = True
         self.heard = self.doubtful = 0  # frames; those in which it was not clear whether the first speech had begun
         self.recent = np.zeros((0, 2), np.float32)  # of each frame, its loudness and its bins' mean energy
-        self.energies = np.zeros((0, front_end.settings.mels), np.float32)
+        self.energies = np.zeros((0, mels), np.float32)
         self.loudness = np.zeros(0, np.float32)
         self.places = np.zeros(0, np.int64)  # in the stream
 
@@ -66,19 +74,19 @@ class SpeechMemory:
         self.places = np.concatenate([self.places, places])
         kept = np.arange(len(self.places))[-self.recently :]
         if self.level is not None:
-            reach = self.front_end.reach
+            reach = self.reach
             near = np.convolve(self._active(self.level), np.ones(2 * reach + 1))[reach : reach + len(self.places)] > 0
             kept = np.flatnonzero(near | (self.places >= self.heard - reach))[-self.most :]
         self.energies, self.loudness, self.places = self.energies[kept], self.loudness[kept], self.places[kept]
 
-    def statistics(self) -> Statistics | None:
+    def statistics(self) -> S | None:
         """None while too little speech was heard to tell."""
         if self.level is None:
             return None
         active = self.places[self._active(self.level)]
         if len(active) < self.warm_up and (not len(active) or self.heard - int(active[0]) < self.longest_warm_up):
             return None
-        return self.front_end.measure(self.energies, self.level)
+        return self._measure(self.energies, self.level)
 
     def audible(self, energies: np.ndarray) -> np.ndarray:
         """Which of the frames (T, mels) heard last may be speech: (T,) bool."""
@@ -108,32 +116,34 @@ class SpeechMemory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stretch:
+class Stretch(Generic[S]):
     """Log-mel ``energies`` (T, mels) of a stream that are to be read, normalised by ``statistics`` (None: their own),
     or that are ``silence`` and not read. With the ``last`` stretch an utterance ends."""
 
     energies: np.ndarray
-    statistics: Statistics | None = None
+    statistics: S | None = None
     silence: bool = False
     last: bool = False
 
 
-class UtteranceCutter:
+class UtteranceCutter(Generic[S]):
     """Cuts a stream's log-mel energies into stretches, each a multiple of ``step`` frames or an utterance's end.
 
     It holds what is ``unread``: the frames of the warm-up, or the margin before the next word. It ``rests`` while there
     is nothing to be read; of an utterance it has ``read`` so many frames, the last ``quiet`` of them silent.
     """
 
-    def __init__(self, front_end: FrontEnd, step: int) -> None:
-        shift = front_end.settings.shift
-        self.speech, self.step = SpeechMemory(front_end), step
+    def __init__(
+        self, measure: Callable[[np.ndarray, float], S], *, shift: float, mels: int, reach: int, step: int
+    ) -> None:
+        """The first four are as ``SpeechMemory`` takes them."""
+        self.speech, self.step = SpeechMemory(measure, shift=shift, mels=mels, reach=reach), step
         self.margin, self.pause = round(MARGIN_SECONDS / shift), round(PAUSE_SECONDS / shift)
         self.unread = self.speech.energies
         self.rests, self.rested = True, False
         self.read = self.quiet = 0
 
-    def feed(self, energies: np.ndarray, *, last: bool = False) -> Iterator[Stretch]:
+    def feed(self, energies: np.ndarray, *, last: bool = False) -> Iterator[Stretch[S]]:
         """The stretches that (T, mels) frames more complete; after the ``last``, the rest of them."""
         self.speech.hear(energies)
         self.unread = np.concatenate([self.unread, energies])
@@ -152,7 +162,7 @@ class UtteranceCutter:
             if not self.rests:
                 return
 
-    def _rest(self, last: bool) -> Stretch:
+    def _rest(self, last: bool) -> Stretch[S]:
         """Up to the margin before the first sound, with which the rest is over."""
         sounds = np.flatnonzero(self.speech.audible(self.unread))
         self.rests = len(sounds) == 0
@@ -161,7 +171,7 @@ class UtteranceCutter:
         self.rested = self.rested or frames > 0
         return Stretch(energies=self._take(frames), silence=True)
 
-    def _read(self, statistics: Statistics | None, last: bool) -> Stretch:
+    def _read(self, statistics: S | None, last: bool) -> Stretch[S]:
         """Up to where silence has lasted for longer than a pause, with which the utterance is over."""
         sound = self.speech.audible(self.unread)
         place = np.arange(len(sound))
