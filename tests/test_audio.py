@@ -14,6 +14,7 @@ import soundfile
 
 from asr import audio
 from asr.audio import reading
+from asr.audio.recording import _Part
 from asr.errors import AudioError
 
 SOUNDFILE = {  # suffix: (format, subtype)
@@ -94,6 +95,34 @@ def test_bytes_are_read_as_the_file_they_came_from(tmp_path, tone, suffix):
     content = path.read_bytes()
     np.testing.assert_array_equal(audio.read(content).samples, audio.read(path).samples)
     assert audio.probe(content) == audio.probe(path)
+
+
+@pytest.mark.parametrize("suffix", EVERY_FORMAT)
+def test_a_member_of_a_tar_is_read_as_the_file_it_came_from(tmp_path, tone, suffix):
+    path = write(tmp_path / f"x.{suffix}", tone(1.0, 440, 16000), 16000)
+    content = path.read_bytes()
+    (tmp_path / "x.tar").write_bytes(b"before" + content + b"OggSfLaC behind")
+    member = audio.Member(file=tmp_path / "x.tar", name="x", start=6, size=len(content))
+    assert np.array_equal(audio.read(member).samples, audio.read(path).samples)
+    assert (audio.probe(member), audio.outline(member)) == (audio.probe(path), audio.outline(path))
+
+
+def test_a_member_that_its_tar_does_not_hold_whole_is_named(tmp_path, tone):
+    content = write(tmp_path / "x.wav", tone(1.0, 440, 16000), 16000).read_bytes()
+    (tmp_path / "x.tar").write_bytes(content[:9000])
+    member = audio.Member(file=tmp_path / "x.tar", name="x.wav", start=0, size=len(content))
+    assert "is truncated" in sentence_of(member, f"{tmp_path}/x.tar/x.wav")
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "opus"])
+def test_an_outline_reads_the_header_and_not_the_sound(tmp_path, suffix, monkeypatch):
+    noise = np.random.default_rng(0).uniform(-0.9, 0.9, 60 * 16000)
+    path, read = write(tmp_path / f"x.{suffix}", noise, 16000), []
+    fill = _Part.readinto
+    monkeypatch.setattr(_Part, "readinto", lambda part, into: read.append(fill(part, into)) or read[-1])
+    size = path.stat().st_size
+    assert audio.outline(audio.Member(file=path, name="x", start=0, size=size)).duration == pytest.approx(60, abs=0.1)
+    assert sum(read) < 100_000 < size
 
 
 def test_the_suffix_does_not_decide_the_format(tmp_path, tone):

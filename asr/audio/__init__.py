@@ -5,13 +5,14 @@ float32, finite, at the rate asked for. Whatever goes wrong on the way is an Aud
 """
 
 from asr.audio.reading import mixed, outline, probe, read, read_channels, stream
-from asr.audio.recording import MAX_SECONDS, AudioInfo, Recording, describe, sounds
+from asr.audio.recording import MAX_SECONDS, AudioInfo, Member, Recording, describe, sounds
 from asr.audio.resample import Resampling, as_floats, prepare, resampled
 from asr.records import Waveform
 
 __all__ = [
     "MAX_SECONDS",
     "AudioInfo",
+    "Member",
     "Recording",
     "Resampling",
     "Waveform",

@@ -43,7 +43,8 @@ def probe(recording: Recording) -> AudioInfo:
 
 
 def outline(recording: Recording, *, track: int = 1) -> AudioInfo:
-    """What the header claims, at once: a container's own duration is an estimate, and 0 where it gives none.
+    """What the header claims, at once: a container's own duration is an estimate, and 0 where it gives none; of streams
+    that are joined it is the first's.
 
     Raises AudioError for what is no audio, and for a track that is not there.
     """
@@ -144,7 +145,7 @@ def _measured(recording: Recording, *, exactly: bool, track: int = 1) -> AudioIn
     name = describe(recording)
     with opened(recording) as file:
         cause: Exception | None = None
-        if track == 1 and sndfile.reads(file):
+        if track == 1 and sndfile.reads(file, exactly=exactly):
             try:
                 with sndfile.opened_sound(file) as sound:
                     check_rate(sound.sample_rate, name)

@@ -9,11 +9,10 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from asr.errors import AudioError
 
-Recording = Path | bytes
 MAX_SECONDS = 24 * 3600
 """A header that claims more than a day is taken for damage."""
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
@@ -23,6 +22,19 @@ _SUFFIXES = (
     "opus,snd,sph,spx,tta,w64,wav,wave,weba,webm,wma,wmv,wv"
 )
 """What files that hold sound are called, where a folder is searched for them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A recording that is a part of a ``file``, as of a tar: ``size`` bytes from byte ``start``, called ``name``."""
+
+    file: Path
+    name: str
+    start: int
+    size: int
+
+
+Recording = Path | bytes | Member
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +89,8 @@ def describe(recording: Recording) -> str:
     """What messages call a recording. A name is any bytes at all; what cannot be printed is escaped."""
     if isinstance(recording, bytes):
         return f"{len(recording)} bytes of audio"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(recording))
+    name = f"{recording.file}/{recording.name}" if isinstance(recording, Member) else str(recording)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
 
 
 def sounds(path: Path) -> bool:
@@ -118,7 +131,9 @@ def opened(recording: Recording) -> Iterator[BinaryIO]:
     """
     name = describe(recording)
     with door(name):
-        if isinstance(recording, bytes):
+        if isinstance(recording, Member):
+            size = recording.size
+        elif isinstance(recording, bytes):
             size = len(recording)
         else:
             status = recording.stat()
@@ -132,6 +147,9 @@ def opened(recording: Recording) -> Iterator[BinaryIO]:
         if isinstance(recording, bytes):
             with _Memory(recording) as memory:
                 yield memory
+        elif isinstance(recording, Member):
+            with recording.file.open("rb", buffering=0) as whole, _Part(whole, recording.start, size) as part:
+                yield cast(BinaryIO, part)
         else:
             with recording.open("rb") as named, open(named.fileno(), "rb", buffering=0, closefd=False) as file:
                 yield file
@@ -146,6 +164,35 @@ class _Memory(io.BytesIO):
             return super().seek(offset, whence)
         except (ValueError, OverflowError):
             return self.tell()
+
+
+class _Part(io.RawIOBase):
+    """A part of an open file as a file of its own. As ``_Memory``, it stays where it is rather than raise."""
+
+    def __init__(self, file: io.FileIO, start: int, size: int) -> None:
+        self._file, self._start, self._size, self._position = file, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        if place >= 0:
+            self._position = place
+        return self._position
+
+    def readinto(self, buffer: Any, /) -> int:
+        wanted = min(len(buffer), max(0, self._size - self._position))
+        self._file.seek(self._start + self._position)
+        read = self._file.readinto(memoryview(buffer)[:wanted]) or 0
+        self._position += read
+        return read
 
 
 def check_rate(rate: int, name: str) -> None:

@@ -43,14 +43,15 @@ _CHUNKS = {
 holds the samples (WAV, AIFF, CAF, Wave64)."""
 
 
-def reads(file: BinaryIO) -> bool:
-    """Whether libsndfile would read all of what the file is, should it know the format."""
+def reads(file: BinaryIO, *, exactly: bool = True) -> bool:
+    """Whether libsndfile would read all of what the file is, should it know the format. Whether a second stream follows
+    the first is looked for ``exactly``, all through the file, or not at all."""
     head = _at(file, 0, 32)
     mark = head[:4]
     is_mpeg = mark[:3] == b"ID3" or (mark[:1] == b"\xff" and mark[1:2] >= b"\xe0")
     if is_mpeg or (mark == b"caff" and head[28:] == b"alac" and _has_broken_sizes(file)):
         return False
-    return not (mark in _BEGINS and _is_joined(file, _BEGINS[mark]))
+    return not (exactly and mark in _BEGINS and _is_joined(file, _BEGINS[mark]))
 
 
 def _has_broken_sizes(file: BinaryIO) -> bool:
@@ -100,7 +101,7 @@ def opened_sound(file: BinaryIO) -> Iterator[Sound]:
 
     excess = _promised_excess(file)
     file.seek(0)
-    source = file if isinstance(file, io.BytesIO) else file.fileno()
+    source = file.fileno() if isinstance(file, io.FileIO) else file
     with soundfile.SoundFile(source, closefd=False) as opened:
         samples: int = opened.frames
         promised = samples * excess
@@ -156,7 +157,7 @@ def _at(file: BinaryIO, start: int, length: int) -> bytes:
 def _is_joined(file: BinaryIO, begins: bytes) -> bool:
     """Whether a stream ``begins`` again later in the file, which takes as long to see as reading it: files are known
     by what the system says of them, since a corpus may hold a thousand segments of one."""
-    if isinstance(file, io.BytesIO):
+    if not isinstance(file, io.FileIO):
         return _begins_again(file, begins)
     status = os.fstat(file.fileno())
     identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
