@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 import pytest
+import toy
 from click.testing import CliRunner
 
 FOLDER = Path(__file__).parents[1] / "scripts" / "benchmarks"
@@ -42,3 +43,16 @@ def test_the_stack_has_the_gradients_of_packed_lstms(benchmarks: click.Group) ->
     said = run(benchmarks, "encoder --layers 2 --hidden 8 --batch 3 --frames 7 --repeats 1 --device cpu")
     assert float(said.split("between gradients: ")[1].split()[0]) < 1e-4
     assert "times as fast as packed nn.LSTM: " in said
+
+
+def test_training_is_told_apart_into_loader_and_steps(benchmarks: click.Group, tmp_path: Path) -> None:
+    toy.write_corpus(tmp_path, 6, name="train")
+    toy.write_corpus(tmp_path, 2, name="dev")
+    recipe = toy.write_recipe(tmp_path / "recipe.yaml")
+    said = run(benchmarks, f"train {recipe} --data {tmp_path} --batches 2 --repeats 1 --device cpu")
+    for part in ("whole loop", "loader alone", "steps alone"):
+        assert f"  {part}" in said
+    assert "audio hours a core-hour" in said
+    share = float(said.split("recurrent kernels: ")[1].split("%")[0])
+    assert 0 < share < 100
+    assert "times as fast as packed nn.LSTM" in said

@@ -14,12 +14,12 @@ SUBJECTS = {
     "decode": "our CTC decoder against others (extra `peers`) on the same emissions",
     "encoder": "our recurrent stack against nn.LSTM(bidirectional=True) on packed sequences",
     "live": "error rate against latency; memory and time a chunk over a long stream",
-    "loader": "the training loop against the same loop fed with batches already in memory",
     "long": "a long recording made of clips, against the clips one by one: errors, drift, memory",
     "peers": "transcripts of other recognisers (extra `peers`), for asr score",
     "silence": "error rate of clips with silence around them and at other levels; words that align loses",
     "speed": "a recording's real-time factor and errors beside other recognisers' (extra `peers`)",
     "step": "a training step's parts by criterion: the network, and CTC or CTC-CRF after it",
+    "train": "audio hours a GPU-hour of the training loop, its loader and its steps alone; time in LSTM kernels",
 }
 """A subject SUBJECT is the command ``main`` in SUBJECT.py."""
 
