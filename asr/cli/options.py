@@ -26,7 +26,7 @@ ARGUMENTS = "asr.arguments"
 FOLDER = click.Path(path_type=Path)
 
 
-class _Model(click.ParamType):
+class _Model(click.Path):
     """The directory of the model that is named, by the one rule for names (``checkpoint.resolve``)."""
 
     name = "model"

@@ -105,7 +105,7 @@ class FrontEnd:
         values = log_of_sum(energies, np.float32(FIXED_FLOOR) if floor is None else floor)
         if self.dct is None:
             return values
-        values = values @ self.dct
+        values = np.asarray(values @ self.dct)
         if not self.reach or not len(values):
             return values
         first = _delta(values)

@@ -237,10 +237,10 @@ class Recogniser:
         return emissions, heard / rate
 
 
-def _source(recording: Audible, sample_rate: int | None, rate: int, track: int = 1) -> Source:
+def _source(recording: Audible | Recording, sample_rate: int | None, rate: int, track: int = 1) -> Source:
     """A recording's samples at ``rate`` Hz, block by block."""
     if not isinstance(recording, np.ndarray):
-        file = recording if isinstance(recording, bytes) else Path(recording)
+        file = Path(recording) if isinstance(recording, str | PathLike) else recording
         return Source(
             channels=lambda: audio.outline(file, track=track).channels,
             blocks=lambda channel: audio.stream(file, sample_rate=rate, channel=channel, track=track),
