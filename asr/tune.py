@@ -32,6 +32,8 @@ HIGHER_ALPHAS, HIGHER_BETAS = (1.6, 2.0, 2.5, 3.0), (4.5, 6.0, 8.0)
 UNKNOWNS = (-20.0, -10.0, -5.0, -2.0, 0.0)
 LSTM_WEIGHTS = (0.1, 0.2, 0.3, 0.5, 0.8)
 LSTM_BETAS = (0.0, 1.0, 2.0, 3.0)
+THRESHOLDS = ((-7.0, 10.0), (-7.0, 14.0))
+"""Of tokens and of scores, beyond the defaults: a sequence criterion leaves more open in a frame than CTC does."""
 WIDTHS = (16, 32, 64, 128, 256)
 LANGUAGE_MODELS, LEXICONS = ("language_model.ngrams", "language_model-2.ngrams"), ("lexicon.txt", "lexicon-2.txt")
 LSTMS = ("tuned-lstm", "tuned-lstm-2")
@@ -107,8 +109,8 @@ def tune(decoder: BeamDecoder, dev: DevSet) -> Iterator[Trial]:
     fit it.
 
     First ``alpha`` and ``beta`` on a grid, which grows where the best lies on its edge, then what an unknown word
-    costs, then finer steps around the best, then the narrowest beam that makes no more errors, and last the LSTM's
-    weight. Raises LanguageModelError as ``weighing`` does.
+    costs, then finer steps around the best, then a search that drops less, then the narrowest beam that makes no more
+    errors, and last the LSTM's weight. Raises LanguageModelError as ``weighing`` does.
     """
     settings, part = weighing(decoder).settings.model_copy(update={"lstm": None}), decoder.settings.lstm
     best = _attempt(decoder, dev, settings)
@@ -171,7 +173,7 @@ def _stages(settings: recipe.Beam) -> tuple[Callable[[recipe.Beam], Iterator[rec
         return ()
     alphas = [_raised("alpha", *step) for step in itertools.pairwise((ALPHAS[-1], *HIGHER_ALPHAS))]
     betas = [_raised("beta", *step) for step in itertools.pairwise((BETAS[-1], *HIGHER_BETAS))]
-    return (_grid, *alphas, *betas, _unknowns, _finer, _widths)
+    return (_grid, *alphas, *betas, _unknowns, _finer, _thresholds, _widths)
 
 
 def _grid(around: recipe.Beam) -> Iterator[recipe.Beam]:
@@ -207,6 +209,11 @@ def _finer(around: recipe.Beam) -> Iterator[recipe.Beam]:
 def _lstm_parts(part: recipe.LstmFusion) -> Iterator[recipe.LstmFusion]:
     for weight, beta in itertools.product(LSTM_WEIGHTS, LSTM_BETAS):
         yield part.model_copy(update={"weight": weight, "beta": beta})
+
+
+def _thresholds(around: recipe.Beam) -> Iterator[recipe.Beam]:
+    for token, score in THRESHOLDS:
+        yield around.model_copy(update={"token_threshold": token, "score_threshold": score})
 
 
 def _widths(around: recipe.Beam) -> Iterator[recipe.Beam]:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -69,13 +70,14 @@ def test_help_answers_at_once_without_importing_torch(command):
     assert seen.stdout.splitlines()[-1] == "[]"
 
 
-def test_help_takes_less_than_300_ms():
+def test_help_takes_less_than_300_ms_of_processor_time():
     command = [sys.executable, "-c", "from asr.cli import main; main()", "transcribe", "--help"]
 
     def once() -> float:
-        started = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, capture_output=True, check=True)
-        return time.perf_counter() - started
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(once() for _ in range(5)) < 0.3
 

@@ -67,6 +67,19 @@ def test_the_grid_grows_while_its_edge_is_best(dev, tmp_path, monkeypatch):
     assert not any(alpha >= 3.0 for alpha, _ in tried)
 
 
+@pytest.mark.parametrize(("errors", "chosen"), [((9, 9, 9), -5.0), ((9, 7, 7), -7.0)])
+def test_a_search_that_drops_less_is_chosen_where_it_makes_fewer_errors(dev, tmp_path, monkeypatch, errors, chosen):
+    of = dict(zip([(-5.0, 10.0), (-7.0, 10.0), (-7.0, 14.0)], errors, strict=True))
+
+    def attempt(_decoder: BeamDecoder, _dev: DevSet, settings: recipe.Beam) -> Trial:
+        wrong = ErrorCounts(substitutions=of[settings.token_threshold, settings.score_threshold], hits=100)
+        return Trial(settings=settings, words=wrong, characters=wrong)
+
+    monkeypatch.setattr("asr.tune._attempt", attempt)
+    *_, found = tune(decoder(tmp_path, ngram=True, lstm=None), dev)
+    assert (found.settings.token_threshold, found.settings.score_threshold) == (chosen, 10.0)
+
+
 @pytest.mark.parametrize("unweighed", [GreedyDecoder(WORDS), BeamDecoder(WORDS, recipe.Beam())])
 def test_without_a_language_model_there_is_nothing_to_tune(unweighed):
     with pytest.raises(LanguageModelError, match="--lm or --lstm"):
