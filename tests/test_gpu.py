@@ -12,6 +12,7 @@ from torch import nn
 
 from asr import recipe, runtime
 from asr.errors import DivergenceError
+from asr.model.acoustic import AcousticModel
 from asr.model.collation import Utterance, collate
 from asr.model.encoder import RecurrentStack
 from asr.model.features import frame_mask
@@ -186,6 +187,22 @@ def test_the_loader_hands_over_batches_that_a_gpu_copies_by_itself():
     assert all(tensor.is_pinned() for tensor in tensors)
     assert torch.equal(pinned.waveforms, batch.waveforms)
     assert (pinned.ids, pinned.labels) == (("a",), 2)
+
+
+@pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+def test_the_next_batch_is_handed_to_a_gpu_that_is_still_at_work_on_the_last():
+    samples = np.random.default_rng(0).standard_normal(4000).astype(np.float32)
+    batch = collate([Utterance(samples=samples, id="a", text="a", tokens=(1, 2))]).pin_memory()
+    model = AcousticModel(validate_recipe(toy.recipe(), "toy"), 4).cuda()
+    expected = model.energies(batch)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        energies = model.energies(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(energies.values, expected.values)
+    assert energies.lengths.tolist() == expected.lengths.tolist()
 
 
 @pytest.mark.cuda

@@ -50,7 +50,7 @@ class AcousticModel(nn.Module):
         if batch.features is not None:
             return batch.features.to(self.device)
         waveforms = batch.waveforms.to(self.device, non_blocking=True)
-        return self.features.extract(waveforms, batch.waveform_lengths.to(self.device))
+        return self.features.extract(waveforms, batch.waveform_lengths.to(self.device, non_blocking=True))
 
     def emit(self, features: Features) -> Emitted:
         return self._emitted(*self.encoder(self._augmented(features), features.lengths))

@@ -49,9 +49,9 @@ def ctc_loss(emissions: Emitted, tokens: Tensor, token_lengths: Tensor) -> Tenso
     device = emissions.log_probs.device
     return functional.ctc_loss(
         emissions.log_probs.transpose(0, 1),
-        tokens.to(device),
+        tokens.to(device, non_blocking=True),
         emissions.lengths,
-        token_lengths.to(device),
+        token_lengths.to(device, non_blocking=True),
         blank=BLANK,
         reduction="sum",
     )
@@ -71,8 +71,9 @@ class CtcCrf:
         if device not in self._denominators:
             self._denominators[device] = Denominator(self.ngram.to(device))
         everything = self._denominators[device]
+        tokens, token_lengths = tokens.to(device, non_blocking=True), token_lengths.to(device, non_blocking=True)
         paths = ctc_loss(emissions, tokens, token_lengths)
-        labels = label_log_prob(everything.ngram, tokens.to(device), token_lengths.to(device))
+        labels = label_log_prob(everything.ngram, tokens, token_lengths)
         return (1 + self.ctc) * paths - labels.sum() + everything(emissions.log_probs, emissions.lengths).sum()
 
 
