@@ -92,7 +92,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sentences:
+class SentenceBatch:
     """Written sentences padded with zeros to the longest, as a language model learns from them: ``tokens`` (B, U),
     ``token_lengths`` (B,). ``rejected`` names the sentences that should have been here."""
 

@@ -157,6 +157,6 @@ def test_a_textgrid_reads_back(tmp_path, written):
     assert words == [word.text for word in written.words]
 
 
-@pytest.mark.parametrize("form", formats.FORMS)
+@pytest.mark.parametrize("form", formats.WRITERS)
 def test_a_recording_without_words_has_a_file_in_every_form(form):
-    assert isinstance(formats.FORMS[form](transcript(), "silence.wav"), str)
+    assert isinstance(formats.WRITERS[form](transcript(), "silence.wav"), str)

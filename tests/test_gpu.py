@@ -13,7 +13,7 @@ from torch import nn
 from asr import recipe, runtime
 from asr.errors import DivergenceError
 from asr.model.acoustic import AcousticModel
-from asr.model.collation import Utterance, collate
+from asr.model.collation import LoadedUtterance, collate
 from asr.model.encoder import RecurrentStack
 from asr.model.features import frame_mask
 from asr.model.recurrent import RecurrentLayer
@@ -181,7 +181,7 @@ def test_a_toy_language_is_learnt_on_a_gpu_in_float16(tmp_path):
 
 @pytest.mark.cuda
 def test_the_loader_hands_over_batches_that_a_gpu_copies_by_itself():
-    batch = collate([Utterance(samples=np.ones(16, np.float32), id="a", text="a", tokens=(1, 2))])
+    batch = collate([LoadedUtterance(samples=np.ones(16, np.float32), id="a", text="a", tokens=(1, 2))])
     pinned = batch.pin_memory()
     tensors = (pinned.waveforms, pinned.waveform_lengths, pinned.tokens, pinned.token_lengths)
     assert all(tensor.is_pinned() for tensor in tensors)
@@ -193,7 +193,7 @@ def test_the_loader_hands_over_batches_that_a_gpu_copies_by_itself():
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_the_next_batch_is_handed_to_a_gpu_that_is_still_at_work_on_the_last():
     samples = np.random.default_rng(0).standard_normal(4000).astype(np.float32)
-    batch = collate([Utterance(samples=samples, id="a", text="a", tokens=(1, 2))]).pin_memory()
+    batch = collate([LoadedUtterance(samples=samples, id="a", text="a", tokens=(1, 2))]).pin_memory()
     model = AcousticModel(validate_recipe(toy.recipe(), "toy"), 4).cuda()
     expected = model.energies(batch)
     torch.cuda.set_sync_debug_mode("error")

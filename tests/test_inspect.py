@@ -19,7 +19,7 @@ from asr.checkpoint import WEIGHTS, load_checkpoint, save_description, save_meta
 from asr.cli import main
 from asr.model.acoustic import AcousticModel
 from asr.model.cells import LstmGates
-from asr.model.collation import Utterance, collate
+from asr.model.collation import LoadedUtterance, collate
 from asr.recipe.reading import validate_recipe
 from asr.recipe.summary import describe
 from asr.records import Emissions, Features, Waveform, Word
@@ -92,7 +92,7 @@ class Page(HTMLParser):
 
 
 def heard(model: AcousticModel, samples: np.ndarray) -> Features:
-    return model.featurise(collate([Utterance(samples=samples)]))
+    return model.featurise(collate([LoadedUtterance(samples=samples)]))
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -100,7 +100,7 @@ def test_the_equations_give_the_trained_networks_emissions(models, name):
     model = load_checkpoint(models[name]).model
     samples = toy.speak("abc cab")
     traced = trace(model, heard(model, samples))
-    expected = model(collate([Utterance(samples=samples)]))
+    expected = model(collate([LoadedUtterance(samples=samples)]))
     assert traced.difference < 1e-4  # the head's weights are 20 times the usual
     np.testing.assert_allclose(traced.emissions.log_probs, expected.log_probs.detach(), atol=1e-4, rtol=1e-5)
     assert traced.emissions.lengths.tolist() == expected.lengths.tolist()

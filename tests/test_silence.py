@@ -8,7 +8,7 @@ import toy
 from asr.audio import voice
 from asr.decode.greedy import GreedyDecoder
 from asr.model.acoustic import AcousticModel
-from asr.model.collation import Utterance, collate
+from asr.model.collation import LoadedUtterance, collate
 from asr.model.network import TorchNetwork
 from asr.recipe.reading import validate_recipe
 from asr.records import Batch
@@ -29,7 +29,7 @@ def seconds_of_silence(seconds: float) -> np.ndarray:
 
 
 def batch(*recordings: np.ndarray) -> Batch:
-    return collate([Utterance(samples=samples) for samples in recordings])
+    return collate([LoadedUtterance(samples=samples) for samples in recordings])
 
 
 def emissions(network: AcousticModel, *recordings: np.ndarray) -> list[np.ndarray]:

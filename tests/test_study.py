@@ -15,7 +15,7 @@ from asr import recipe
 from asr.cli import main
 from asr.errors import RecipeError
 from asr.model.acoustic import AcousticModel
-from asr.model.collation import Utterance, collate
+from asr.model.collation import LoadedUtterance, collate
 from asr.model.emitted import Emitted
 from asr.model.encoder import RecurrentStack
 from asr.model.features import feature_size
@@ -39,7 +39,7 @@ def model_of(settings: recipe.Recipe) -> AcousticModel:
 
 @pytest.fixture
 def utterance() -> Batch:
-    return collate([Utterance(samples=toy.speak("abc ab c aa"), tokens=(1, 2, 3, 1, 2))])
+    return collate([LoadedUtterance(samples=toy.speak("abc ab c aa"), tokens=(1, 2, 3, 1, 2))])
 
 
 # ------------------------------------------------------------------------------------------------------ cells

@@ -65,7 +65,7 @@ def score(
     Files are JSON lines, CSV or TSV with a header, Kaldi text, TRN, STM, CTM, or plain text line by line.
     """
     from asr.score import compare
-    from asr.score.forms import FORMS, NIST_FORMS
+    from asr.score.forms import FORM_NAMES, NIST_FORMS
     from asr.score.transcripts import read_hypotheses, read_references
 
     references = read_references(reference, form)
@@ -89,7 +89,7 @@ def score(
         say(
             f"{system.name}: {system.summary(by_speaker=True)}  MER {counts.match_error_rate:.2%}  "
             f"WIL {counts.information_lost:.2%}  {counts.substitutions} substituted, {counts.deletions} deleted, "
-            f"{counts.insertions} inserted  ({FORMS[file.form]})"
+            f"{counts.insertions} inserted  ({FORM_NAMES[file.form]})"
         )
     for kind in systems[0].groups():
         _print_groups(kind, systems)

@@ -129,7 +129,7 @@ def transcribe(
                 if out is None and forms == ("txt",) and len(waiting) > 1:
                     say(f"{printable(job.name, line=True)}\t{printable(outcome.text, line=True)}")
                 elif out is None:
-                    (say if forms[0] in ("txt", "json") else write)(formats.FORMS[forms[0]](outcome, job.name))
+                    (say if forms[0] in ("txt", "json") else write)(formats.WRITERS[forms[0]](outcome, job.name))
                 else:
                     job.write(outcome)
             progress.start()

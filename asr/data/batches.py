@@ -24,7 +24,7 @@ from asr.data.corpora import FAULT
 from asr.data.decoded import Recordings
 from asr.data.join import Joined, joined_of
 from asr.errors import CorpusError, TextError
-from asr.model.collation import Utterance, collate
+from asr.model.collation import LoadedUtterance, collate
 from asr.records import Batch, Fault, Rejection
 from asr.text.normalise import normalise
 from asr.text.tokenise import PhoneTokeniser, Tokeniser, frames_needed
@@ -78,7 +78,7 @@ class Utterances(torch.utils.data.Dataset[Batch]):
     spelled: Mapping[str, Sequence[int]] | None = None
 
     def __getitem__(self, cuts: Any) -> Batch:
-        loaded: list[Utterance] = []
+        loaded: list[LoadedUtterance] = []
         rejected: list[Rejection] = []
         with audio_backend(_ProjectReader(self.recordings)):
             for cut in cuts:
@@ -88,7 +88,7 @@ class Utterances(torch.utils.data.Dataset[Batch]):
                     loaded += self._taken(cut, rejected, self.augmenter)
         return collate(loaded, rejected)
 
-    def _taken(self, cut: Any, rejected: list[Rejection], augmenter: Augmenter | None) -> list[Utterance]:
+    def _taken(self, cut: Any, rejected: list[Rejection], augmenter: Augmenter | None) -> list[LoadedUtterance]:
         """The utterance of ``cut``, or none, and why not among those ``rejected``."""
         try:
             return [self._load(cut, augmenter)]
@@ -96,7 +96,7 @@ class Utterances(torch.utils.data.Dataset[Batch]):
             rejected.append(Rejection(id=cut.id, fault=refusal.fault, reason=refusal.reason))
             return []
 
-    def _load_joined(self, id: str, joined: Joined, rejected: list[Rejection]) -> list[Utterance]:
+    def _load_joined(self, id: str, joined: Joined, rejected: list[Rejection]) -> list[LoadedUtterance]:
         """One utterance of all that are joined, as far as they can be used, augmented as a whole."""
         taken = [self._taken(cut, rejected, None) for cut in joined.cuts]
         utterances = [utterance for part in taken for utterance in part]
@@ -116,7 +116,7 @@ class Utterances(torch.utils.data.Dataset[Batch]):
         elif self.tokeniser is not None:
             tokens = self.tokeniser.encode(text)
         return [
-            Utterance(
+            LoadedUtterance(
                 samples=samples,
                 features=self.featurise(samples) if self.featurise else None,
                 id=id,
@@ -126,7 +126,7 @@ class Utterances(torch.utils.data.Dataset[Batch]):
             )
         ]
 
-    def _load(self, cut: Any, augmenter: Augmenter | None) -> Utterance:
+    def _load(self, cut: Any, augmenter: Augmenter | None) -> LoadedUtterance:
         if fault := (getattr(cut, "custom", None) or {}).get(FAULT):
             raise _Refused("unreadable", fault)
         text = text_of(cut, self.normalisation)
@@ -149,7 +149,7 @@ class Utterances(torch.utils.data.Dataset[Batch]):
             check_length(self.emission_frames(len(samples)), tokens)
         features = self.featurise(samples) if self.featurise else None
         speaker = next((s.speaker for s in cut.supervisions if s.speaker), "")
-        return Utterance(
+        return LoadedUtterance(
             samples=samples, features=features, id=cut.id, text=text, speaker=speaker, tokens=tuple(tokens)
         )
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.errors import TextError
-from asr.records import Rejection, Sentences
+from asr.records import Rejection, SentenceBatch
 from asr.text.tokenise import Tokeniser
 
 
@@ -34,14 +34,14 @@ class SentenceBatches:
     def __len__(self) -> int:
         return len(self._cuts) - 1
 
-    def epoch(self, number: int, *, skip: int = 0, every: int = 1) -> Iterator[Sentences]:
+    def epoch(self, number: int, *, skip: int = 0, every: int = 1) -> Iterator[SentenceBatch]:
         """The batches of epoch ``number``, the first ``skip`` left out, and of the rest one in ``every``."""
         random = np.random.default_rng((self.seed, number))
         order = np.lexsort((random.random(len(self.text)), self._lengths))
         for batch in random.permutation(len(self))[skip::every]:
             yield self._collate(order[self._cuts[batch] : self._cuts[batch + 1]].tolist())
 
-    def _collate(self, indices: Sequence[int]) -> Sentences:
+    def _collate(self, indices: Sequence[int]) -> SentenceBatch:
         ids, rows, rejected = [], [], []
         for index in indices:
             sentence, name = self.text[index], f"sentence {index + 1}"
@@ -56,7 +56,7 @@ class SentenceBatches:
                 rejected.append(Rejection(id=name, fault="outside the alphabet", reason=f"{begins}: {error}"))
                 continue
             ids.append(name)
-        return Sentences(
+        return SentenceBatch(
             ids=tuple(ids),
             tokens=pad_sequence(rows, batch_first=True) if rows else torch.zeros(0, 0, dtype=torch.int64),
             token_lengths=torch.tensor([len(row) for row in rows], dtype=torch.int64),

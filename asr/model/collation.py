@@ -16,7 +16,7 @@ from asr.records import Batch, Features, Rejection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Utterance:
+class LoadedUtterance:
     """``samples`` (S,) float32 at the recipe's rate; ``features`` (T, F) where the loader computes them."""
 
     samples: np.ndarray
@@ -27,7 +27,7 @@ class Utterance:
     tokens: tuple[int, ...] = ()
 
 
-def collate(utterances: Sequence[Utterance], rejected: Sequence[Rejection] = ()) -> Batch:
+def collate(utterances: Sequence[LoadedUtterance], rejected: Sequence[Rejection] = ()) -> Batch:
     waveforms, waveform_lengths = _pad([torch.from_numpy(u.samples) for u in utterances])
     tokens, token_lengths = _pad([torch.tensor(u.tokens, dtype=torch.int64) for u in utterances])
     features = None

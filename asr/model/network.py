@@ -9,7 +9,7 @@ import torch
 
 from asr.errors import AsrError
 from asr.model.acoustic import AcousticModel
-from asr.model.collation import Utterance, collate
+from asr.model.collation import LoadedUtterance, collate
 from asr.model.encoder import Encoder
 from asr.model.features import loader_features
 from asr.model.streaming import TorchStream
@@ -29,7 +29,7 @@ class TorchNetwork:
     def emit(self, waveforms: Sequence[np.ndarray]) -> Emissions:
         """As ``Network`` says, all in one batch on the model's device."""
         features = [self._featurise(samples) if self._featurise else None for samples in waveforms]
-        utterances = [Utterance(samples=s, features=f) for s, f in zip(waveforms, features, strict=True)]
+        utterances = [LoadedUtterance(samples=s, features=f) for s, f in zip(waveforms, features, strict=True)]
         log_probs, lengths = self.model(collate(utterances))
         return Emissions(log_probs=log_probs.cpu().numpy(), lengths=lengths.cpu().numpy(), frame_shift=self.frame_shift)
 

@@ -34,7 +34,7 @@ class Section(BaseModel):
 # --------------------------------------------------------------------------------------------------- corpora
 
 
-class Source(Section):
+class CorpusSettings(Section):
     """What every corpus kind takes besides its own keys. ``leave_out`` names utterances by id, such as those in which
     something else is said than their text: ``asr evaluate --doubtful`` lists them."""
 
@@ -44,7 +44,7 @@ class Source(Section):
     leave_out: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _ordered(self) -> Source:
+    def _ordered(self) -> CorpusSettings:
         if self.speakers[0] >= self.speakers[1]:
             raise ValueError(f"speakers is a slice of [0, 1], low to high; found {list(self.speakers)}")
         return self
@@ -60,7 +60,7 @@ def place_of(speaker: str) -> float:
     return zlib.crc32(f"speaker:{speaker}".encode()) / 2**32
 
 
-class LibriSpeechCorpus(Source):
+class LibriSpeechCorpus(CorpusSettings):
     kind: Literal["librispeech"]
     path: str = "LibriSpeech"
     splits: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -68,33 +68,33 @@ class LibriSpeechCorpus(Source):
     mirror: str = "https://www.openslr.org/resources/12"
 
 
-class ManifestCorpus(Source):
+class ManifestCorpus(CorpusSettings):
     kind: Literal["manifest"]
     path: str
 
 
-class FolderCorpus(Source):
+class FolderCorpus(CorpusSettings):
     kind: Literal["folder"]
     path: str
 
 
-class CommonVoiceCorpus(Source):
+class CommonVoiceCorpus(CorpusSettings):
     kind: Literal["common_voice"]
     path: str
     split: str = "train"
 
 
-class KaldiCorpus(Source):
+class KaldiCorpus(CorpusSettings):
     kind: Literal["kaldi"]
     path: str
 
 
-class LhotseCorpus(Source):
+class LhotseCorpus(CorpusSettings):
     kind: Literal["lhotse"]
     path: str
 
 
-class EspeakCorpus(Source):
+class EspeakCorpus(CorpusSettings):
     kind: Literal["espeak"]
     vocabulary: Annotated[tuple[str, ...], Field(min_length=1)]
     words: Annotated[tuple[Positive, Positive], LowToHigh] = (1, 8)
@@ -111,7 +111,7 @@ class EspeakCorpus(Source):
     seed: Seed = 1
 
 
-class GivenCorpus(Source):
+class GivenCorpus(CorpusSettings):
     """What Python code gave to ``asr.train`` as the ``cuts`` of a split. It lies in no file, so nothing else has it."""
 
     kind: Literal["given"]

@@ -20,7 +20,7 @@ from asr.errors import CorpusError
 from asr.records import ErrorCounts
 from asr.score import significance
 from asr.score.edits import Unit, align_characters, error_slots
-from asr.score.forms import FORMS, NIST_FORMS, Transcripts, listed
+from asr.score.forms import FORM_NAMES, NIST_FORMS, Transcripts, listed
 from asr.score.glm import GlobalMap, Purpose, read_glm
 from asr.score.graphs import WordGraph, plain_graph, word_graph
 from asr.score.significance import Interval
@@ -42,7 +42,7 @@ SIGNIFICANT = 0.05
 _MOST_CELLS = 25_000_000
 """Pairs of words to align at once: a channel of about half an hour, 0.8 GB."""
 
-_FORMS = {"none": "none", "lower": "lower", "basic": "words", "english": "english", "spelled": "spelled"}
+_NORMALISED = {"none": "none", "lower": "lower", "basic": "words", "english": "english", "spelled": "spelled"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ class Rules:
     @property
     def form(self) -> str:
         """As ``normalise`` takes it."""
-        return f"{_FORMS[self.normalisation]} {self.language}".rstrip()
+        return f"{_NORMALISED[self.normalisation]} {self.language}".rstrip()
 
     def texts(self, transcripts: Transcripts) -> dict[str, str]:
         """A file's texts by id, in lower case where they are to be spelled out and all are in capitals, which then say
@@ -402,7 +402,7 @@ def write_json(
         "normalisation": {"name": normalisation, "meaning": NORMALISATIONS[normalisation]},
         "reference": {
             "path": str(references.path),
-            "form": FORMS[references.form],
+            "form": FORM_NAMES[references.form],
             "utterances": len(references.lines),
         },
         "systems": {

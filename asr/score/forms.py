@@ -9,7 +9,7 @@ from typing import Literal
 
 Form = Literal["jsonl", "csv", "tsv", "kaldi", "trn", "stm", "ctm", "plain"]
 
-FORMS: dict[Form, str] = {
+FORM_NAMES: dict[Form, str] = {
     "jsonl": "JSON lines",
     "csv": "CSV",
     "tsv": "TSV",
@@ -57,7 +57,7 @@ class Transcripts:
     skipped: tuple[Line, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.path} ({FORMS[self.form]})"
+        return f"{self.path} ({FORM_NAMES[self.form]})"
 
 
 def listed(names: Iterable[str], count: int = 5) -> str:

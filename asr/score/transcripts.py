@@ -14,7 +14,7 @@ from typing import Any
 
 from asr.errors import CorpusError
 from asr.score import nist
-from asr.score.forms import FORMS, SUFFIXES, Form, Line, Transcripts, listed
+from asr.score.forms import FORM_NAMES, SUFFIXES, Form, Line, Transcripts, listed
 from asr.text.tables import (
     AUDIO_COLUMNS,
     SPEAKER_COLUMNS,
@@ -65,8 +65,8 @@ def read_hypotheses(path: Path, references: Transcripts, form: Form | None = Non
     form = SUFFIXES.get(path.suffix.lower()) or form or form_of(path)
     if (form == "plain") != (references.form == "plain"):
         raise CorpusError(
-            f"{path} is {FORMS[form]} and {references.path} {FORMS[references.form]}: plain text has no ids, and is "
-            "scored against plain text alone (--format says what a file is whose suffix does not)"
+            f"{path} is {FORM_NAMES[form]} and {references.path} {FORM_NAMES[references.form]}: plain text has no ids, "
+            "and is scored against plain text alone (--format says what a file is whose suffix does not)"
         )
     match form:
         case "ctm":

@@ -30,7 +30,7 @@ from asr.text.normalise import normalise
 from asr.transcribe.emissions import emit, frame_samples
 from asr.transcribe.pieces import Piece, pieces
 from asr.transcribe.recogniser import Recogniser
-from asr.transcribe.recordings import BATCH_SECONDS, Utterance, decoded, padded, uttered
+from asr.transcribe.recordings import BATCH_SECONDS, Passage, decoded, padded, uttered
 
 AHEAD_SECONDS = 60.0
 """Of a recording's pieces that wait for the network, at the most, before its reader waits too."""
@@ -113,7 +113,7 @@ class Work:
     hints: Mapping[str, float] = field(default_factory=dict)
     tell: Callable[[Event], None]
     decoder: Decoder | None = None
-    waiting: deque[tuple[Piece, Utterance]] = field(default_factory=deque)
+    waiting: deque[tuple[Piece, Passage]] = field(default_factory=deque)
     served: int = 0
     samples: int = 0
     reading: bool = True
@@ -132,7 +132,7 @@ class _Member:
 
     work: Work
     piece: Piece
-    utterance: Utterance
+    utterance: Passage
 
 
 class Engine:
@@ -258,7 +258,7 @@ class Engine:
                 raise too_long(most)
             yield block
 
-    def _offer(self, work: Work, piece: Piece, utterance: Utterance) -> None:
+    def _offer(self, work: Work, piece: Piece, utterance: Passage) -> None:
         most = AHEAD_SECONDS * work.recogniser.network.sample_rate
         with self._changed:
             while not work.ended and work.waiting and work.ahead + len(piece.samples) > most:

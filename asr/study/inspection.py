@@ -12,7 +12,7 @@ from asr.audio import Recording
 from asr.decode.words import words_of
 from asr.errors import AsrError, AudioError
 from asr.model.acoustic import AcousticModel
-from asr.model.collation import Utterance, collate
+from asr.model.collation import LoadedUtterance, collate
 from asr.model.encoder import RecurrentStack
 from asr.model.features import loader_features
 from asr.model.network import TorchNetwork
@@ -67,7 +67,7 @@ def look_inside(recogniser: Recogniser, waveform: Waveform, *, cut: bool = False
     """As ``inspect``, of an utterance at the model's rate that is known to be one."""
     featurise = loader_features(recogniser.recipe.features)
     samples = waveform.samples
-    utterance = Utterance(samples=samples, features=featurise(samples) if featurise else None)
+    utterance = LoadedUtterance(samples=samples, features=featurise(samples) if featurise else None)
     model = acoustic_model(recogniser)
     traced = trace(model, model.featurise(collate([utterance])))
     [(best, *_)] = recogniser.decoder(traced.emissions)

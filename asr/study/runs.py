@@ -13,7 +13,7 @@ from asr import checkpoint, recipe
 from asr.data.corpora import AnySource, open_corpora
 from asr.errors import CorpusError, DivergenceError, TextError
 from asr.evaluate import evaluate, write_hypotheses
-from asr.model.collation import Utterance, collate
+from asr.model.collation import LoadedUtterance, collate
 from asr.records import Batch, ErrorCounts
 from asr.score.significance import Interval, rate_interval
 from asr.score.system import System
@@ -185,7 +185,7 @@ def longest_utterances(plan: Plan, sources: Sequence[AnySource], root: Path) -> 
     Raises CorpusError where there is none.
     """
     settings, tokeniser = checkpoint.load_description(plan.directory)
-    longest: list[Utterance] = []
+    longest: list[LoadedUtterance] = []
     for batch in plain_batches(settings, open_corpora(tuple(sources), root).whole()):
         longest = sorted([*longest, *_spelled(batch, tokeniser)], key=lambda u: (-len(u.samples), u.id))[:LOOKED_AT]
     if not longest:
@@ -193,14 +193,14 @@ def longest_utterances(plan: Plan, sources: Sequence[AnySource], root: Path) -> 
     return [collate([utterance]) for utterance in longest]
 
 
-def _spelled(batch: Batch, tokeniser: Tokeniser) -> Iterator[Utterance]:
+def _spelled(batch: Batch, tokeniser: Tokeniser) -> Iterator[LoadedUtterance]:
     for i, (id, text, length) in enumerate(zip(batch.ids, batch.texts, batch.waveform_lengths.tolist(), strict=True)):
         try:
             tokens = tuple(tokeniser.encode(text))
         except TextError:
             continue
         featured = batch.features
-        yield Utterance(
+        yield LoadedUtterance(
             samples=batch.waveforms[i, :length].numpy(),
             features=None if featured is None else featured.values[i, : featured.lengths[i]].numpy(),
             id=id,

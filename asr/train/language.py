@@ -16,7 +16,7 @@ from asr import checkpoint, recipe, runtime
 from asr.data.sentences import SentenceBatches
 from asr.errors import CorpusError, TextError
 from asr.model.language import LanguageModel
-from asr.records import Sentences
+from asr.records import SentenceBatch
 from asr.text.sentences import read_sentences
 from asr.text.tokenise import Tokeniser
 from asr.train.claim import claimed
@@ -105,10 +105,10 @@ class LanguageTask:
     def ready(self, number: int, monitor: Monitor, stop: threading.Event) -> bool:  # noqa: ARG002
         return True
 
-    def epoch(self, number: int, *, skip: int, every: int) -> Iterator[Sentences]:
+    def epoch(self, number: int, *, skip: int, every: int) -> Iterator[SentenceBatch]:
         return self._batches.epoch(number, skip=skip, every=every)
 
-    def loss(self, model: LanguageModel, batch: Sentences) -> Loss:
+    def loss(self, model: LanguageModel, batch: SentenceBatch) -> Loss:
         return Loss(nats=-model.log_probability(batch.tokens, batch.token_lengths).sum())
 
     def subject(self) -> str:

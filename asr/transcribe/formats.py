@@ -73,7 +73,7 @@ def as_textgrid(transcript: Transcript) -> str:
     return _textgrid(tiers, transcript.duration)
 
 
-FORMS: dict[str, Callable[[Transcript, str], str]] = {
+WRITERS: dict[str, Callable[[Transcript, str], str]] = {
     "txt": lambda transcript, _file: as_text(transcript),
     "json": as_json,
     "srt": lambda transcript, _file: as_srt(transcript),

@@ -34,7 +34,7 @@ class Job:
     def write(self, transcript: Transcript) -> None:
         for form, path in self.outputs.items():
             with files.replacing(path) as file:
-                file.write(formats.FORMS[form](transcript, self.name) + "\n")
+                file.write(formats.WRITERS[form](transcript, self.name) + "\n")
 
 
 def plan(named: Sequence[str], recordings: Sequence[Path | None], out: Path, forms: Sequence[str]) -> list[Job]:

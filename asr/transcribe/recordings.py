@@ -37,7 +37,7 @@ class Source:
 
 
 @dataclass(slots=True, eq=False)
-class Utterance:
+class Passage:
     """What is decoded in one go: one piece, or several that go on without a pause."""
 
     channel: int | None
@@ -60,7 +60,7 @@ class _Waiting:
     """A piece in the pool, and what it belongs to."""
 
     piece: Piece
-    utterance: Utterance
+    utterance: Passage
     reading: _Reading
 
 
@@ -175,11 +175,11 @@ class Transcription:
         return Transcript(segments=tuple(ordered), duration=round(reading.samples / self._rate, 3))
 
 
-def uttered(cut: Iterable[Piece], channel: int | None = None) -> Iterator[tuple[Piece, Utterance]]:
+def uttered(cut: Iterable[Piece], channel: int | None = None) -> Iterator[tuple[Piece, Passage]]:
     """The pieces of one channel, each with the utterance that it is a part of."""
-    utterance: Utterance | None = None
+    utterance: Passage | None = None
     for piece in cut:
-        utterance = utterance or Utterance(channel, piece.start)
+        utterance = utterance or Passage(channel, piece.start)
         utterance.stop = piece.stop
         yield piece, utterance
         if not piece.goes_on:
@@ -187,8 +187,8 @@ def uttered(cut: Iterable[Piece], channel: int | None = None) -> Iterator[tuple[
 
 
 def decoded(
-    utterances: Iterable[Utterance], network: Network, decoder: Decoder, tokeniser: Tokeniser
-) -> Iterator[tuple[Utterance, Segment]]:
+    utterances: Iterable[Passage], network: Network, decoder: Decoder, tokeniser: Tokeniser
+) -> Iterator[tuple[Passage, Segment]]:
     """The segment of each utterance, whose emissions are all there; in any order."""
     shift, rate = network.frame_shift, network.sample_rate
     joined = [(utterance, np.concatenate(utterance.emissions)) for utterance in utterances]
