@@ -230,6 +230,18 @@ def test_folders_are_searched_and_outputs_mirror_them(tmp_path):
     assert folders.common_folder([str(tmp_path / "a" / "x.wav")]) == tmp_path / "a"
 
 
+def test_folders_that_are_links_are_searched_once_and_a_link_that_leads_nowhere_is_named(tmp_path, caplog):
+    for name in ("here/a.wav", "elsewhere/b.wav"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    (tmp_path / "here" / "linked").symlink_to("../elsewhere")
+    (tmp_path / "elsewhere" / "round").symlink_to("../here")
+    (tmp_path / "here" / "gone").symlink_to("../nothing")
+    found = folders.find_recordings([str(tmp_path / "here")])
+    assert [str(path.relative_to(tmp_path)) for path in found] == ["here/a.wav", "here/linked/b.wav"]
+    assert caplog.messages == [f"{tmp_path / 'here' / 'gone'} is a link that leads nowhere"]
+
+
 def test_a_folder_or_a_pattern_without_recordings_is_a_sentence(tmp_path):
     with pytest.raises(AudioError, match="holds no recordings"):
         folders.find_recordings([str(tmp_path)])

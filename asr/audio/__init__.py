@@ -5,8 +5,9 @@ float32, finite, at the rate asked for. Whatever goes wrong on the way is an Aud
 """
 
 from asr.audio.reading import mixed, outline, probe, read, read_channels, stream
-from asr.audio.recording import MAX_SECONDS, AudioInfo, Member, Recording, describe, sounds
+from asr.audio.recording import MAX_SECONDS, AudioInfo, Member, Recording, describe
 from asr.audio.resample import Resampling, as_floats, prepare, resampled
+from asr.audio.search import recordings_below
 from asr.records import Waveform
 
 __all__ = [
@@ -24,7 +25,7 @@ __all__ = [
     "probe",
     "read",
     "read_channels",
+    "recordings_below",
     "resampled",
-    "sounds",
     "stream",
 ]

@@ -17,11 +17,6 @@ MAX_SECONDS = 24 * 3600
 """A header that claims more than a day is taken for damage."""
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 """In Hz. A header that claims another is damaged: at 1 Hz, 100 kB are a day of sound, and at 16,000 Hz gigabytes."""
-_SUFFIXES = (
-    "3gp,aac,ac3,aif,aifc,aiff,amr,au,avi,caf,flac,flv,m2ts,m4a,m4b,m4v,mka,mkv,mov,mp2,mp3,mp4,mpeg,mpg,oga,ogg,ogv,"
-    "opus,snd,sph,spx,tta,w64,wav,wave,weba,webm,wma,wmv,wv"
-)
-"""What files that hold sound are called, where a folder is searched for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,11 +86,6 @@ def describe(recording: Recording) -> str:
         return f"{len(recording)} bytes of audio"
     name = f"{recording.file}/{recording.name}" if isinstance(recording, Member) else str(recording)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
-
-
-def sounds(path: Path) -> bool:
-    """Whether a file's name is that of a recording."""
-    return path.suffix[1:].lower() in _SUFFIXES.split(",")
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from asr import audio, recipe
-from asr.data.layouts import recordings_below
 from asr.errors import AudioError, CorpusError
 
 log = logging.getLogger(__name__)
@@ -99,8 +98,12 @@ def in_memory(samples: np.ndarray, sample_rate: int, id: str) -> Any:
 def _find_noises(folder: Path) -> list[Any]:
     from lhotse import AudioSource, Recording
 
+    try:
+        paths = sorted(audio.recordings_below(folder))
+    except AudioError as error:
+        raise CorpusError(f"augment.noise.path: {error}") from error
     cuts = []
-    for path in recordings_below(folder):
+    for path in paths:
         try:
             header = audio.probe(path)
         except AudioError as error:

@@ -5,14 +5,13 @@ Nothing in a corpus is run, and nothing is skipped in silence: a malformed line 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from asr import audio
-from asr.errors import CorpusError
+from asr.errors import AudioError, CorpusError
 from asr.text.tables import (
     AUDIO_COLUMNS,
     SPEAKER_COLUMNS,
@@ -122,9 +121,13 @@ def read_librispeech(split: Path) -> Iterator[Utterance]:
 def read_folder(folder: Path) -> Iterator[Utterance]:
     """Recordings with a .txt of the same name beside them, at any depth, in folders that are links too; the enclosing
     folder is the speaker."""
-    found = False
-    for path in recordings_below(folder):
-        found = True
+    try:
+        paths = sorted(audio.recordings_below(folder))
+    except AudioError as error:
+        raise CorpusError(str(error)) from error
+    if not paths:
+        raise CorpusError(f"{folder} holds no audio files: none in it is called .wav, .flac, .mp3 or the like")
+    for path in paths:
         text = path.with_suffix(".txt")
         if not text.is_file():
             raise CorpusError(f"{path} has no {text.name} beside it")
@@ -132,24 +135,6 @@ def read_folder(folder: Path) -> Iterator[Utterance]:
         words = " ".join(line.strip() for _, line in lines(text))
         id = path.relative_to(folder).with_suffix("").as_posix()
         yield Utterance(id=id, audio=path, text=words, speaker=speaker, where=str(text))
-    if not found:
-        raise CorpusError(f"{folder} holds no audio files: none in it is called .wav, .flac, .mp3 or the like")
-
-
-def recordings_below(folder: Path) -> list[Path]:
-    """The recordings below a folder, hidden ones left out, sorted by path; a folder that is linked twice, or to itself,
-    is searched once."""
-    seen: set[Path] = set()
-    found: list[Path] = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = Path(parent).resolve()
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, name) for name in files if not name.startswith(".") and audio.sounds(Path(name))]
-    return sorted(found)
 
 
 def read_common_voice(table: Path) -> Iterator[Utterance]:

@@ -6,7 +6,7 @@ import glob
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from asr import audio
@@ -27,24 +27,11 @@ def find_recordings(names: Sequence[str]) -> list[Path]:
             matches = sorted(map(Path, glob.iglob(name, recursive=True)))  # noqa: PTH207 - Path.glob takes no absolute one
             if not matches:
                 raise AudioError(f"no file matches {name}")
-        inside = [file for match in matches for file in (_below(match) if match.is_dir() else [match])]
+        inside = [file for match in matches for file in (audio.recordings_below(match) if match.is_dir() else [match])]
         if not inside:
             raise AudioError(f"{name} holds no recordings: no file in it is called .wav, .flac, .mp3 or the like")
         found |= dict.fromkeys(inside)
     return list(found)
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    """The recordings below a folder, hidden ones left out, in the order of their names."""
-
-    def refuse(error: OSError) -> None:
-        raise AudioError(f"{error.filename} cannot be searched: {error.strerror}") from error
-
-    for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and audio.sounds(Path(name)):
-                yield Path(parent) / name
 
 
 def common_folder(names: Iterable[str]) -> Path:

@@ -80,7 +80,7 @@ def concatenate(
     draw, generator = random.Random(0), np.random.default_rng(0)
     if noise and not noise.is_dir():
         raise click.UsageError(f"{noise} is no folder of noises")
-    files = sorted(file for file in noise.iterdir() if audio.sounds(file)) if noise else []
+    files = sorted(audio.recordings_below(noise)) if noise else []
     if noise and not files:
         raise click.UsageError(f"{noise} holds no sound file; without --noise, pauses hold white noise")
     noises = [audio.read(file, sample_rate=RATE).samples for file in files]
