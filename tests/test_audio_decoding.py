@@ -183,7 +183,8 @@ def test_a_clip_that_lacks_more_than_a_phone_is_refused(sound):
 
 
 @pytest.mark.parametrize(
-    "container", ["wav", "wavex", "w64", "rf64", "aiff", "au", "nist", "wav-ulaw", "m4a", "flac", "mp3"]
+    "container",
+    ["wav", "wavex", "w64", "rf64", "aiff", "au", "nist", "wav-ulaw", "m4a", "flac", "mp3", "wma", "avi", "flv"],
 )
 def test_a_file_shorter_than_its_header_is_named(sound, container, tmp_path, caplog):
     content = clip(container, np.concatenate([sound] * 4))
@@ -196,6 +197,19 @@ def test_a_file_shorter_than_its_header_is_named(sound, container, tmp_path, cap
     assert audio.read(content, duration=1.0).duration == pytest.approx(1.0, abs=0.001)
     assert len(heard(content)) / RATE == pytest.approx(2.0, abs=0.5)
     assert "is truncated: its header promises 4." in caplog.text
+
+
+def test_of_two_tracks_the_shorter_is_whole_unless_the_file_is_cut(sound, caplog):
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as out:
+        streams = [out.add_stream("aac", rate=RATE, layout="mono") for _ in range(2)]
+        for stream, seconds in zip(streams, (3, 4), strict=True):
+            encode(out, stream, np.concatenate([sound] * seconds), RATE)
+    content = file.getvalue()
+    assert audio.read(content).duration == pytest.approx(3.0, abs=0.1)
+    assert not caplog.text
+    with pytest.raises(AudioError, match=r"is truncated: its header promises 4\.\d s"):
+        audio.read(content[: len(content) // 3])
 
 
 def with_index_first(content: bytes, path: Path) -> bytes:

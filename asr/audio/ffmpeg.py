@@ -11,6 +11,7 @@ import itertools
 import math
 import os
 import re
+import struct
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -29,6 +30,18 @@ _XING = re.compile(rb"\xff[\xe0-\xff]..(?:..)?\0{9,32}(?:Xing|Info)\0\0\0[\x02\x
 """The first frame of an MP3 whose encoder says how many bytes there are of it."""
 _TAG_BYTES = 256
 """A tag behind an MP3's last frame (ID3v1 has 128 bytes) is shorter, and another MP3 is longer."""
+_STATED = {
+    "asf": (
+        re.compile(rb"\xa1\xdc\xab\x8c\x47\xa9\xcf\x11\x8e\xe4\0\xc0\x0c\x20\x53\x65.{48}(.{24})", re.DOTALL),
+        "<QQQ",
+    ),
+    "flv": (re.compile(rb"\0\x08duration\0(.{8})", re.DOTALL), ">d"),
+}
+"""Where headers state a length that FFmpeg corrects by the size of a file that was cut short: ASF's file properties
+(the time to play and to send in units of 100 ns, and in ms how much of it is waited for the first packet), and the
+metadata of FLV (seconds)."""
+_SEGMENT = re.compile(rb"\x18\x53\x80\x67\x01(.{7})", re.DOTALL)
+"""Of Matroska, all that comes after the header, and the bytes there are of it."""
 
 JITTER_SECONDS = 0.1
 """Time stamps may be off by so much: Matroska rounds them, Vorbis's blocks differ in length, clocks drift."""
@@ -90,7 +103,7 @@ def opened_track(
         if tracks[number - 1].codec_context is None:
             reason = reason_of(cause) if cause else "nothing here decodes its codec"
             raise AudioError(f"{name} is not audio that can be read: {reason}")
-        yield Track(container, tracks[number - 1], name, Damage() if damage is None else damage, counts=mpeg)
+        yield Track(container, tracks[number - 1], name, head, Damage() if damage is None else damage, counts=mpeg)
 
 
 def _is_whole_mpeg(file: BinaryIO, head: bytes) -> bool:
@@ -103,12 +116,27 @@ def _is_whole_mpeg(file: BinaryIO, head: bytes) -> bool:
     return stated >= there - _TAG_BYTES
 
 
+def _stated(head: bytes, form: str) -> float:
+    """The seconds that an ASF or FLV file's first bytes state; 0 for none."""
+    pattern, layout = _STATED.get(form, (re.compile(rb"(?!)"), ""))
+    if not (found := pattern.search(head)):
+        return 0.0
+    numbers = struct.unpack(layout, found[1])
+    return numbers[0] / 1e7 - numbers[2] / 1e3 if form == "asf" else float(numbers[0])
+
+
+def _is_cut(head: bytes, size: int) -> bool:
+    """Whether a Matroska file of ``size`` bytes should have more; one whose writer does not know says so by ones."""
+    segment = _SEGMENT.search(head)
+    return segment is not None and size < segment.end() + int.from_bytes(segment[1], "big") < 2**55
+
+
 class Track:
     """One audio track of an open container: ``sample_rate`` in Hz and ``channels`` are those of its first frame."""
 
-    def __init__(self, container: Any, stream: Any, name: str, damage: Damage, *, counts: bool) -> None:
-        """Decodes the first frame. ``damage`` is told of what is missing, until the last block has been read;
-        ``counts`` says that an MP3's own length is exact. Raises AudioError."""
+    def __init__(self, container: Any, stream: Any, name: str, head: bytes, damage: Damage, *, counts: bool) -> None:
+        """Decodes the first frame. The file begins with ``head``. ``damage`` is told of what is missing, until the last
+        block has been read; ``counts`` says that an MP3's own length is exact. Raises AudioError."""
         self.name, self.damage = name, damage
         self._container, self._stream = container, stream
         self._format: str = container.format.name.split(",")[0]
@@ -131,7 +159,7 @@ class Track:
         self.channels: int = len(first.layout.channels)
         check_rate(self.sample_rate, name)
         self._origin = self._beginning(first)
-        self._promised = self._promise()
+        self._promised = self._promise(head)
 
     @property
     def estimate(self) -> float:
@@ -228,17 +256,22 @@ class Track:
         ]
         return min([own, *starts])
 
-    def _promise(self) -> float | None:
+    def _promise(self, head: bytes) -> float | None:
         """Where the recording should end, in seconds, if its header can be taken at its word."""
-        stream = self._stream
-        stated = {"mov": stream.frames > 0, "mp3": self._counts, "flac": True}  # a fragmented MP4 states a part
+        stream, alone = self._stream, len(self._container.streams) == 1
+        # A fragmented MP4 states a part.
+        stated = {"mov": stream.frames > 0, "mp3": self._counts, "flac": True}
         seconds = 0.0
         if stated.get(self._format) and stream.duration is not None:
             seconds = self._seconds(stream.duration)
             if self._format == "mov" and stream.start_time is not None:
                 seconds += self._seconds(stream.start_time) - (self._origin or 0.0)
-        elif self._format == "matroska" and len(self._container.streams) == 1:
+        elif self._format == "avi":
+            seconds = self._seconds(stream.frames)
+        elif self._format == "matroska" and (alone or _is_cut(head, self._container.size or 0)):
             seconds = self.estimate
+        elif alone:  # or else it is the longest track's
+            seconds = _stated(head, self._format)
         return seconds if 0 < seconds < MAX_SECONDS else None
 
     def _silence_before(self, frame: Any, position: int, rate: int) -> int:
