@@ -70,6 +70,8 @@ def refusal(root: Path, **keys) -> str:
         ),
         ("m.csv", 'audio_filepath,text\na.wav,"one" two\n', 2, "',' expected after '\"'"),
         ("m.csv", "audio_filepath,text,text\na.wav,one,two\n", 1, "two columns are called 'text'"),
+        ("m.jsonl", '{"audio_filepath": "a.wav", "text": ["one", "two"]}', 1, "expected a string as text, found ["),
+        ("m.jsonl", '{"audio": {"path": "a.wav"}, "text": "one"}', 1, "expected a string as audio, found {"),
         ("m.jsonl", '{"audio_filepath": "a.wav", "text": "one", "id": ' + "9" * 5000 + "}", 1, "thousands of digits"),
     ],
 )
@@ -326,6 +328,23 @@ def test_tags_that_will_be_taken_for_words_are_remarked_on(tmp_path):
         f"3 texts of train hold tags, such as [noise], <unk>, ((five)), {{laugh}} ({tmp_path / 'm.jsonl'}, line 1), "
         "which will be learnt and scored as words: take them out, or write what is heard"
     ]
+
+
+@pytest.mark.parametrize(
+    "tag", ["[background noise]", "<no speech>", "{lip smack}", "(laughs)", "++um++", "*sigh*", "【音楽】", "♪"]
+)
+def test_tags_are_known_in_every_form_that_transcribers_give_them(tmp_path, tag):
+    recording(tmp_path / "a.wav")
+    rows(tmp_path, {"audio_filepath": "a.wav", "text": f"one {tag} two"})
+    [remark] = remarks({"train": mixture(tmp_path, kind="manifest", path="m.jsonl")})
+    assert remark.startswith(f"1 texts of train hold tags, such as {tag} (")
+
+
+@pytest.mark.parametrize("text", ["a < b and c > d", "two * three * four", "(as she had said) one", "c++ one", "f#"])
+def test_signs_that_are_no_tags_are_let_alone(tmp_path, text):
+    recording(tmp_path / "a.wav")
+    rows(tmp_path, {"audio_filepath": "a.wav", "text": text})
+    assert remarks({"train": mixture(tmp_path, kind="manifest", path="m.jsonl")}) == []
 
 
 def test_a_recording_in_two_splits_is_remarked_on(tmp_path):

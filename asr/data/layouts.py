@@ -74,6 +74,9 @@ def read_manifest(path: Path) -> Iterator[Utterance]:
         try:
             if not row[file]:
                 raise ValueError(f"{file} is empty")
+            for column in (file, text):  # of other tools' lists and objects, what Python calls them is no text
+                if not isinstance(row[column], str | int | float | None):
+                    raise ValueError(f"expected a string as {column}, found {str(row[column])[:60]}")
             utterance = Utterance(
                 id=str(row.get("id") or f"{path.stem}-{number:06d}"),
                 audio=path.parent / str(row[file]),

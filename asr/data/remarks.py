@@ -11,8 +11,12 @@ from pathlib import Path
 
 from asr.data.corpora import Mixture
 
-_TAG = re.compile(r"\[[^\[\]\s]+\]|<[^<>\s]+>|\(\([^()]*\)\)|\{[^{}\s]+\}")
-"""Marks that transcribers set beside words: [noise], <unk>, ((unclear)), {laugh}."""
+_TAG = re.compile(
+    r"\[[^\[\]\s]+(?: [^\[\]\s]+)*\]|<[^<>\s]+(?: [^<>\s]+)*>|\{[^{}\s]+(?: [^{}\s]+)*\}|\(\([^()]*\)\)|\([^()\s]+\)"
+    r"|\+\+[^+\s]+\+\+|\*[^*\s]+\*|【[^【】]+】|[♪♫]"
+)
+"""Marks that transcribers set beside words: [background noise], <unk>, {laugh}, ((unclear)), (laughs), ++um++, *sigh*,
+【音楽】, ♪."""
 _MOST_TAGS = 5
 _MOST_IDS = 10
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
