@@ -7,7 +7,7 @@ V tokens (blank is 0), F feature bins, H hidden units. Lengths are integers in t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -158,6 +158,17 @@ class Streaming(Protocol):
 
     def stream(self, *, chunk: float, context: float) -> EmissionStream:
         """A stream read ``chunk`` seconds at a time and, where the network looks ahead, ``context`` beyond them."""
+        ...
+
+    @property
+    def batches_streams(self) -> bool:
+        """Whether it reads many streams' chunks in less time together than one by one."""
+        ...
+
+    def feed_together(
+        self, streams: Sequence[Any], samples: Sequence[np.ndarray], *, last: Sequence[bool]
+    ) -> list[np.ndarray | Exception]:
+        """What each of its own streams' ``feed`` gives, or raises."""
         ...
 
 

@@ -155,8 +155,8 @@ class StreamFront(nn.Module):
 
 
 class StreamStack(nn.Module):
-    """Of one stream, encodings (1, T', size) and ``states`` (N, 1, H), every layer's one after another, to log
-    probabilities (1, keep, V) and the states after ``keep`` frames.
+    """Of streams, encodings (B, T', size) and ``states`` (N, B, H), every layer's one after another, to log
+    probabilities (B, keep, V) and the states after ``keep`` frames.
 
     A one-directional network keeps all frames and has no such input; a network that does not recur has no states.
     """
@@ -172,7 +172,11 @@ class StreamStack(nn.Module):
         self.interface = Interface(
             inputs=("encodings", *keep, *states),
             outputs=("log_probs", *(f"{name}_after" for name in states)),
-            axes={"encodings": {1: "emission_frames"}, "log_probs": {1: "kept"}},
+            axes={
+                "encodings": {0: "streams", 1: "emission_frames"},
+                "log_probs": {0: "streams", 1: "kept"},
+                **{name: {1: "streams"} for axis in states for name in (axis, f"{axis}_after")},
+            },
         )
 
     def forward(self, values: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
@@ -190,11 +194,11 @@ class StreamStack(nn.Module):
         return self.head(kept).log_softmax(-1), torch.cat(after)
 
     def example(self) -> tuple[Tensor, ...]:
-        encodings = torch.randn(1, 9, self.encoder.local_size)
+        encodings = torch.randn(2, 9, self.encoder.local_size)
         stack = self.encoder.stack
         if not isinstance(stack, RecurrentStack):
             return (encodings,)
-        states = torch.cat([part for state in stack.initial_states(1) for part in state])
+        states = torch.cat([part for state in stack.initial_states(2) for part in state])
         return (encodings, torch.tensor(5), states) if self.looks_ahead else (encodings, states)
 
 
@@ -207,7 +211,7 @@ def _read_on(
         return layer.norm(layer.projection(outputs)), state
     outputs, state = _carried(layer.forwards, values[:, :keep], state)
     # With a frame more, since there may be none ahead of what is kept, and no runtime reads a sequence of no frames.
-    ahead = torch.cat([values[:, keep:], torch.zeros(1, 1, values.shape[2])], dim=1)
+    ahead = torch.cat([values[:, keep:], torch.zeros(values.shape[0], 1, values.shape[2])], dim=1)
     outputs = torch.cat([outputs, _carried(layer.forwards, ahead, state)[0][:, :-1]], dim=1)
     if layer.backwards is not None:
         outputs = torch.cat([outputs, layer.backwards(values.flip(1))[0].flip(1)], dim=2)

@@ -12,7 +12,7 @@ from asr.model.acoustic import AcousticModel
 from asr.model.collation import LoadedUtterance, collate
 from asr.model.encoder import Encoder
 from asr.model.features import loader_features
-from asr.model.streaming import TorchStream
+from asr.model.streaming import TorchStream, feed_together
 from asr.records import Emissions
 
 
@@ -38,3 +38,14 @@ class TorchNetwork:
         if not isinstance(self.model.encoder, Encoder):
             raise AsrError("an encoder of one's own reads whole recordings alone, so it cannot read live speech")
         return TorchStream(self.model, chunk=chunk, context=context)
+
+    @property
+    def batches_streams(self) -> bool:
+        """As ``Streaming`` says."""
+        return True
+
+    def feed_together(
+        self, streams: Sequence[TorchStream], samples: Sequence[np.ndarray], *, last: Sequence[bool]
+    ) -> list[np.ndarray | Exception]:
+        """As ``Streaming`` says."""
+        return feed_together(self.model, streams, samples, last)

@@ -8,10 +8,14 @@ normalised by utterance, ``audio.utterances`` says what is read, and an utteranc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from asr.audio.lockstep import Way, walk, walk_together
 from asr.audio.seamless import Seamless
 from asr.audio.utterances import UtteranceCutter
 from asr.model.acoustic import AcousticModel
@@ -20,6 +24,20 @@ from asr.model.features import Statistics, loader_features
 from asr.model.recurrent import State
 from asr.model.silence import blanks
 from asr.records import Features
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A chunk that the recurrent stack is to read: ``encodings`` (T', size), of which it keeps the first ``keep``, and
+    the ``states`` before it, of one stream; what does not recur has none."""
+
+    encodings: Tensor
+    keep: int
+    states: tuple[State, ...]
+
+
+Read = tuple[Tensor, tuple[State, ...]]
+"""The log probabilities (keep, V) of a step, on the CPU, and the states after it."""
 
 
 class TorchStream:
@@ -64,13 +82,17 @@ class TorchStream:
     @torch.inference_mode()
     def feed(self, samples: np.ndarray, *, last: bool = False) -> np.ndarray:
         """The log-probabilities (T', V) that ``samples`` (S,) complete; after the ``last``, all."""
+        return walk(self.way(samples, last=last), lambda step: read_steps(self.model, [step])[0])
+
+    def way(self, samples: np.ndarray, *, last: bool = False) -> Way[Step, Read, np.ndarray]:
+        """As ``feed``, and whoever walks it reads the steps."""
         waiting = torch.cat([self.waiting, torch.from_numpy(samples)])
         emissions = []
         while len(waiting) >= self.chunk_samples:
-            emissions.append(self._hear(waiting[: self.chunk_samples], last=False))
+            emissions.append((yield from self._hear(waiting[: self.chunk_samples], last=False)))
             waiting = waiting[self.chunk_samples :]
         if last:
-            emissions.append(self._hear(waiting, last=True))
+            emissions.append((yield from self._hear(waiting, last=True)))
         self.waiting = waiting[:0] if last else waiting.clone()
         vocabulary = self.model.head.out_features
         return torch.cat([torch.zeros(0, vocabulary), *emissions]).numpy()
@@ -86,10 +108,10 @@ class TorchStream:
         if isinstance(encoder.stack, RecurrentStack):
             self.states = encoder.stack.initial_states(1)
 
-    def _hear(self, samples: Tensor, *, last: bool) -> Tensor:
+    def _hear(self, samples: Tensor, *, last: bool) -> Way[Step, Read, Tensor]:
         energies = self.energies.feed(samples.to(self.model.device), last=last)
         if self.utterances is None:
-            return self._read(energies, last=last)
+            return (yield from self._read(energies, last=last))
         emissions = [torch.zeros(0, self.model.head.out_features)]
         for stretch in self.utterances.feed(energies.cpu().numpy(), last=last):
             if stretch.silence:
@@ -97,21 +119,19 @@ class TorchStream:
                 emissions.append(blanks(frames, self.model.head.out_features))
                 continue
             self.statistics = stretch.statistics
-            emissions.append(self._read(self._placed(stretch.energies), last=stretch.last))
+            emissions.append((yield from self._read(self._placed(stretch.energies), last=stretch.last)))
             if stretch.last:
                 self._begin()
         return torch.cat(emissions)
 
-    def _read(self, energies: Tensor, *, last: bool) -> Tensor:
+    def _read(self, energies: Tensor, *, last: bool) -> Way[Step, Read, Tensor]:
         self.ahead = torch.cat([self.ahead, self.encodings.feed(energies, last=last)])
         keep = len(self.ahead) if last else len(self.ahead) - self.context
         if keep <= 0:
             return torch.zeros(0, self.model.head.out_features)
-        encodings = self.ahead[None]
-        if isinstance(self.model.encoder.stack, RecurrentStack):
-            encodings, self.states = self.model.encoder.stack.forward_chunk(encodings, keep, self.states)
+        log_probs, self.states = yield Step(encodings=self.ahead, keep=keep, states=self.states)
         self.ahead = self.ahead[keep:]
-        return self.model.classify(encodings)[0].cpu()
+        return log_probs
 
     def _placed(self, energies: np.ndarray) -> Tensor:
         return torch.from_numpy(energies).to(self.model.device)
@@ -134,3 +154,24 @@ class TorchStream:
         length = torch.tensor([len(energies)], device=energies.device)
         features = self.model.features.normalise(Features(values=energies[None], lengths=length), self.statistics)
         return self.model.encoder.local(features.values, length)[0][0]
+
+
+@torch.inference_mode()
+def feed_together(
+    model: AcousticModel, streams: Sequence[TorchStream], samples: Sequence[np.ndarray], last: Sequence[bool]
+) -> list[np.ndarray | Exception]:
+    """Each stream's ``feed``, where the chunks that are alike are read as one batch, a row a stream."""
+    ways = [stream.way(s, last=end) for stream, s, end in zip(streams, samples, last, strict=True)]
+    return walk_together(ways, lambda steps: read_steps(model, steps), lambda step: (len(step.encodings), step.keep))
+
+
+def read_steps(model: AcousticModel, steps: Sequence[Step]) -> list[Read]:
+    """What the stack makes of steps that are alike."""
+    encodings, stack = torch.stack([step.encodings for step in steps]), model.encoder.stack
+    states: list[tuple[State, ...]] = [() for _ in steps]
+    if isinstance(stack, RecurrentStack):
+        layers = zip(*(step.states for step in steps), strict=True)
+        before = tuple(tuple(torch.cat(parts, dim=1) for parts in zip(*layer, strict=True)) for layer in layers)
+        encodings, after = stack.forward_chunk(encodings, steps[0].keep, before)
+        states = [tuple(tuple(part[:, row : row + 1] for part in s) for s in after) for row in range(len(steps))]
+    return list(zip(model.classify(encodings).cpu(), states, strict=True))

@@ -87,12 +87,13 @@ class Graph:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamGraphs:
     """The two graphs of a stream, ``front`` and ``stack``. ``reach`` is the front's, in feature frames on either side
-    of the first of a step."""
+    of the first of a step. ``batched``: the stack reads many streams' steps at once."""
 
     front: Graph
     stack: Graph
     reach: int
     looks_ahead: bool
+    batched: bool
 
 
 class OnnxNetwork:
@@ -145,6 +146,19 @@ class OnnxNetwork:
 
         return OnnxStream(self, self._streaming(), chunk=chunk, context=context)
 
+    @property
+    def batches_streams(self) -> bool:
+        """As ``Streaming`` says: in float32 alone. Raises CheckpointError as ``stream`` does."""
+        return self._streaming().batched
+
+    def feed_together(
+        self, streams: Sequence[Any], samples: Sequence[np.ndarray], *, last: Sequence[bool]
+    ) -> list[np.ndarray | Exception]:
+        """As ``Streaming`` says."""
+        from asr.onnx.streaming import feed_together
+
+        return feed_together(self._streaming(), streams, samples, last)
+
     def _heard(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The features (N, F) that are read of an utterance, and which of its emission frames (T',) these are."""
         energies = self.front_end.energies(samples)
@@ -180,5 +194,10 @@ class OnnxNetwork:
                 reach, looks_ahead = int(front.metadata["reach"]), "keep" in stack.inputs
             except (KeyError, ValueError) as error:
                 raise CheckpointError(f"the graphs for live speech in {self.directory} lack {error}") from error
-            self._stream_graphs = StreamGraphs(front=front, stack=stack, reach=reach, looks_ahead=looks_ahead)
+            # In 8 bits, what is read is scaled by a whole batch's largest value, and a stream would hear its
+            # neighbours. The graphs of earlier versions read one stream.
+            batched = self.precision == "float32" and not isinstance(stack.inputs["encodings"][0], int)
+            self._stream_graphs = StreamGraphs(
+                front=front, stack=stack, reach=reach, looks_ahead=looks_ahead, batched=batched
+            )
         return self._stream_graphs

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from asr.audio.lockstep import Way, walk, walk_together
 from asr.audio.seamless import Seamless
 from asr.audio.utterances import UtteranceCutter
 from asr.onnx.features import Statistics
@@ -13,6 +16,20 @@ from asr.records import blanks
 
 if TYPE_CHECKING:
     from asr.onnx.network import OnnxNetwork, StreamGraphs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A chunk that the recurrent stack is to read: ``encodings`` (T', size), of which it keeps the first ``keep``, and
+    the ``states`` (N, H) before it; those of what does not recur are None."""
+
+    encodings: np.ndarray
+    keep: int
+    states: np.ndarray | None
+
+
+Read = tuple[np.ndarray, np.ndarray | None]
+"""The log probabilities (keep, V) of a step, and the states (N, H) after it."""
 
 
 class OnnxStream:
@@ -56,13 +73,17 @@ class OnnxStream:
 
     def feed(self, samples: np.ndarray, *, last: bool = False) -> np.ndarray:
         """The log probabilities (T', V) that ``samples`` (S,) complete; after the ``last``, all."""
+        return walk(self.way(samples, last=last), lambda step: read_steps(self.graphs, [step])[0])
+
+    def way(self, samples: np.ndarray, *, last: bool = False) -> Way[Step, Read, np.ndarray]:
+        """As ``feed``, and whoever walks it reads the steps."""
         waiting = np.concatenate([self.waiting, samples])
         emissions = [self.silence[:0]]
         while len(waiting) >= self.chunk_samples:
-            emissions.append(self._hear(waiting[: self.chunk_samples], last=False))
+            emissions.append((yield from self._hear(waiting[: self.chunk_samples], last=False)))
             waiting = waiting[self.chunk_samples :]
         if last:
-            emissions.append(self._hear(waiting, last=True))
+            emissions.append((yield from self._hear(waiting, last=True)))
         self.waiting = waiting[:0] if last else waiting.copy()
         return np.concatenate(emissions)
 
@@ -73,36 +94,56 @@ class OnnxStream:
         reach = self.front_end.reach + self.graphs.reach
         self.encodings = Seamless(self._encode, reach=reach, step=self.step, join=np.concatenate, nothing=self.ahead)
         shape = self.graphs.stack.inputs.get("states")
-        self.states = {} if shape is None else {"states": np.zeros(shape, np.float32)}
+        self.states = None if shape is None else np.zeros((shape[0], shape[2]), np.float32)
 
-    def _hear(self, samples: np.ndarray, *, last: bool) -> np.ndarray:
+    def _hear(self, samples: np.ndarray, *, last: bool) -> Way[Step, Read, np.ndarray]:
         energies = self.energies.feed(samples, last=last)
         if self.utterances is None:
-            return self._read(energies, last=last)
+            return (yield from self._read(energies, last=last))
         emissions = [self.silence[:0]]
         for stretch in self.utterances.feed(energies, last=last):
             if stretch.silence:
                 emissions.append(self.silence.repeat(-(-len(stretch.energies) // self.step), axis=0))
                 continue
             self.statistics = stretch.statistics
-            emissions.append(self._read(stretch.energies, last=stretch.last))
+            emissions.append((yield from self._read(stretch.energies, last=stretch.last)))
             if stretch.last:
                 self._begin()
         return np.concatenate(emissions)
 
-    def _read(self, energies: np.ndarray, *, last: bool) -> np.ndarray:
+    def _read(self, energies: np.ndarray, *, last: bool) -> Way[Step, Read, np.ndarray]:
         self.ahead = np.concatenate([self.ahead, self.encodings.feed(energies, last=last)])
         keep = len(self.ahead) if last else len(self.ahead) - self.context
         if keep <= 0:
             return self.silence[:0]
-        kept = {"keep": np.array(keep)} if self.graphs.looks_ahead else {}
-        log_probs, *after = self.graphs.stack(encodings=self.ahead[None], **kept, **self.states)
-        if after:
-            self.states = {"states": after[0]}
+        log_probs, self.states = yield Step(encodings=self.ahead, keep=keep, states=self.states)
         self.ahead = self.ahead[keep:]
-        return np.asarray(log_probs[0])
+        return log_probs
 
     def _encode(self, energies: np.ndarray) -> np.ndarray:
         """Log-mel energies (T, mels) to what the recurrent stack reads, (T', size)."""
         [encodings] = self.graphs.front(features=self.front_end.normalise(energies, self.statistics)[None])
         return np.asarray(encodings[0])
+
+
+def feed_together(
+    graphs: StreamGraphs, streams: Sequence[OnnxStream], samples: Sequence[np.ndarray], last: Sequence[bool]
+) -> list[np.ndarray | Exception]:
+    """Each stream's ``feed``, where the chunks that are alike are read as one batch, a row a stream."""
+    ways = [stream.way(s, last=end) for stream, s, end in zip(streams, samples, last, strict=True)]
+    return walk_together(ways, lambda steps: read_steps(graphs, steps), lambda step: (len(step.encodings), step.keep))
+
+
+def read_steps(graphs: StreamGraphs, steps: Sequence[Step]) -> list[Read]:
+    """What the stack makes of steps that are alike."""
+    if len(steps) > 1 and not graphs.batched:
+        return [read_steps(graphs, [step])[0] for step in steps]
+    inputs = {"encodings": np.stack([step.encodings for step in steps])}
+    if graphs.looks_ahead:
+        inputs["keep"] = np.array(steps[0].keep)
+    states = [step.states for step in steps if step.states is not None]
+    if states:
+        inputs["states"] = np.stack(states, axis=1)
+    log_probs, *after = graphs.stack(**inputs)
+    afters = after[0].swapaxes(0, 1) if after else [None] * len(steps)
+    return list(zip(log_probs, afters, strict=True))

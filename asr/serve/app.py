@@ -24,6 +24,7 @@ from asr.serve.errors import RequestError, unexpected
 from asr.serve.metrics import CONTENT_TYPE, Metrics
 from asr.serve.openapi import document
 from asr.serve.streams import Streams
+from asr.serve.together import read_together
 
 OPEN = ("/health", "/ready", "/openapi.json")
 """What is answered without a key, beside the page."""
@@ -44,7 +45,7 @@ def build_app(models: Models, settings: Settings) -> Starlette:
     """The server's application; ``app.state.engine`` is its engine, which runs while the application does."""
     metrics = Metrics()
     engine = Engine(models, settings, metrics)
-    streams = Streams()
+    streams = Streams(batch=read_together(map(models.get, models.names)))
 
     @contextlib.asynccontextmanager
     async def running(_app: Starlette) -> AsyncIterator[None]:

@@ -115,11 +115,12 @@ class Refusal(Exception):
 
 
 class Streams:
-    """The streams of one server: how many are ``open``, and the ``threads`` that read for them."""
+    """The streams of one server: how many are ``open``, and the ``threads`` that read for them, as many as the network
+    reads in one ``batch`` or as there are cores."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, batch: int = 1) -> None:
         self.open = 0
-        self.threads = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="live")
+        self.threads = ThreadPoolExecutor(max_workers=max(batch, os.cpu_count() or 1), thread_name_prefix="live")
 
     @contextlib.contextmanager
     def place(self, most: int) -> Iterator[None]:

@@ -77,6 +77,7 @@ class Recogniser:
         self.decoder = decoder or GreedyDecoder(tokeniser)
         self._build = build
         self._decoder_knowing = functools.lru_cache(maxsize=8)(self._made_for)
+        self._shared: Streaming | None = None
 
     @classmethod
     def load(
@@ -215,12 +216,19 @@ class Recogniser:
         )
 
     def streaming(self) -> Streaming:
-        """The network, where it can read live. Raises AsrError where it cannot."""
+        """The network, or what ``share`` put in its place, where it can read live. Raises AsrError where it cannot."""
+        if self._shared is not None:
+            return self._shared
         if not hasattr(self.network, "stream"):
             raise AsrError(
                 "this network does not read live speech: export a one-directional model, or use --engine torch"
             )
         return cast(Streaming, self.network)
+
+    def share(self, through: Callable[[Streaming], Streaming]) -> None:
+        """Streams that begin from now on are ``through(network)``'s: a server's, say, which reads many together. Raises
+        AsrError as ``streaming`` does."""
+        self._shared = through(self.streaming())
 
     def emit(self, recording: Audible, *, sample_rate: int | None = None) -> tuple[Emissions, float]:
         """A recording's emissions, a batch of one, and its duration in seconds, whatever that is. Raises AudioError."""
