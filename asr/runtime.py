@@ -23,6 +23,13 @@ PATIENCE = datetime.timedelta(hours=2)
 """How long a process waits for the others: as long as one may take to synthesise or download a corpus."""
 
 
+def keep_to_this_machine() -> None:
+    """Before onnxruntime is imported, which on Linux (1.31.1) otherwise writes an identifier of the machine to the home
+    directory and sends its maker what runs here: microsoft/onnxruntime, pull request 27379. Whoever has set the
+    variable is heeded."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
 def pick_device(name: str = "auto") -> torch.device:
     """The device called ``name``; ``auto`` is the first GPU, or the CPU where there is none."""
     import torch

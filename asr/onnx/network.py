@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from asr import recipe
+from asr import recipe, runtime
 from asr.errors import CheckpointError, RecipeError
 from asr.onnx.features import FrontEnd
 from asr.recipe.frames import feature_size
@@ -56,6 +56,7 @@ class Graph:
 
     def __init__(self, path: Path, *, threads: int) -> None:
         """``threads`` compute one operation together; 0: as many as there are cores. Raises CheckpointError."""
+        runtime.keep_to_this_machine()
         import onnxruntime
 
         if not path.is_file():  # nor a pipe, which would be waited for
