@@ -87,20 +87,20 @@ class Running:
         assert not self.thread.is_alive()
 
     def client(self, key="none needed", retries=0):
-        client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=retries, timeout=20)
+        client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=retries, timeout=60)
         self.clients.append(client)
         return client
 
     def post(self, files=None, data=None, path="/v1/audio/transcriptions", **options):
         files = {"file": ("speech.wav", recorded())} if files is None else files
-        return httpx.post(self.url + path, files=files, data=data, timeout=20, **options)
+        return httpx.post(self.url + path, files=files, data=data, timeout=60, **options)
 
     def metrics(self):
         lines = httpx.get(f"{self.url}/metrics").text.splitlines()
         return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
 
 
-def until(condition, seconds=10.0):
+def until(condition, seconds=60.0):
     """Waits until it holds; an AssertionError after so many seconds."""
     end = time.monotonic() + seconds
     while not condition():
@@ -447,8 +447,44 @@ def test_a_clip_is_answered_while_a_long_recording_is_read(recogniser, said):
         assert answers[0].json()["text"] == recogniser.transcribe(recorded(long), vad=True).text
 
 
-def test_a_full_queue_says_when_to_come_back_and_openai_comes_back(recogniser, said):
+def test_clients_beyond_the_queue_stand_in_line_and_are_answered_in_their_order(recogniser, said):
     with Running(recogniser, queue=2) as server:
+        server.slow.go.clear()
+        done = []
+
+        def ask(number):
+            answer = server.client().audio.transcriptions.create(file=("a.wav", recorded()), model="toy")
+            done.append(number)
+            return answer.text
+
+        asked = []
+        for number in range(8):
+            asked.append(background(lambda number=number: ask(number)))
+            until(lambda number=number: server.app.state.engine.standing == max(0, number - 1))
+        assert server.metrics()["asr_queue"] == 2
+        server.slow.go.set()
+        for thread, texts in asked:
+            thread.join(20)
+            assert texts == [said.text]
+        assert {*done[:2]} == {0, 1}
+        assert server.metrics()["asr_queue"] == 0
+
+
+def test_a_client_that_leaves_the_line_takes_no_place(recogniser, said):
+    with Running(recogniser, queue=1) as server:
+        server.slow.go.clear()
+        first, answers = background(lambda: server.post())
+        until(lambda: server.app.state.engine._works)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/v1/audio/transcriptions", files={"file": recorded()}, timeout=0.2)
+        server.slow.go.set()
+        first.join(10)
+        assert answers[0].json()["text"] == server.post().json()["text"] == said.text
+        until(lambda: server.metrics()["asr_queue"] == 0)
+
+
+def test_a_full_queue_says_when_to_come_back_and_openai_comes_back(recogniser, said):
+    with Running(recogniser, queue=2, patience=0.05) as server:
         server.slow.go.clear()
         first = [background(lambda: server.post()) for _ in range(2)]
         until(lambda: server.metrics()["asr_queue"] == 2)

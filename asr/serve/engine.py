@@ -8,12 +8,13 @@ no number of short ones starves a long one.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,9 +44,9 @@ class Settings:
     """How a server serves. Times are in seconds.
 
     ``queue`` recordings are received and transcribed at once, ``streams`` of live speech heard, and ``sockets``
-    connections held. Nothing is heard of a
-    client for ``idle_timeout`` before it is let go. Beside its own, a server heeds pages of the ``origins``
-    ("https://example.org"). Once told to end, it has ``drain`` to finish what runs.
+    connections held. A request for which the queue has no room waits for ``patience``, unread, before it is told to
+    come back. Nothing is heard of a client for ``idle_timeout`` before it is let go. Beside its own, a server heeds
+    pages of the ``origins`` ("https://example.org"). Once told to end, it has ``drain`` to finish what runs.
     """
 
     host: str = "127.0.0.1"
@@ -53,6 +54,7 @@ class Settings:
     api_key: str | None = None
     origins: tuple[str, ...] = ()
     queue: int = 16
+    patience: float = 10.0
     streams: int = 64
     sockets: int = 256
     upload_bytes: int = 1 << 30
@@ -145,6 +147,7 @@ class Engine:
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="asr-engine", daemon=True)
         self._admitted: dict[object, float] = {}
+        self._line: dict[object, asyncio.Future[None]] = {}
         self._promised: list[float] = []
         self._usual = 1.0  # seconds that a request takes, of late
         self._stopping = self.draining = self.ready = False
@@ -178,29 +181,65 @@ class Engine:
         for work in works:
             self._end(work, _ending())
 
-    @contextlib.contextmanager
-    def admitted(self) -> Iterator[None]:
-        """A place in the queue. Raises RequestError (503) where there is none."""
-        if self.draining:
-            raise _ending()
-        if not self.alive:
-            raise RequestError(503, "the engine of this server has died: it must be restarted", code="engine_dead")
-        if len(self._admitted) >= self._settings.queue:
+    @property
+    def standing(self) -> int:
+        """How many requests wait for a place in the queue."""
+        return len(self._line)
+
+    @contextlib.asynccontextmanager
+    async def admitted(self) -> AsyncIterator[None]:
+        """A place in the queue, in the order of coming. Raises RequestError (503) where there is none in time."""
+        self._check_able()
+        place = object()
+        if len(self._admitted) < self._settings.queue:
+            self._admitted[place] = time.monotonic()
+        else:
+            await self._stand_in_line(place)
+        began = self._admitted[place]
+        try:
+            self._check_able()
+            self._metrics.queue.set(len(self._admitted))
+            yield
+        finally:
+            self._leave(place)
+            self._usual += 0.2 * (time.monotonic() - began - self._usual)
+
+    async def _stand_in_line(self, place: object) -> None:
+        """Until somebody leaves, whose place in the queue it takes."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._line[place] = turn
+        try:
+            await asyncio.wait_for(turn, self._settings.patience)
+        except TimeoutError:
             raise RequestError(
                 503,
                 f"{self._settings.queue} recordings are transcribed, as many as are taken at once: try again later",
                 code="queue_full",
                 retry_after=self._promise(),
-            )
-        place, began = object(), time.monotonic()
-        self._admitted[place] = began
-        self._metrics.queue.set(len(self._admitted))
-        try:
-            yield
+            ) from None
+        except asyncio.CancelledError:
+            if place in self._admitted:  # it was its turn at the same moment
+                self._leave(place)
+            raise
         finally:
-            del self._admitted[place]
-            self._metrics.queue.set(len(self._admitted))
-            self._usual += 0.2 * (time.monotonic() - began - self._usual)
+            self._line.pop(place, None)
+
+    def _leave(self, place: object) -> None:
+        del self._admitted[place]
+        self._metrics.queue.set(len(self._admitted))
+        while self._line and len(self._admitted) < self._settings.queue:
+            first = next(iter(self._line))
+            turn = self._line.pop(first)
+            if not turn.done():
+                self._admitted[first] = time.monotonic()
+                turn.set_result(None)
+
+    def _check_able(self) -> None:
+        """Raises RequestError (503) where no more work is taken."""
+        if self.draining:
+            raise _ending()
+        if not self.alive:
+            raise RequestError(503, "the engine of this server has died: it must be restarted", code="engine_dead")
 
     def _promise(self) -> float:
         """Seconds after which a client may expect a place: as many are called back at once as there are places."""

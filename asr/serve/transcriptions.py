@@ -44,7 +44,7 @@ def routes(models: Models, settings: Settings, engine: Engine) -> list[Route]:
 
     async def transcribe(request: Request) -> Response:
         async with contextlib.AsyncExitStack() as stack:
-            stack.enter_context(engine.admitted())
+            await stack.enter_async_context(engine.admitted())
             form = await stack.enter_async_context(received(request, settings))
             asked = Asked.of(form, models)
             events: asyncio.Queue[Event] = asyncio.Queue()
@@ -63,7 +63,7 @@ def routes(models: Models, settings: Settings, engine: Engine) -> list[Route]:
 
     async def align(request: Request) -> Response:
         async with contextlib.AsyncExitStack() as stack:
-            stack.enter_context(engine.admitted())
+            await stack.enter_async_context(engine.admitted())
             form = await stack.enter_async_context(received(request, settings))
             text, recording = form.one("text"), _recording(form)
             recogniser = model_of(models, form.one("model"))
