@@ -277,6 +277,20 @@ def test_a_hotword_that_the_language_model_lacks_is_no_unknown_word():
     assert score({"cc": 1.0}) - score({}) == pytest.approx(4.0 + 1.0 + exemption)
 
 
+def test_other_hotwords_share_the_lexicon_and_are_what_is_built_with_them():
+    known = {"model": words_model(), "alpha": 1.0, "unknown": -4.0}
+    plain, hotwords = Fusion(WORDS, **known), {"ba ab": 2.0, "b": -1.0}
+    shared, anew = plain.favouring(WORDS, hotwords), Fusion(WORDS, **known, hotwords=hotwords)
+    assert shared.tables.lexicon is plain.tables.lexicon
+    for one, other in zip(shared.tables.hotwords, anew.tables.hotwords, strict=True):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(shared.tables.lexicon, anew.tables.lexicon, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert plain.favouring(WORDS, {"cc": 1.0}) is None  # which the language model lacks
+    decoder = BeamDecoder(WORDS, recipe.Beam(), Knowledge(fusion=plain)).favouring(hotwords)
+    assert (decoder.settings.hotwords, decoder.favouring({"b": 1.0})) == (hotwords, None)
+
+
 @pytest.mark.parametrize("weight", [0.1, 6.0, 25.0, 30.0, 40.0, 200.0, 1e4, 1e300, math.inf, -1e9])
 def test_no_weight_makes_half_a_hotword_win(weight):
     """One letter of "kettle" may be an "e": as the beginning of "kettering" it would be worth 5/9 of the weight."""

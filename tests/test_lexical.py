@@ -218,6 +218,33 @@ def test_hotwords_of_any_weight_find_readings_at_least_as_good_as_those_found_wi
         assert best.score >= plain.score + toy.hotword_score(plain.text, hotwords) - 0.5
 
 
+def same(one: object, other: object) -> bool:
+    """Whether two records of numbers and arrays hold the same."""
+    if isinstance(one, tuple):
+        return all(map(same, one, other))
+    return bool(np.array_equal(one, other, equal_nan=True))
+
+
+@pytest.mark.parametrize("hotwords", [{}, {"ab ba": 3.0, "b": -1.0}])
+def test_other_hotwords_share_the_tree_and_are_what_is_built_with_them(hotwords):
+    plain = LexicalFusion(phones(), model=words_model(), alpha=0.5, beta=0.1, unknown=-3.0)
+    shared = plain.favouring(phones(), hotwords)
+    assert shared.tables.tree is plain.tables.tree
+    assert len(plain.tables.phrases.share) == 0
+    anew = LexicalFusion(phones(), model=words_model(), alpha=0.5, beta=0.1, unknown=-3.0, hotwords=hotwords)
+    assert same(shared.tables, anew.tables)
+    assert shared.words == anew.words
+
+
+def test_hotwords_that_the_lexicon_or_the_language_model_lacks_share_no_tree():
+    plain = LexicalFusion(growing(), model=words_model())
+    known = [word for word, foreign in zip(plain.words, plain.tables.foreign, strict=True) if not foreign]
+    assert plain.favouring(growing(), dict.fromkeys(known, 1.0)) is not None
+    assert [plain.favouring(growing(), {word: 1.0}) for word in ("cac", *{*plain.words} - {*known})] == [None] * (
+        1 + len(plain.words) - len(known)
+    )
+
+
 @pytest.mark.parametrize("separator", [False, True])
 def test_a_search_fed_in_chunks_is_the_search_fed_at_once(separator):
     tokeniser = phones(separator=separator)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -112,6 +112,25 @@ class BeamDecoder:
         """A decoder that knows the same, with other ``settings`` and weights."""
         return BeamDecoder(
             self.tokeniser, settings, self.knowledge.weighed(settings), nbest=nbest, threads=self.threads
+        )
+
+    def favouring(self, hotwords: Mapping[str, float]) -> BeamDecoder | None:
+        """A decoder that knows the same and favours these phrases, normalised as its words are, by weights in nats:
+        without a second language model and lexicon. None where those would be others. Raises TextError."""
+        fusion = self.knowledge.fusion
+        if fusion is None or self.settings.hotwords:
+            return None
+        favoured: Fusion | LexicalFusion | None
+        if isinstance(fusion, LexicalFusion):
+            assert isinstance(self.tokeniser, PhoneTokeniser)
+            favoured = fusion.favouring(self.tokeniser, hotwords)
+        else:
+            favoured = fusion.favouring(self.tokeniser, hotwords)
+        if favoured is None:
+            return None
+        settings, knowledge = self.settings.model_copy(update={"hotwords": dict(hotwords)}), self.knowledge
+        return BeamDecoder(
+            self.tokeniser, settings, replace(knowledge, fusion=favoured), nbest=self.nbest, threads=self.threads
         )
 
     def _decode(self, log_probs: np.ndarray, lengths: np.ndarray) -> list[tuple[Hypothesis, ...]]:

@@ -223,6 +223,22 @@ class Fusion:
         other.tables = self._weigh(self.tables, alpha, beta, unknown)
         return other
 
+    def favouring(self, tokeniser: Tokeniser, hotwords: Mapping[str, float]) -> Fusion | None:
+        """The same knowledge, which was built without hotwords, with these: all but their automaton is shared. None
+        where a word is not in the lexicon, so that this has to be built anew. Raises TextError."""
+        spelling, lexicon = _Spelling(tokeniser), self.tables.lexicon
+        automaton = _build_hotwords(hotwords, spelling)
+        if self.tables.has_words:
+            for word in {word for phrase in hotwords for word in phrase.split()}:
+                place = START
+                for symbol in spelling.spell(word) or ():
+                    place = OFF if place == OFF else descend(lexicon, place, symbol)
+                if place == OFF or lexicon.word[place] == NONE:
+                    return None
+        other = copy.copy(self)
+        other.tables = self.tables._replace(hotwords=automaton)
+        return other
+
     def _weigh(self, tables: FusionTables, alpha: float, beta: float, unknown: float) -> FusionTables:
         if not self._knows_words:
             unknown = 0.0  # every word is, and none is the worse for it

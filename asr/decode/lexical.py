@@ -227,6 +227,21 @@ class LexicalFusion:
         other.tables = self._weigh(self.tables, alpha, beta, unknown)
         return other
 
+    def favouring(self, tokeniser: PhoneTokeniser, hotwords: Mapping[str, float]) -> LexicalFusion | None:
+        """The same knowledge, which was built without hotwords, with these: all but their automaton is shared. None
+        where a word is new to the lexicon or the language model, so that the tree has to be built anew.
+
+        Raises TextError.
+        """
+        named = {word for phrase in hotwords for word in phrase.split()}
+        index = {word: i for i, word in enumerate(self.words)}
+        if any(word not in index or self.tables.foreign[index[word]] for word in named):
+            return None
+        entries = _pronounce(tokeniser, sorted(named), sorted(named)) if named else []
+        other = copy.copy(self)
+        other.tables = self.tables._replace(phrases=_build_phrases(hotwords, index, entries, self.tables.tree))
+        return other
+
     def _weigh(self, tables: LexicalTables, alpha: float, beta: float, unknown: float) -> LexicalTables:
         off = alpha * self._unknown_log_prob + unknown + beta
         tables = tables._replace(alpha=float(alpha), beta=float(beta), unknown=float(unknown), off=float(off))

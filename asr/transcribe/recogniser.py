@@ -18,6 +18,7 @@ from asr.decode.rescore import TextModel, TokenModel
 from asr.errors import AsrError, AudioError, LanguageModelError
 from asr.recipe.reading import validate_recipe
 from asr.records import AlignedText, Batch, Emissions, Hypothesis, Network, Streaming, Transcript, Waveform, blanks
+from asr.text.normalise import normalise
 from asr.text.tokenise import PhoneTokeniser, Tokeniser
 from asr.transcribe.emissions import emissions_of
 from asr.transcribe.live import CHUNK_SECONDS, CONTEXT_SECONDS, ENDPOINT_SECONDS, LiveRecogniser
@@ -126,6 +127,12 @@ class Recogniser:
         settings = own if isinstance(own, recipe.Beam) else recipe.Beam()
         if hotwords is not None:
             settings = recipe.Beam.model_validate({**settings.model_dump(), "hotwords": dict(hotwords)})
+        if hotwords is not None and lexicon is None and hasattr(self.decoder, "favouring"):
+            form = self.recipe.text.form
+            phrases = {normalise(phrase, form): weight for phrase, weight in settings.hotwords.items()}
+            favouring: Decoder | None = self.decoder.favouring(phrases)
+            if favouring is not None:
+                return favouring
         return self._build(settings, lexicon)
 
     def warm_up(self) -> None:
