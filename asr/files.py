@@ -9,7 +9,9 @@ import hashlib
 import itertools
 import json
 import os
+import platform
 import secrets
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -23,6 +25,9 @@ _TIMEOUT = 60
 _BLOCK = 1 << 20
 _LOOKED_FOR = 8
 """Writers at once whose leavings are looked for."""
+_MOST_BYTES = 200
+_claimed: set[Path] = set()
+"""Locks of this process, which the system would grant it twice."""
 
 
 def cache_directory() -> Path:
@@ -139,6 +144,61 @@ def try_lock(descriptor: int) -> bool:
             return False
         raise
     return True
+
+
+@contextlib.contextmanager
+def claimed(directory: Path, lock: str, doing: str, otherwise: str) -> Iterator[None]:
+    """``directory`` is this process's to be ``doing`` ("trained into"), until the context ends or the process does,
+    however it ends.
+
+    The lock on the file ``lock`` in it is the kernel's (POSIX), which child processes do not inherit, so that a killed
+    run's workers don't hold it; what is written in the file only says who has it. Raises AsrError where another has it,
+    which says what to do ``otherwise``.
+    """
+    path = directory.resolve() / lock
+    if path in _claimed:
+        raise AsrError(f"{directory} is being {doing} by this process already: {otherwise}")
+    before = directory.exists()
+    try:
+        descriptor = _open_claim(path, directory, doing, otherwise)
+    except OSError as error:
+        raise AsrError(f"{directory} cannot be {doing}: {error.strerror or error}") from error
+    _claimed.add(path)
+    try:
+        yield
+    finally:
+        _claimed.discard(path)
+        with contextlib.suppress(OSError):
+            path.unlink()  # before it is unlocked: who opens it meanwhile sees that it is gone
+        os.close(descriptor)
+        if not before:
+            with contextlib.suppress(OSError):  # nothing was made of it
+                directory.rmdir()
+
+
+def _open_claim(path: Path, directory: Path, doing: str, otherwise: str) -> int:
+    """The lock file, locked. Raises AsrError, naming the holder, and OSError."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(descriptor, _MOST_BYTES, 0).decode(errors="replace").strip()
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                os.close(descriptor)
+                who = holder or "another process"
+                raise AsrError(
+                    f"{directory} is being {doing} by {who}: wait for it, stop it, or {otherwise}"
+                ) from error
+            # A file system without locks: better to work than not.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.lstat()):
+                since = time.strftime("%Y-%m-%d %H:%M:%S")
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()} since {since}\n".encode(), 0)
+                return descriptor
+        os.close(descriptor)  # its holder removed it just before
 
 
 def strict_json(text: str) -> Any:

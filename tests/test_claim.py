@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import toy
 
+from asr import files
 from asr.errors import TrainingError
 from asr.recipe.reading import validate_recipe
-from asr.train import claim
 from asr.train.acoustic import train_acoustic_model
 from asr.train.claim import LOCK, claimed
 
@@ -84,6 +84,6 @@ def test_a_file_system_without_locks_is_trained_into_all_the_same(tmp_path, monk
     def refuse(*_):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(claim.fcntl, "lockf", refuse)
+    monkeypatch.setattr(files.fcntl, "lockf", refuse)
     with claimed(tmp_path):
         pass
