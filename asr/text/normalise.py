@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from asr.errors import MissingExtraError, TextError
 
@@ -42,6 +42,8 @@ def normalise(text: str, form: str) -> str:
     A language may follow the form, "words tr": in Turkish (tr) and Azeri (az) the small letter of I is ı, that of İ i.
     """
     form, _, language = form.partition(" ")
+    if form in ("words", "lower", "none") and _is_plain(parts := text.split()):
+        return " ".join(parts)
     if form == "spelled":
         # Taken apart before, too: Whisper's form drops a number's leading zeros. It leaves a 1 by itself a word.
         text = _DIGIT.sub(r" \g<digit> ", _CAPITALS.sub(lambda run: " ".join(run[0]), text))
@@ -63,6 +65,17 @@ def normalise(text: str, form: str) -> str:
     if form == "words":
         text = " ".join(filter(None, map(_word, _parted(text).split())))
     return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _is_plain(words: Sequence[str]) -> bool:
+    """Whether ``words`` are small letters of ASCII, with apostrophes within at the most, in which every form leaves
+    them as they are: texts for language models mostly are, and this is told ten times as fast."""
+    together = "".join(words)
+    if "'" in together:
+        if any(word[0] == "'" or word[-1] == "'" for word in words):
+            return False
+        together = together.replace("'", "")
+    return together.isascii() and together.isalpha() and together.islower()
 
 
 def _lower(text: str, language: str) -> str:

@@ -118,6 +118,18 @@ class _Block:
         return slice(self.start, self.stop)
 
 
+class _Numbers(dict[str, int]):
+    """Words to their numbers, in the order in which they are first asked for."""
+
+    def __missing__(self, word: str) -> int:
+        number = self[word] = len(self)
+        return number
+
+    def of(self, words: Sequence[str]) -> np.ndarray:
+        """(N,) int32 of N words."""
+        return np.fromiter(map(self.__getitem__, words), np.int32, len(words))
+
+
 def read_text(
     sentences: Iterable[Sequence[str]],
     *,
@@ -131,19 +143,19 @@ def read_text(
     LanguageModelError where there is no sentence, or where one holds <s> or </s>.
     """
     workspace = workspace or Workspace()
-    ids = {word: i for i, word in enumerate(_SPECIAL)}
+    ids = _Numbers((word, i) for i, word in enumerate(_SPECIAL))
     numbered = workspace.column(np.int32)
-    block: list[int] = []
+    block: list[str] = []
     count = 0
     for sentence in sentences:
-        block.append(_START_ID)
-        block += [ids.setdefault(word, len(ids)) for word in sentence]
-        block.append(_END_ID)
+        block.append(START)
+        block.extend(sentence)
+        block.append(END)
         count += 1
         if len(block) > _READ_AT_ONCE:
-            numbered.append(np.array(block, np.int32))
+            numbered.append(ids.of(block))
             block.clear()
-    numbered.append(np.array(block, np.int32))
+    numbered.append(ids.of(block))
     if count == 0:
         raise LanguageModelError("the text holds no sentences to estimate a model from")
     if len(numbered) >= 2**31:
