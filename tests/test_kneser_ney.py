@@ -186,3 +186,14 @@ def test_a_written_model_reads_as_itself_and_is_the_same_file_each_time(tmp_path
         np.testing.assert_array_equal(read.ids, written.ids)
         np.testing.assert_allclose(read.log_probs, written.log_probs, atol=1e-6)
         np.testing.assert_allclose(read.backoffs, written.backoffs, atol=1e-6)
+
+
+@pytest.mark.parametrize(("order", "prune"), [(1, (0,)), (2, (0,)), (4, (0, 0, 1, 2))])
+def test_a_model_built_slice_by_slice_from_disk_is_the_one_built_in_memory(order, prune, monkeypatch):
+    monkeypatch.setattr("asr.decode.ngram._ROWS", 7)
+    draw = random.Random(11)
+    made = model_of(*(" ".join(draw.choices("abcdef", k=6)) for _ in range(60)), order=order, prune=prune)
+    sliced, whole = NgramModel.from_sorted(made), NgramModel.from_arpa(made.model)
+    assert (sliced.order, sliced.words, sliced.start) == (whole.order, whole.words, whole.start)
+    for name, expected in whole.arrays._asdict().items():
+        np.testing.assert_array_equal(getattr(sliced.arrays, name), expected, name, strict=True)

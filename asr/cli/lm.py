@@ -174,7 +174,7 @@ def train(
         written = READING_SHARE + ESTIMATING_SHARE
         progress.show("writing", written)
         if out.suffix in COMPILED:
-            _write(out, NgramModel.from_arpa(estimate.model))
+            _write(out, NgramModel.from_sorted(estimate))
         else:
             write_arpa(out, estimate, lambda fraction: progress.show("writing", written + (1 - written) * fraction))
     sentences.report()
@@ -185,7 +185,7 @@ def train(
             f"{', '.join(map(str, kneser_ney.FALLBACK_DISCOUNTS))} were taken",
             err=True,
         )
-    sizes = " + ".join(str(len(section.ids)) for section in estimate.model.sections)
+    sizes = " + ".join(str(len(listing.ids)) for listing in estimate.sections)
     words = len(text.tokens) - 2 * text.sentences
     say(f"{out}: {sizes} n-grams from {words} words in {text.sentences} sentences")
 

@@ -23,7 +23,7 @@ import numpy as np
 from safetensors.numpy import save as safetensors
 
 from asr import files
-from asr.decode.arpa import END, MAX_ORDER, START, UNKNOWN, Arpa, Section, read_arpa, repeats_remark
+from asr.decode.arpa import END, MAX_ORDER, START, UNKNOWN, Arpa, Listings, Section, read_arpa, repeats_remark
 from asr.decode.compiled import compiled
 from asr.decode.packed import (
     BITS,
@@ -47,6 +47,8 @@ LOG_ZERO = -90 * math.log(10)
 """A log probability below stands for none: SRILM writes log10 p = -99, KenLM -100."""
 ROOT = 0
 """The state with no history."""
+_ROWS = 1 << 20
+"""N-grams that are taken from the disk at once."""
 _TYPES = {
     "words": np.int32,
     "log_probs": np.float32,
@@ -230,6 +232,12 @@ class NgramModel:
         return cls._of(arpa.words, arrays, len(arpa.sections), name, (*arpa.remarks, *remarks))
 
     @classmethod
+    def from_sorted(cls, listings: Listings, name: str = "the model") -> NgramModel:
+        """The same of n-grams that are sorted by context and last word already, each once and each with its context:
+        read slice by slice, so that no more than the model itself is in memory."""
+        return cls._of(listings.words, _build_sorted(listings), len(listings.sections), name, ())
+
+    @classmethod
     def _of(
         cls, words: tuple[str, ...], arrays: NgramArrays, order: int, name: str, remarks: tuple[str, ...]
     ) -> NgramModel:
@@ -395,6 +403,36 @@ def _build(arpa: Arpa, name: str) -> tuple[NgramArrays, list[str]]:
     return arrays, remarks
 
 
+def _build_sorted(listings: Listings) -> NgramArrays:
+    sizes = [1, *(len(section.ids) for section in listings.sections)]
+    total, inner = sum(sizes), max(sum(sizes[:-1]), 1)
+    arrays = NgramArrays(
+        words=np.full(total, -1, np.int32),
+        log_probs=np.zeros(total, np.float32),
+        suffixes=np.zeros(inner, np.int32),
+        backoffs=np.zeros(inner, np.float32),
+        first_child=np.empty(inner + 1, np.int32),
+    )
+    first, place = 0, 1
+    for contexts, section in zip(sizes, listings.sections, strict=False):
+        children = np.zeros(contexts + 1, np.int32)
+        children[0] = place
+        for start in range(0, len(section.ids), _ROWS):
+            rows = slice(start, start + _ROWS)
+            ids = section.ids[rows]
+            found = 1 + _find_contexts(arrays, ids) - first
+            children[found[0] : found[-1] + 1] += np.bincount(found - found[0]).astype(np.int32)
+            nodes = slice(place, place + len(ids))
+            arrays.words[nodes], arrays.log_probs[nodes] = ids[:, -1], section.log_probs[rows]
+            if place < inner:
+                arrays.backoffs[nodes] = section.backoffs[rows]
+            place += len(ids)
+        np.cumsum(children, out=arrays.first_child[first : first + contexts + 1])
+        first += contexts
+    _link(arrays)
+    return arrays
+
+
 def _fault(arpa: Arpa, name: str, section: Section, row: int, reason: str) -> LanguageModelError:
     ngram = " ".join(arpa.words[i] for i in section.ids[row])
     return LanguageModelError(f"{name}, line {section.line(row)}: {ngram!r}: {reason}")
@@ -403,9 +441,15 @@ def _fault(arpa: Arpa, name: str, section: Section, row: int, reason: str) -> La
 @compiled
 def _find_contexts(arrays: NgramArrays, ids: np.ndarray) -> np.ndarray:
     """The node of each row of ``ids`` (M, n) without its last word: (M,) int64, -1 where there is none."""
-    nodes = np.zeros(len(ids), np.int64)
+    nodes, length = np.zeros(len(ids), np.int64), ids.shape[1] - 1
     for i in range(len(ids)):
-        for k in range(ids.shape[1] - 1):
+        shared = 0
+        while i > 0 and shared < length and ids[i, shared] == ids[i - 1, shared]:
+            shared += 1
+        if i > 0 and shared == length:  # as in most rows of a sorted list
+            nodes[i] = nodes[i - 1]
+            continue
+        for k in range(length):
             if nodes[i] >= 0:
                 nodes[i] = find_child(arrays, nodes[i], ids[i, k])
     return nodes

@@ -15,11 +15,11 @@ LEAST = 1e-9
 
 
 def weigh_backoffs(arpa: Arpa, start: str, name: str) -> NgramModel:
-    """The model of ``arpa``, whatever its back-off weights, with new ones; ``start`` is the word that is never
-    predicted. Raises LanguageModelError."""
+    """The model of ``arpa``, whatever its back-off weights, with new ones; its n-grams are sorted by context and last
+    word, and ``start`` is the word that is never predicted. Raises LanguageModelError."""
     for section in arpa.sections:
         section.backoffs[:] = 0
-    model = NgramModel.from_arpa(arpa, name)
+    model = NgramModel.from_sorted(arpa, name)
     _weigh(model.arrays, model.index(start))
     return replace(model, start=advance(model.arrays, ROOT, model.index(start))[1])
 
