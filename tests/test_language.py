@@ -188,10 +188,36 @@ def test_a_training_that_is_killed_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+KILLED = """
+import os, signal, sys
+from asr.cli import main
+at, *sys.argv[1:] = sys.argv[1:]
+progress = sys.modules["asr.cli.lm"]._Progress
+progress.show = lambda _self, _step, done: os.kill(os.getpid(), signal.SIGKILL) if done > float(at) else None
+main()
+"""
+"""A command that kills itself, as nothing can refuse to be killed, when so much of it is done."""
+
+
+@pytest.mark.parametrize("done", [0.6, 0.9], ids=["counting", "writing"])
+def test_a_training_that_was_killed_and_is_begun_again_gives_the_same_file_and_leaves_nothing_else(
+    tmp_path, text, done
+):
+    arguments = ["train", text, "--order", 3, "--memory", "300MB", "-o"]
+    whole, again = tmp_path / "whole.arpa", tmp_path / "again" / "lm.arpa"
+    assert run(*arguments, whole).exit_code == 0
+    command = [sys.executable, "-c", KILLED, done, "lm", *arguments, again]
+    assert subprocess.run([*map(str, command)], check=False).returncode == -signal.SIGKILL
+    assert not again.exists()
+    assert run(*arguments, again).exit_code == 0
+    assert again.read_bytes() == whole.read_bytes()
+    assert [path.name for path in again.parent.iterdir()] == ["lm.arpa"]
+
+
 def test_a_piped_training_says_now_and_then_how_long_it_will_take(tmp_path, text, monkeypatch):
-    monkeypatch.setattr(sys.modules["asr.cli.lm"], "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(sys.modules["asr.cli.options"], "PLAIN_SECONDS", 0.0)
     done = run("train", text, "-o", tmp_path / "lm.arpa", "--memory", "300MB", "--temporary", tmp_path)
-    assert re.search(r"asr: counting 3-grams, \d+% done, \d+ s left\n", done.stderr), done.stderr
+    assert re.search(r"^counting 3-grams +\d+% +\d+ s left$", done.stderr, re.MULTILINE), done.stderr
 
 
 @pytest.mark.parametrize(("memory", "reason"), [("1T5", "no size like 500M"), ("-4G", "no size"), ("9M", "250M")])

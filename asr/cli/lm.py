@@ -38,7 +38,6 @@ LEAST_MEMORY, OWN_MEMORY, BYTES_A_WORD = 250_000_000, 150_000_000, 250
 """Bytes: the least to train n-grams in, what the program itself takes, and what each word of the vocabulary does."""
 READING_SHARE, ESTIMATING_SHARE = 0.45, 0.4
 """Of the time that training n-grams takes; the rest is writing."""
-SECONDS_BETWEEN_LINES = 60.0
 COMPILED = (".lm", ".ngrams", ".safetensors")
 """Endings of files that hold a model other than in ARPA's form."""
 BYTES_AN_NGRAM, CLOSE_ENOUGH = 3, 0.97
@@ -412,7 +411,7 @@ def _sizes(model: NgramModel) -> str:
 
 
 class _Progress:
-    """How far a long computation is, and how long it may still take: a bar on a terminal, else a line a minute."""
+    """How far a long computation is, and how long it may still take."""
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, TaskProgressColumn, TextColumn
@@ -425,7 +424,7 @@ class _Progress:
         )
         self._bar = progress_bar(*columns)
         self._task = self._bar.add_task("reading", total=1.0, left="")
-        self._began = self._said = time.monotonic()
+        self._began = time.monotonic()
 
     def __enter__(self) -> _Progress:
         self._bar.start()
@@ -436,13 +435,9 @@ class _Progress:
 
     def show(self, step: str, fraction: float) -> None:
         """``step`` is being done, and ``fraction`` of the whole is."""
-        now = time.monotonic()
-        seconds = (now - self._began) * (1 - fraction) / fraction if fraction > 0 else None
+        seconds = (time.monotonic() - self._began) * (1 - fraction) / fraction if fraction > 0 else None
         left = "" if seconds is None else f"{seconds / 60:.0f} min left" if seconds > 90 else f"{seconds:.0f} s left"
         self._bar.update(self._task, description=step, completed=fraction, left=left)
-        if self._bar.disable and now - self._said >= SECONDS_BETWEEN_LINES:
-            self._said = now
-            say(f"asr: {step}, {fraction:.0%} done" + (f", {left}" if left else ""), err=True)
 
 
 class _Reading:
