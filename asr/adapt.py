@@ -7,7 +7,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +31,28 @@ Estimate = Callable[[Iterable[Sequence[str]], int], NgramModel]
 """The model of sentences of symbols, with n-grams up to an order."""
 Mix = Callable[[Sequence[NgramModel], Sequence[float]], NgramModel]
 """Models and their weights, which sum to one, to their linear interpolation."""
+Share = Callable[[NgramModel, Sequence[Sequence[str]]], float]
+"""A model and the sentences that it is to be mixed with, to the weight of these, in (0, 1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapted:
     """What a model took from ``sentences`` sentences of ``words`` different words: those that are ``new`` to its
-    language model, and those that it can neither spell nor pronounce. ``mixed``: it had a language model before."""
+    language model, and those that it can neither spell nor pronounce. ``weight``: the text's share in the language
+    model, None where the model had none before."""
 
     sentences: int
     words: int
     new: tuple[str, ...]
     lacking: tuple[str, ...]
-    mixed: bool
+    weight: float | None
 
 
-def adapt(model: Path, sentences: Iterable[str], out: Path, *, weight: float, estimate: Estimate, mix: Mix) -> Adapted:
+def adapt(
+    model: Path, sentences: Iterable[str], out: Path, *, share: float | Share, estimate: Estimate, mix: Mix
+) -> Adapted:
     """Writes a copy of the model directory ``model`` to ``out``, whole or not at all, that knows ``sentences``, which
-    are normalised as the model's are. ``weight`` in (0, 1) is the text's share in the language model.
+    are normalised as the model's are. ``share`` is the text's in the language model, in (0, 1), or what chooses it.
 
     Raises CheckpointError where ``model`` is none or ``out`` is there already, TextError where the text is empty or
     where the model can write none of its words, and LanguageModelError.
@@ -63,17 +68,21 @@ def adapt(model: Path, sentences: Iterable[str], out: Path, *, weight: float, es
     lines = [sentence.split() for sentence in sentences]
     learnt = _learn(model, tokeniser, own, lines)
     symbols = _symbols(tokeniser, own, {*learnt.lacking})
-    text = estimate([symbols(line) for line in lines], ORDER)
+    spelled = [symbols(line) for line in lines]
+    text = estimate(spelled, ORDER)
+    if own is not None:
+        learnt = replace(learnt, weight=share if isinstance(share, float) else share(own, spelled))
 
     with _copied(model, out, without=decoder.language_model) as copy:
-        (mix([own, text], [1 - weight, weight]) if own else text).save(copy / LANGUAGE_MODEL)
+        mixed = mix([own, text], [1 - learnt.weight, learnt.weight]) if own and learnt.weight else text
+        mixed.save(copy / LANGUAGE_MODEL)
         if isinstance(tokeniser, PhoneTokeniser):
             written = {word for line in lines for word in line} - {*learnt.lacking, *tokeniser.lexicon}
             tokeniser.lexicon = tokeniser.lexicon.extended(sorted(written))
             checkpoint.save_lexicon(copy, tokeniser)
         decoder = _decoder_of(decoder, model, copy, learnt.new)
         checkpoint.save_recipe(copy, settings.model_copy(update={"decoder": decoder}))
-        _note(copy, {"from": str(model.absolute()), **asdict(learnt), "weight": weight})
+        _note(copy, {"from": str(model.absolute()), **asdict(learnt)})
     return learnt
 
 
@@ -91,7 +100,7 @@ def _learn(model: Path, tokeniser: Tokeniser, own: NgramModel | None, lines: Seq
         )
     known = writable if own is not None and _is_over_tokens(own) else {*own.words} if own else set()
     new = tuple(word for word in words if word in writable and word not in known)
-    return Adapted(sentences=len(lines), words=len(words), new=new, lacking=lacking, mixed=own is not None)
+    return Adapted(sentences=len(lines), words=len(words), new=new, lacking=lacking, weight=None)
 
 
 def _writable(tokeniser: Tokeniser, words: Sequence[str]) -> Iterator[str]:

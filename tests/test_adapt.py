@@ -1,6 +1,7 @@
 """Adapting to a text: new words, a mixed language model, a copy that is whole or not there."""
 
 import math
+import random
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from asr.errors import CheckpointError, TextError
 from asr.text.pronounce import Pronunciation, PronunciationLexicon
 from asr.text.tokenise import PhoneTokeniser
 from asr.train.kneser_ney import estimate, read_text
-from asr.train.mix import mix
+from asr.train.mix import find_share, mix
 
 
 def model_of(sentences, order: int = 3) -> NgramModel:
@@ -64,8 +65,29 @@ def test_a_model_mixed_with_itself_is_itself():
         np.testing.assert_allclose(mixed.score(sentence.split()), OWN.score(sentence.split()), rtol=1e-4)
 
 
+GENERAL = model_of([random.Random(i).choices("abcdefgh", k=8) for i in range(200)])
+"""Of a language in which any word may follow any other."""
+
+
+def share(sentences: list[str]) -> float:
+    return find_share(GENERAL, [list(sentence) for sentence in sentences], lambda rest: model_of(rest))
+
+
+def test_a_text_that_foresees_its_own_held_out_parts_gets_most_of_the_language_model():
+    assert share(["abcdefgh", "bcdefgh"] * 30) > 0.9
+
+
+def test_a_text_whose_parts_say_nothing_of_each_other_gets_little_however_long_it_is():
+    assert share(["".join(random.Random(-i).choices("abcdefgh", k=8)) for i in range(1, 60)]) < 0.25
+
+
+@pytest.mark.parametrize(("sentences", "most"), [(["abcd"], 0.05), (["abcdefgh", "hgfdbeca"], 0.15)])
+def test_a_sentence_or_two_get_a_small_part_of_the_language_model(sentences, most):
+    assert 0.02 < share(sentences) <= most
+
+
 def adapted(model, sentences, out, weight: float = 0.5) -> adapt.Adapted:
-    return adapt.adapt(model, sentences, out, weight=weight, estimate=lambda s, n: model_of(s, n), mix=mix)
+    return adapt.adapt(model, sentences, out, share=weight, estimate=lambda s, n: model_of(s, n), mix=mix)
 
 
 @pytest.fixture
@@ -95,7 +117,7 @@ def test_a_copy_has_the_words_the_mixed_language_model_and_the_decoders_settings
     tokeniser.lexicon.generate = None
     (phones / "pronunciations.txt").write_text("a A\nb B\nc C\nab A B\n")  # as asr lexicon add leaves it
     learnt = adapted(phones, ["a ab", "ab b xyzzy"], tmp_path / "out", weight=0.25)
-    assert (learnt.new, learnt.lacking, learnt.mixed) == (("ab",), ("xyzzy",), True)
+    assert (learnt.new, learnt.lacking, learnt.weight) == (("ab",), ("xyzzy",), 0.25)
     found, _ = checkpoint.load_description(tmp_path / "out")
     expected = settings.decoder.model_copy(
         update={"language_model": "adapted.ngrams", "lexicon": "adapted-lexicon.txt"}
@@ -120,7 +142,7 @@ def test_new_words_are_pronounced_in_the_copy(phones, tmp_path, monkeypatch):
 
 def test_a_model_of_letters_without_a_language_model_gets_the_texts(speller, tmp_path):
     learnt = adapted(speller, ["ab cab", "cab é"], tmp_path / "out")
-    assert (learnt.new, learnt.lacking, learnt.mixed) == (("ab", "cab"), ("é",), False)
+    assert (learnt.new, learnt.lacking, learnt.weight) == (("ab", "cab"), ("é",), None)
     decoder = checkpoint.load_description(tmp_path / "out")[0].decoder
     assert decoder == recipe.Beam(language_model="adapted.ngrams")
     assert {"ab", "cab"} <= {*NgramModel.load(tmp_path / "out" / "adapted.ngrams").words}
@@ -158,6 +180,6 @@ def test_the_command_takes_several_texts_and_says_what_was_learnt(speller, tmp_p
     texts = [str(tmp_path / name) for name in ("one.txt", "two.txt")]
     result = CliRunner().invoke(main, ["adapt", str(speller), "--text", *texts, "-o", str(tmp_path / "out")])
     assert result.output.splitlines()[-1] == (
-        f"{tmp_path / 'out'}: 3 new words (ab, cab, b); a language model, which it lacked from 2 sentences of 3 "
+        f"{tmp_path / 'out'}: 3 new words (ab, cab, b); a language model, which it lacked, from 2 sentences of 3 "
         "different words"
     )

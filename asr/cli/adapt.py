@@ -28,11 +28,10 @@ NAMED = 10
 @click.option(
     "--weight",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.5,
-    show_default=True,
-    help="The text's share in the language model.",
+    metavar="X",
+    help="The text's share in the language model; default: what suits parts of the text that are held out.",
 )
-def adapt(model: Path, texts: tuple[str, ...], more: tuple[str, ...], out: Path, weight: float) -> None:
+def adapt(model: Path, texts: tuple[str, ...], more: tuple[str, ...], out: Path, weight: float | None) -> None:
     """Copy MODEL, english or a model directory, to DIR, and teach the copy the words and the phrases of a text.
 
     Nothing is trained: new words are pronounced as the model's were, and its language model is mixed with the text's.
@@ -41,14 +40,15 @@ def adapt(model: Path, texts: tuple[str, ...], more: tuple[str, ...], out: Path,
     from asr import adapt as adapting
     from asr.checkpoint import load_description
     from asr.text.sentences import read_sentences
-    from asr.train.mix import mix
+    from asr.train.mix import find_share, mix
 
     settings, _ = load_description(model)
     sentences = read_sentences([*texts, *more], settings.text.form)
-    learnt = adapting.adapt(model, sentences, out, weight=weight, estimate=_estimate, mix=mix)
+    share = weight or (lambda own, lines: find_share(own, lines, lambda rest: _estimate(rest, adapting.ORDER)))
+    learnt = adapting.adapt(model, sentences, out, share=share, estimate=_estimate, mix=mix)
     if learnt.lacking:
         say(f"asr: {len(learnt.lacking)} words cannot be written by this model{_named(learnt.lacking)}", err=True)
-    how = f"{weight:.0%} of its language model" if learnt.mixed else "a language model, which it lacked"
+    how = f"{learnt.weight:.0%} of its language model" if learnt.weight else "a language model, which it lacked,"
     say(
         f"{out}: {len(learnt.new)} new words{_named(learnt.new)}; {how} from {learnt.sentences} sentences of "
         f"{learnt.words} different words"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,10 @@ from asr.train.backoffs import weigh_backoffs
 ROUNDS = 200
 CLOSE = 1e-6
 """The change of a weight below which expectation maximisation has converged."""
+PARTS, ENOUGH = 5, 1_000
+"""In how many parts a text is held out, one after the other; and how many sentences in a part are enough for one."""
+SEEN_BEFORE, FORESEEN_BEFORE = 20, 1
+"""What is believed of a text before it is seen: as if of so many words its own model had foreseen so many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,39 @@ def find_weights(models: Sequence[NgramModel], sentences: Iterable[Sequence[str]
 
     A word that no model has is <unk> to all; one that some have has no probability in the others.
     """
+    probabilities = _probabilities(models, sentences)
+    weights = _maximise(probabilities)
+    with np.errstate(divide="ignore", over="ignore"):
+        alone = np.exp(-np.log(probabilities).mean(1))
+    return Weights(
+        values=tuple(weights.tolist()),
+        mixed=float(np.exp(-np.log(weights @ probabilities).mean())),
+        alone=tuple(alone.tolist()),
+    )
+
+
+def find_share(
+    model: NgramModel, sentences: Sequence[Sequence[str]], estimate: Callable[[Sequence[Sequence[str]]], NgramModel]
+) -> float:
+    """The weight, in (0, 1), that the model of ``sentences``, which ``estimate`` makes, should have beside ``model``.
+
+    That is the weight under which sentences of the same kind are most probable: each fifth of the text in turn is held
+    out and scored with the model of the rest, since on the text that it is made of every model is far too sure. Where
+    there is next to nothing to hold out, the weight is small: it is the most probable one (MAP) under a Beta prior.
+    """
+    scores = [np.zeros((2, 0))]
+    every = max(PARTS, len(sentences) // ENOUGH)
+    for part in range(PARTS if every == PARTS else 1):
+        held_out = sentences[part::every]
+        rest = [sentence for i, sentence in enumerate(sentences) if i % every != part]
+        if held_out and rest:
+            scores.append(_probabilities([model, estimate(rest)], held_out))
+    prior = np.array([SEEN_BEFORE - FORESEEN_BEFORE, FORESEEN_BEFORE])
+    return float(_maximise(np.concatenate(scores, axis=1), prior)[1])
+
+
+def _probabilities(models: Sequence[NgramModel], sentences: Iterable[Sequence[str]]) -> np.ndarray:
+    """(M, N) what each model gives to each word and each end of ``sentences``."""
     scores: list[np.ndarray] = []
     known = set().union(*(model.words for model in models))
     for sentence in sentences:
@@ -52,21 +89,22 @@ def find_weights(models: Sequence[NgramModel], sentences: Iterable[Sequence[str]
         scores.append(np.stack(columns))
     if not scores:
         raise LanguageModelError("there are no sentences to choose the weights by")
-    probabilities = np.exp(np.concatenate(scores, axis=1))
-    weights = np.full(len(models), 1 / len(models))
+    probabilities: np.ndarray = np.exp(np.concatenate(scores, axis=1))
+    return probabilities
+
+
+def _maximise(probabilities: np.ndarray, prior: np.ndarray | float = 0.0) -> np.ndarray:
+    """(M,) the weights under which events of these ``probabilities`` (M, N) are most probable, ``prior`` (M,) events
+    counted besides, of which it is known which model they come from."""
+    weights = np.full(len(probabilities), 1 / len(probabilities))
     for _ in range(ROUNDS):
         parts = weights[:, None] * probabilities
-        new = (parts / parts.sum(0)).mean(1)
+        new = (parts / parts.sum(0)).sum(1) + prior
+        new /= new.sum()
         moved, weights = np.abs(new - weights).max(), new
         if moved < CLOSE:
             break
-    with np.errstate(divide="ignore", over="ignore"):
-        alone = np.exp(-np.log(probabilities).mean(1))
-    return Weights(
-        values=tuple(weights.tolist()),
-        mixed=float(np.exp(-np.log(weights @ probabilities).mean())),
-        alone=tuple(alone.tolist()),
-    )
+    return weights
 
 
 def mix(models: Sequence[NgramModel], weights: Sequence[float]) -> NgramModel:
