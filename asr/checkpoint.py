@@ -11,6 +11,8 @@ Nothing here is pickled, so a stranger's directory can be loaded without running
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import json
 import math
 import shutil
@@ -25,7 +27,7 @@ from asr.errors import CheckpointError, RecipeError, TextError
 from asr.onnx.network import OnnxNetwork, exported_precision
 from asr.recipe import reading
 from asr.recipe.frames import feature_size
-from asr.text.pronounce import read_lexicon, write_lexicon
+from asr.text.pronounce import PronunciationLexicon, Source, parse_lexicon, write_lexicon
 from asr.text.tokenise import PhoneTokeniser, Tokeniser, tokeniser_from_json
 
 if TYPE_CHECKING:  # recognition needs no torch: it is imported where weights are read or written
@@ -192,9 +194,27 @@ def load_description(directory: Path, schema: type[recipe.Section] = recipe.Reci
     try:
         settings = reading.load_recipe(own_path(directory, "recipe.yaml"), schema=schema)
         described = own_path(directory, "tokenizer.json").read_text(encoding="utf-8")
-        return settings, tokeniser_from_json(described, lambda: read_lexicon(own_path(directory, PRONUNCIATIONS)))
+        return settings, tokeniser_from_json(described, lambda phones: _open_lexicon(directory, tuple(phones)))
     except (RecipeError, TextError, OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{directory} is not a whole model directory: {error}") from error
+
+
+def _open_lexicon(directory: Path, phones: tuple[str, ...]) -> PronunciationLexicon:
+    """The directory's lexicon. It is read when it is first needed, and raises CheckpointError then where it is
+    malformed or has other phones: of a large one, most uses need what the search keeps of it alone."""
+    path = own_path(directory, PRONUNCIATIONS)
+    content = path.read_bytes()
+    source = Source(path.resolve(), hashlib.sha256(content).hexdigest())
+    return PronunciationLexicon(functools.partial(_read_lexicon, directory, content, phones), source=source)
+
+
+def _read_lexicon(directory: Path, content: bytes, phones: tuple[str, ...]) -> PronunciationLexicon:
+    try:
+        lexicon = parse_lexicon(content, directory / PRONUNCIATIONS)
+        lexicon.check_phones(phones)
+    except TextError as error:
+        raise CheckpointError(f"{directory} is not a whole model directory: {error}") from error
+    return lexicon
 
 
 def load_checkpoint(

@@ -108,7 +108,8 @@ def gather_knowledge(
     hotwords = {normalise(phrase, form): weight for phrase, weight in settings.hotwords.items()}
     if isinstance(tokeniser, PhoneTokeniser):
         if model is not None and lexicon is None:
-            tokeniser.lexicon = tokeniser.lexicon.extended(word for word in model.words if word not in SENTENCE_MARKS)
+            words = [word for word in model.words if word not in SENTENCE_MARKS]
+            tokeniser.lexicon = tokeniser.lexicon.to_be_extended(words)
         lexical = LexicalFusion(tokeniser, model=model, lexicon=lexicon, hotwords=hotwords)
         return Knowledge(fusion=lexical, lstm=lstm).weighed(settings)
     if model is None and lexicon is None and not hotwords and lstm is None:

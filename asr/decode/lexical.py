@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,27 +31,10 @@ from asr.decode.fusion import (
     unigrams_of,
 )
 from asr.decode.ngram import NgramArrays, NgramModel, advance
-from asr.decode.tree import LONGEST, START, best_below, build_tree
+from asr.decode.spoken import Entry, PhoneTree, SpokenWords, pronounce, uniform
+from asr.decode.tree import START
 from asr.errors import LanguageModelError, TextError
 from asr.text.tokenise import PhoneTokeniser
-
-
-class PhoneTree(NamedTuple):
-    """Pronunciations as a tree of token ids, see ``Tree``, with E of them that end somewhere.
-
-    ``first_end`` (N + 1,): those that end at place i are ``first_end[i]`` to ``first_end[i + 1] - 1``. Of each, its
-    ``word`` (E,), the ``log_prob`` (E,) that the word is pronounced so, and whether it is the ``only`` one (E,) of the
-    word. ``best`` (N,) is the unigram log probability of the likeliest word at or below a place, -inf where the
-    language model knows none of them.
-    """
-
-    first_child: np.ndarray
-    symbol: np.ndarray
-    first_end: np.ndarray
-    word: np.ndarray
-    log_prob: np.ndarray
-    only: np.ndarray
-    best: np.ndarray
 
 
 class Phrases(NamedTuple):
@@ -184,12 +167,12 @@ class LexicalFusion:
             raise LanguageModelError(
                 "the language model is over sub-words, and a model of phones takes one over words (asr lm train TEXT)"
             )
-        named = [word for phrase in hotwords or () for word in phrase.split()] + list(lexicon or ())
-        entries = _pronounce(tokeniser, None if lexicon is None else named, named)
-        self.words = tuple(dict.fromkeys(word for _, word, _ in entries))
-        index = {word: i for i, word in enumerate(self.words)}
-        unit, foreign, unigrams = _know(self.words, model, {*named})
-        tree, most = _build_tree(entries, index, unigrams)
+        hot = list(dict.fromkeys(word for phrase in hotwords or () for word in phrase.split()))
+        closed = None if lexicon is None else [*hot, *lexicon]
+        spoken = SpokenWords.keep(tokeniser, model) if closed is None else None
+        if spoken is None or not spoken.has(hot):
+            spoken = SpokenWords.make(tokeniser, model, closed, closed or hot)
+        self.words, tree = spoken.words, spoken.tree
         self.start = 0 if model is None else model.start
         opens = np.full(len(tokeniser.tokens), NONE, np.int32)
         separator = tokeniser.tokens.index(tokeniser.space) if tokeniser.settings.separator else NONE
@@ -198,7 +181,7 @@ class LexicalFusion:
             opens[tree.symbol[roots]] = roots
         else:
             opens[separator] = START
-        self._unknown_log_prob = _uniform(self.words) if model is None else float(unigrams_of(model)[model.unknown])
+        self._unknown_log_prob = uniform(self.words) if model is None else float(unigrams_of(model)[model.unknown])
         tables = LexicalTables(
             model=NO_MODEL if model is None else OVER_WORDS,
             alpha=0.0,
@@ -206,18 +189,18 @@ class LexicalFusion:
             unknown=0.0,
             exemption=0.0 if model is None else exemption_of(model),
             unknown_id=0 if model is None else model.unknown,
-            uniform=_uniform(self.words),
+            uniform=uniform(self.words),
             end_id=0 if model is None else model.end,
             off=0.0,
-            most=most,
+            most=spoken.most,
             separator=separator,
             opens=opens,
             opening=np.zeros(len(opens)),
-            unit=unit,
-            foreign=foreign,
+            unit=spoken.unit,
+            foreign=spoken.foreign,
             tree=tree,
             ngrams=NO_NGRAMS if model is None else model.arrays,
-            phrases=_build_phrases(hotwords or {}, index, entries, tree),
+            phrases=_build_phrases(hotwords or {}, self.words, pronounce(tokeniser, hot, hot) if hot else [], tree),
         )
         self.tables = self._weigh(tables, alpha, beta, unknown)
 
@@ -249,80 +232,14 @@ class LexicalFusion:
         return tables._replace(opening=np.exp(potentials))
 
 
-Entry = tuple[str, str, float]
-"""A pronunciation: a character for each token, whose id is its code point; the word; log probability."""
-
-
-def _pronounce(tokeniser: PhoneTokeniser, closed: Sequence[str] | None, named: Sequence[str]) -> list[Entry]:
-    """The pronunciations of the lexicon's words, or of ``closed`` alone, sorted; of ``named`` words there must be one.
-
-    Raises TextError.
-    """
-    for word in named:
-        tokeniser.pronounce(word)
-    lexicon = tokeniser.lexicon
-    letter = {phone: chr(i) for i, phone in enumerate(tokeniser.tokens) if i}
-    entries: list[Entry] = []
-    for word in dict.fromkeys(lexicon if closed is None else closed):
-        ways: dict[str, float] = {}
-        for way in lexicon[word]:
-            try:
-                spelled = "".join([letter[phone] for phone in way.phones])
-            except KeyError:
-                continue  # in phones that the model has never heard
-            if 0 < len(spelled) <= LONGEST:
-                ways[spelled] = ways.get(spelled, 0.0) + way.probability
-        entries += [(spelled, word, math.log(probability)) for spelled, probability in ways.items()]
-    if not entries:
-        raise TextError("the lexicon pronounces no word in the model's phones")
-    return sorted(entries)
-
-
-def _uniform(words: Sequence[str]) -> float:
-    return -math.log(len(words))
-
-
-def _know(words: Sequence[str], model: NgramModel | None, named: Set[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each word (W,): its id in the model, whether it costs ``unknown``, which ``named`` ones never do, and its
-    unigram log probability, -inf where it does. Raises LanguageModelError where the model knows none."""
-    if model is None:
-        return np.zeros(len(words), np.int32), np.zeros(len(words), bool), np.full(len(words), _uniform(words))
-    unit = np.array([model.index(word) for word in words], np.int32)
-    lacking = unit == model.unknown
-    if lacking.all():
-        raise LanguageModelError(
-            f"the language model knows none of the {len(words)} words of the lexicon, "
-            f'"{words[0]}" for one: is it written otherwise?'
-        )
-    foreign = lacking & np.array([word not in named for word in words])
-    unigrams = unigrams_of(model)[unit] + np.where(lacking, exemption_of(model), 0.0)
-    return unit, foreign, np.where(foreign, -np.inf, unigrams)
-
-
-def _build_tree(entries: Sequence[Entry], index: Mapping[str, int], unigrams: np.ndarray) -> tuple[PhoneTree, int]:
-    """The tree of sorted ``entries``, whose words have these ids and ``unigrams`` (W,), and how many words end at one
-    place at most."""
-    spelled, names, log_probs = zip(*entries, strict=True)
-    tree = build_tree(spelled)
-    words = np.array([index[name] for name in names])
-    order = np.argsort(tree.ends, kind="stable")
-    counts = np.bincount(tree.ends, minlength=len(tree.symbol))
-    phones = PhoneTree(
-        first_child=tree.first_child,
-        symbol=tree.symbol,
-        first_end=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
-        word=words[order].astype(np.int32),
-        log_prob=np.array(log_probs)[order],
-        only=(np.bincount(words)[words] == 1)[order],
-        best=best_below(tree, unigrams[words]).astype(np.float32),
-    )
-    return phones, int(counts.max())
-
-
 def _build_phrases(
-    weights: Mapping[str, float], index: Mapping[str, int], entries: Sequence[Entry], tree: PhoneTree
+    weights: Mapping[str, float], words: Sequence[str], entries: Sequence[Entry], tree: PhoneTree
 ) -> Phrases:
-    """The automaton of phrases with these ``weights`` in nats. Raises TextError for an empty one."""
+    """The automaton of phrases with these ``weights`` in nats, of whose words ``entries`` are the pronunciations.
+
+    Raises TextError for an empty one.
+    """
+    index = {word: i for i, word in enumerate(words)} if weights else {}
     children: list[dict[int, int]] = [{}]
     own, begun = [0.0], [0.0]
     first: dict[int, float] = {}

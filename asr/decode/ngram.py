@@ -13,7 +13,6 @@ import itertools
 import json
 import logging
 import math
-import mmap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from safetensors.numpy import save as safetensors
 from asr import files
 from asr.decode.arpa import END, MAX_ORDER, START, UNKNOWN, Arpa, Listings, Section, read_arpa, repeats_remark
 from asr.decode.compiled import compiled
+from asr.decode.mapped import UNREADABLE, map_tensors
 from asr.decode.packed import (
     BITS,
     PACKED_FORMAT,
@@ -470,37 +470,24 @@ def _map(path: Path, source: str | None = None) -> NgramModel:
     Raises LanguageModelError where it is damaged, or was not made from ``source``.
     """
     try:
-        with path.open("rb") as file:
-            # Copy on write, because numba compiles anew for arrays that are read-only.
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        start = 8 + int.from_bytes(mapped[:8], "little")
-        header = json.loads(mapped[8:start])
-        metadata = header.pop("__metadata__")
+        metadata, tensors, size = map_tensors(path)
         packed = metadata["format"] == PACKED_FORMAT and source is None
         if not packed and (metadata["format"] != FORMAT or source not in (None, metadata["source"])):
             raise ValueError("it is another model, or of another version")
-        tensors = {
-            name: np.frombuffer(
-                mapped,
-                np.uint8 if packed else _TYPES[name],
-                math.prod(entry["shape"]),
-                start + entry["data_offsets"][0],
-            )
-            for name, entry in header.items()
-        }
-        if not all(tensor.flags.aligned for tensor in tensors.values()):
-            raise ValueError("its arrays are not aligned")
+        if any(tensor.dtype != (np.uint8 if packed else _TYPES[name]) for name, tensor in tensors.items()):
+            raise ValueError("its arrays are of other types")
         order = int(metadata["order"])
         if packed:
-            words, arrays = _unpack(Unpacker(tensors, len(mapped)))
+            words, arrays = _unpack(Unpacker(tensors, size))
         else:
             words = tuple(tensors.pop("spelling").tobytes().decode().split("\n"))
             arrays = NgramArrays(**tensors)
         remarks = tuple(map(str, json.loads(metadata.get("remarks", "[]"))))
-        _check(arrays, order, len(words))
+        if source is None:  # what is kept was checked before, and to read it all again would fill the memory with it
+            _check(arrays, order, len(words))
         if packed:
             _link(arrays)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise LanguageModelError(f"{path} is not a whole language model: {error}") from error
     return NgramModel._of(words, arrays, order, str(path), remarks)
 

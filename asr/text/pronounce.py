@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import io
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -36,13 +38,40 @@ Generator = Callable[[Iterable[str]], dict[str, Pronunciations]]
 """Words to pronunciations of those that it can pronounce."""
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a lexicon is made of: the ``content`` of the file ``path``, as a hash, and lists of words by which it was
+    ``extended`` since, each as a hash."""
+
+    path: Path
+    content: str
+    extended: tuple[str, ...] = ()
+
+
 class PronunciationLexicon(Mapping[str, Pronunciations]):
     """Words to their pronunciations, the preferred one first. A word that it lacks is pronounced by ``generate``, where
-    there is one, when it is first asked for."""
+    there is one, when it is first asked for.
 
-    def __init__(self, entries: Mapping[str, Pronunciations], generate: Generator | None = None) -> None:
-        self._entries = dict(entries)
+    ``entries`` may be a function that returns them, which is called when they are first needed. ``source``, where it is
+    known, says what they are without them.
+    """
+
+    def __init__(
+        self,
+        entries: Mapping[str, Pronunciations] | Callable[[], Mapping[str, Pronunciations]],
+        generate: Generator | None = None,
+        source: Source | None = None,
+    ) -> None:
+        self._read = entries if callable(entries) else None
+        self._known = None if callable(entries) else dict(entries)
         self.generate = generate
+        self.source = source
+
+    @property
+    def _entries(self) -> dict[str, Pronunciations]:
+        if self._known is None:
+            self._known = dict(self._read()) if self._read is not None else {}
+        return self._known
 
     def __getitem__(self, word: str) -> Pronunciations:
         if word not in self._entries and self.generate is not None:
@@ -71,6 +100,16 @@ class PronunciationLexicon(Mapping[str, Pronunciations]):
     def extended(self, words: Iterable[str]) -> PronunciationLexicon:
         """The same with ``words`` too, as far as they can be pronounced."""
         return PronunciationLexicon({**self._entries, **self.pronounced(words)}, self.generate)
+
+    def to_be_extended(self, words: Sequence[str]) -> PronunciationLexicon:
+        """As ``extended``, but nothing is read or pronounced before it is needed, and the source stays known."""
+        if self.source is None:
+            return self.extended(words)
+        added = hashlib.sha256("\n".join(words).encode()).hexdigest()
+        if added in self.source.extended:
+            return self
+        source = replace(self.source, extended=(*self.source.extended, added))
+        return PronunciationLexicon(functools.partial(self.extended, words), self.generate, source)
 
     def preferring(self, entries: Iterable[Entry]) -> PronunciationLexicon:
         """The same with the pronunciations of ``entries`` before those that their words have."""
@@ -169,24 +208,29 @@ def read_lexicon(path: Path) -> PronunciationLexicon:
     is kept. Kaldi's words for silence and noise (``<SPOKEN_NOISE>``, ``!SIL``) are skipped, since no text has them.
     Raises TextError naming the file and the line.
     """
+    try:
+        return parse_lexicon(path.read_bytes(), path)
+    except OSError as error:
+        raise TextError(f"the lexicon {path} cannot be read: {error.strerror or error}") from error
+
+
+def parse_lexicon(content: bytes, path: Path) -> PronunciationLexicon:
+    """``read_lexicon`` of the ``content`` of the file ``path``."""
     entries: dict[str, Pronunciations] = {}
     number = 0
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            for line in file:
-                number += 1
-                if line.startswith((";;;", "##")):  # CMUdict's comments
-                    continue
-                word, way = parse_entry(line)
-                ways = entries.get(word, ())
-                if not _NOISE.fullmatch(word) and all(way.phones != known.phones for known in ways):
-                    entries[word] = (*ways, way)
+        for line in io.TextIOWrapper(io.BytesIO(content), "utf-8-sig"):
+            number += 1
+            if line.startswith((";;;", "##")):  # CMUdict's comments
+                continue
+            word, way = parse_entry(line)
+            ways = entries.get(word, ())
+            if not _NOISE.fullmatch(word) and all(way.phones != known.phones for known in ways):
+                entries[word] = (*ways, way)
     except TextError as error:
         raise TextError(f"{path}, line {number}: {error}") from None
     except UnicodeDecodeError as error:
         raise TextError(f"{path}, after line {number}: this is not UTF-8 text") from error
-    except OSError as error:
-        raise TextError(f"the lexicon {path} cannot be read: {error.strerror or error}") from error
     if not entries:
         raise TextError(f"the lexicon {path} holds no words: expected a word and its phones on each line")
     return PronunciationLexicon(entries)

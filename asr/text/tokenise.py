@@ -223,8 +223,8 @@ def build_tokeniser(
     return SentencePieceTokeniser(model.getvalue())
 
 
-def tokeniser_from_json(text: str, lexicon: Callable[[], PronunciationLexicon] | None = None) -> Tokeniser:
-    """The tokeniser that ``to_json`` wrote; one of phones goes with the ``lexicon`` that lies beside it.
+def tokeniser_from_json(text: str, lexicon: Callable[[Sequence[str]], PronunciationLexicon] | None = None) -> Tokeniser:
+    """The tokeniser that ``to_json`` wrote; one of phones goes with the ``lexicon`` in them that lies beside it.
 
     Raises TextError where the text is something else.
     """
@@ -234,8 +234,7 @@ def tokeniser_from_json(text: str, lexicon: Callable[[], PronunciationLexicon] |
                 if not all(isinstance(p, str) and p.split() == [p] for p in phones) or len({*phones}) < len(phones):
                     raise ValueError("its phones are not a list of words, each once")
                 settings = recipe.Phones.model_validate({"kind": "phones", **options})
-                entries = lexicon()
-                entries.check_phones(phones)
+                entries = lexicon(phones)
                 entries.generate = generator(settings)
                 return PhoneTokeniser(phones, entries, settings)
             case {"kind": "characters", "alphabet": [*alphabet]}:
