@@ -216,13 +216,13 @@ class LexicalFusion:
 
         Raises TextError.
         """
-        named = {word for phrase in hotwords for word in phrase.split()}
+        named = sorted({word for phrase in hotwords for word in phrase.split()})
         index = {word: i for i, word in enumerate(self.words)}
         if any(word not in index or self.tables.foreign[index[word]] for word in named):
             return None
-        entries = _pronounce(tokeniser, sorted(named), sorted(named)) if named else []
+        entries = pronounce(tokeniser, named, named) if named else []
         other = copy.copy(self)
-        other.tables = self.tables._replace(phrases=_build_phrases(hotwords, index, entries, self.tables.tree))
+        other.tables = self.tables._replace(phrases=_build_phrases(hotwords, self.words, entries, self.tables.tree))
         return other
 
     def _weigh(self, tables: LexicalTables, alpha: float, beta: float, unknown: float) -> LexicalTables:
@@ -233,13 +233,14 @@ class LexicalFusion:
 
 
 def _build_phrases(
-    weights: Mapping[str, float], words: Sequence[str], entries: Sequence[Entry], tree: PhoneTree
+    weights: Mapping[str, float], vocabulary: Sequence[str], entries: Sequence[Entry], tree: PhoneTree
 ) -> Phrases:
-    """The automaton of phrases with these ``weights`` in nats, of whose words ``entries`` are the pronunciations.
+    """The automaton of phrases with these ``weights`` in nats, over the words ``vocabulary``; ``entries`` are the
+    pronunciations of their own.
 
     Raises TextError for an empty one.
     """
-    index = {word: i for i, word in enumerate(words)} if weights else {}
+    index = {word: i for i, word in enumerate(vocabulary)} if weights else {}
     children: list[dict[int, int]] = [{}]
     own, begun = [0.0], [0.0]
     first: dict[int, float] = {}

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from safetensors.numpy import save as safetensors
 
-from asr import __version__, files
+from asr import files
 from asr.decode.fusion import exemption_of, unigrams_of
 from asr.decode.mapped import map_tensors
 from asr.decode.ngram import NgramModel
@@ -140,7 +140,7 @@ def _describe(tokeniser: PhoneTokeniser, model: NgramModel | None) -> str:
         hashed.update(unigrams_of(model).tobytes())
     source, settings = tokeniser.lexicon.source, tokeniser.settings.model_dump(mode="json")
     content = source and [source.content, *source.extended]
-    return json.dumps([FORMAT, __version__, content, tokeniser.tokens, settings, hashed.hexdigest()])
+    return json.dumps([FORMAT, content, tokeniser.tokens, settings, hashed.hexdigest()])
 
 
 def _checksum(tensors: Mapping[str, np.ndarray]) -> str:

@@ -28,9 +28,10 @@ import httpx
 import numpy as np
 import openai
 import soundfile
-from serve import Server, serving, wav
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
+
+from serve import Server, serving, wav
 
 PATH = "/v1/audio/transcriptions"
 KIND = {"Content-Type": "multipart/form-data; boundary=x"}
