@@ -448,7 +448,7 @@ def test_a_clip_is_answered_while_a_long_recording_is_read(recogniser, said):
 
 
 def test_clients_beyond_the_queue_stand_in_line_and_are_answered_in_their_order(recogniser, said):
-    with Running(recogniser, queue=2) as server:
+    with Running(recogniser, queue=2, patience=60.0) as server:
         server.slow.go.clear()
         done = []
 
@@ -464,14 +464,14 @@ def test_clients_beyond_the_queue_stand_in_line_and_are_answered_in_their_order(
         assert server.metrics()["asr_queue"] == 2
         server.slow.go.set()
         for thread, texts in asked:
-            thread.join(20)
+            thread.join(60)
             assert texts == [said.text]
         assert {*done[:2]} == {0, 1}
         assert server.metrics()["asr_queue"] == 0
 
 
 def test_a_client_that_leaves_the_line_takes_no_place(recogniser, said):
-    with Running(recogniser, queue=1) as server:
+    with Running(recogniser, queue=1, patience=60.0) as server:
         server.slow.go.clear()
         first, answers = background(lambda: server.post())
         until(lambda: server.app.state.engine._works)
