@@ -23,6 +23,7 @@ COMMANDS = [
     "",
     "train",
     "transcribe",
+    "archive",
     "listen",
     "align",
     "evaluate",

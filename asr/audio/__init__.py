@@ -7,7 +7,7 @@ float32, finite, at the rate asked for. Whatever goes wrong on the way is an Aud
 from asr.audio.reading import mixed, outline, probe, read, read_channels, stream
 from asr.audio.recording import MAX_SECONDS, AudioInfo, Member, Recording, describe
 from asr.audio.resample import Resampling, as_floats, prepare, resampled
-from asr.audio.search import recordings_below
+from asr.audio.search import recordings_below, sounds
 from asr.records import Waveform
 
 __all__ = [
@@ -27,5 +27,6 @@ __all__ = [
     "read_channels",
     "recordings_below",
     "resampled",
+    "sounds",
     "stream",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from asr.audio.recording import describe
@@ -19,9 +19,15 @@ _SUFFIXES = (
 """What files that hold sound are called."""
 
 
-def recordings_below(folder: Path) -> Iterator[Path]:
+def sounds(path: Path) -> bool:
+    """Whether a file is called as recordings are."""
+    return path.suffix[1:].lower() in _SUFFIXES.split(",")
+
+
+def recordings_below(folder: Path, also: Container[str] = ()) -> Iterator[Path]:
     """The recordings below a folder, in folders that are links too, hidden ones left out, each folder's in the order of
-    their names. A folder that is linked twice, or to itself, is searched once.
+    their names; files whose suffixes, such as ``.tar``, are in ``also`` too. A folder that is linked twice, or to
+    itself, is searched once.
 
     A link that leads nowhere is logged where its name is no recording's: it may have led to a folder. Raises AudioError
     for a folder that cannot be searched.
@@ -39,7 +45,7 @@ def recordings_below(folder: Path) -> Iterator[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for path in (Path(parent, name) for name in sorted(files) if not name.startswith(".")):
-            if path.suffix[1:].lower() in _SUFFIXES.split(","):
+            if sounds(path) or path.suffix in also:
                 yield path
             elif not path.exists():
                 log.warning("%s is a link that leads nowhere", describe(path))

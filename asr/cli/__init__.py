@@ -14,6 +14,7 @@ import click
 from asr import __version__
 from asr.cli.adapt import adapt
 from asr.cli.align import align
+from asr.cli.archive import archive
 from asr.cli.check import check
 from asr.cli.evaluate import evaluate
 from asr.cli.export import export
@@ -130,6 +131,7 @@ for command in (
     evaluate,
     score,
     transcribe,
+    archive,
     listen,
     serve,
     align,

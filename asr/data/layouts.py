@@ -60,17 +60,18 @@ def existing_folder(path: Path) -> Path:
     return path
 
 
-def read_manifest(path: Path) -> Iterator[Utterance]:
+def read_manifest(path: Path, *, texts: bool = True) -> Iterator[Utterance]:
     """Utterances of a JSON-lines, CSV or TSV manifest: ``audio_filepath`` (relative to the manifest), ``text``, and
     optionally ``duration``, ``offset`` (s), ``speaker``, ``id``; also under the names that other tools give them.
-    Raises CorpusError with the line number."""
+    Without ``texts`` the text is optional too. Raises CorpusError with the line number."""
     if path.suffix.lower() in {".csv", ".tsv"}:
         rows = table_rows(path, "\t" if path.suffix.lower() == ".tsv" else ",")
     else:
         rows = json_lines(path)
     for number, row in rows:
         where = f"{path}, line {number}"
-        file, text = _column(row, AUDIO_COLUMNS, where), _column(row, TEXT_COLUMNS, where)
+        file = _column(row, AUDIO_COLUMNS, where)
+        text = row[_column(row, TEXT_COLUMNS, where)] if texts else None
         try:
             if not row[file]:
                 raise ValueError(f"{file} is empty")
@@ -80,7 +81,7 @@ def read_manifest(path: Path) -> Iterator[Utterance]:
             utterance = Utterance(
                 id=str(row.get("id") or f"{path.stem}-{number:06d}"),
                 audio=path.parent / str(row[file]),
-                text=str(row[text] if row[text] is not None else ""),
+                text="" if text is None else str(text),
                 speaker=str(row.get(column_of(row, SPEAKER_COLUMNS) or "") or ""),
                 offset=seconds_of(row.get("offset") or 0.0),
                 duration=seconds_of(row["duration"]) if row.get("duration") else None,

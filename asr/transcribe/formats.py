@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import PurePath
+from typing import Any
 
 from asr.records import AlignedText, AlignedWord, Heard, Segment, Transcript, Word
 from asr.transcribe.cues import Cue, cues
@@ -22,20 +23,24 @@ def as_json(transcript: Transcript, file: str) -> str:
     """One JSON object on one line: file, duration (s), text, segments with start and end (s), and words with start, end
     and confidence (0..1). Where channels were taken apart, segments and words say which; a segment's remark says what
     was not taken for words, and why."""
+    return json.dumps(as_document(transcript, file), ensure_ascii=False)
+
+
+def as_document(transcript: Transcript, file: str) -> dict[str, Any]:
+    """What ``as_json`` writes."""
     words, segments = [], []
     for segment in transcript.segments:
         channel = {} if segment.channel is None else {"channel": segment.channel}
         remark = {"remark": segment.remark} if segment.remark else {}
         segments.append({**channel, "start": segment.start, "end": segment.end, "text": segment.text, **remark})
         words += [{**channel, **asdict(word)} for word in segment.words]
-    document = {
+    return {
         "file": file,
         "duration": transcript.duration,
         "text": transcript.text,
         "segments": segments,
         "words": words,
     }
-    return json.dumps(document, ensure_ascii=False)
 
 
 def as_tsv(transcript: Transcript) -> str:
@@ -60,7 +65,7 @@ def as_vtt(transcript: Transcript) -> str:
 
 def as_ctm(transcript: Transcript, id: str) -> str:
     """NIST's time-marked conversation format: id, channel, start and duration in seconds, word, confidence."""
-    return "\n".join(_ctm(id, s.channel or 1, word) for s in transcript.segments for word in s.words)
+    return "\n".join(ctm_line(id, s.channel or 1, word) for s in transcript.segments for word in s.words)
 
 
 def as_textgrid(transcript: Transcript) -> str:
@@ -121,7 +126,7 @@ def as_aligned_json(aligned: AlignedText, file: str) -> str:
 def as_aligned_ctm(aligned: AlignedText, id: str) -> str:
     """As ``as_ctm``. A word that was not found is a comment."""
     return "\n".join(
-        _ctm(id, 1, timed) if (timed := _timed(word)) else f";; not found: {word.text}" for word in aligned.words
+        ctm_line(id, 1, timed) if (timed := _timed(word)) else f";; not found: {word.text}" for word in aligned.words
     )
 
 
@@ -173,7 +178,8 @@ def _named(transcript: Transcript) -> Iterator[tuple[str, Segment]]:
         yield f"channel {segment.channel}: " if several else "", segment
 
 
-def _ctm(id: str, channel: int, word: Word) -> str:
+def ctm_line(id: str, channel: int, word: Word) -> str:
+    """A word of a recording, as ``as_ctm`` has it."""
     id = "_".join(id.split()) or "recording"
     return f"{id} {channel} {word.start:.3f} {word.end - word.start:.3f} {word.text} {word.confidence:.4f}"
 

@@ -158,7 +158,7 @@ class Recogniser:
         ``lexicon`` are as in ``decoder_for``. Raises AudioError.
         """
         rate = self.network.sample_rate
-        source = _source(recording, sample_rate, rate, track)
+        source = source_of(recording, sample_rate, rate, track)
         reader = (self.network, self.decoder_for(hotwords, lexicon), self.tokeniser)
         [outcome] = Transcription(*reader, channels=channels, vad=vad)([source])
         if isinstance(outcome, AudioError):
@@ -167,7 +167,7 @@ class Recogniser:
 
     def transcribe_all(
         self,
-        recordings: Iterable[Recording],
+        recordings: Iterable[Recording | Source],
         *,
         channels: Channels = "mix",
         track: int = 1,
@@ -179,7 +179,10 @@ class Recogniser:
         """As ``transcribe``, of many recordings, the pieces of several in one batch: a transcript for each in order, or
         what is wrong with it. ``advance`` hears of the seconds of audio that were worked off."""
         rate = self.network.sample_rate
-        sources = (_source(recording, None, rate, track) for recording in recordings)
+        sources = (
+            recording if isinstance(recording, Source) else source_of(recording, None, rate, track)
+            for recording in recordings
+        )
         reader = (self.network, self.decoder_for(hotwords, lexicon), self.tokeniser)
         return Transcription(*reader, channels=channels, vad=vad, advance=advance)(sources)
 
@@ -247,13 +250,13 @@ class Recogniser:
                 heard += len(block)
                 yield block
 
-        blocks = _source(recording, sample_rate, rate).blocks(None)
+        blocks = source_of(recording, sample_rate, rate).blocks(None)
         emissions = emissions_of(self.network, counted(blocks), tokens=len(self.tokeniser.tokens))
         return emissions, heard / rate
 
 
-def _source(recording: Audible | Recording, sample_rate: int | None, rate: int, track: int = 1) -> Source:
-    """A recording's samples at ``rate`` Hz, block by block."""
+def source_of(recording: Audible | Recording, sample_rate: int | None, rate: int, track: int = 1) -> Source:
+    """A recording's samples at ``rate`` Hz, block by block; an array is given at ``sample_rate`` Hz."""
     if not isinstance(recording, np.ndarray):
         file = Path(recording) if isinstance(recording, str | PathLike) else recording
         return Source(
