@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import tarfile
 import time
 import tracemalloc
@@ -509,3 +510,33 @@ def test_whoever_is_killed_the_transcripts_are_those_of_one_process_and_little_i
     ids = Counter(row["id"] for row in rows(out / "transcripts.jsonl") + rows(out / "failures.jsonl"))
     assert len(ids) == 13
     assert set(ids.values()) == {1}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Ray's own
+def test_a_ray_cluster_that_loses_a_node_transcribes_what_one_process_does(model, mixed, alone, tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="needs ray: pip install ray")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    out = tmp_path / "many"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        node = cluster.add_node(num_cpus=1)
+        running = Command(*command(model, mixed, out, "--workers", 2, "--ray", cluster.address))
+        wait_for(out, 3, running)
+        before = finished(out)
+        cluster.remove_node(node, allow_graceful=False)
+        done = running.wait()
+    finally:
+        cluster.shutdown()
+    assert "12 transcribed, 1 failed (see" in done.stderr.decode()
+    assert all(finished(out)[name] == when for name, when in before.items())
+    for name in ("transcripts.jsonl", "failures.jsonl"):
+        assert (out / name).read_bytes() == (alone / name).read_bytes(), name
+
+
+def test_without_ray_it_is_named_with_the_line_to_type(model, clips, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    refused = CliRunner().invoke(main, [str(word) for word in command(model, clips, tmp_path, "--ray", "auto")])
+    assert (refused.exit_code, 'asr archive --ray needs the package "ray"' in refused.stderr) == (1, True)

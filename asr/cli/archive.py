@@ -60,6 +60,7 @@ def _chosen_forms(_context: click.Context, _parameter: click.Parameter, given: S
 @click.option(
     "--threads", default=1, show_default=True, type=click.IntRange(min=1), metavar="N", help="In each of them."
 )
+@click.option("--ray", metavar="ADDRESS", help='Workers on this Ray cluster ("auto": the one this machine is in).')
 @click.option(
     "--shard-minutes",
     default=30.0,
@@ -90,6 +91,7 @@ def archive(
     forms: tuple[str, ...],
     workers: int | None,
     threads: int,
+    ray: str | None,
     shard_minutes: float,
     overwrite: bool,
     channels: Channels,
@@ -105,12 +107,12 @@ def archive(
     from asr import checkpoint, files, runtime
     from asr.transcribe import folders, ledger
     from asr.transcribe.merge import merge
-    from asr.transcribe.pool import LocalPool
     from asr.transcribe.worker import Orders
 
     directory = model_directory(model)
     checkpoint.load_meta(directory)  # a wrong folder is said before hours of planning
-    runtime.use_threads(threads)  # before the workers start
+    if ray is None:
+        runtime.use_threads(threads)  # before the workers start
     folders.check_writable(out)
     with files.claimed(out, ledger.LOCK, "transcribed into", "give another --out"):
         settings = {
@@ -134,9 +136,18 @@ def archive(
             threads=threads,
         )
 
+        def pool() -> Pool:
+            if ray is None:
+                from asr.transcribe.pool import LocalPool
+
+                return LocalPool(orders)
+            from asr.transcribe.ray_pool import RayPool
+
+            return RayPool(orders, ray)
+
         began = time.perf_counter()
         seconds, processor_seconds = _work_off(
-            plan, lambda: LocalPool(orders), min(plan.shards, workers or max(1, runtime.cores() // threads))
+            plan, pool, min(plan.shards, workers or max(1, runtime.cores() // threads))
         )
         if seconds:
             elapsed = time.perf_counter() - began
