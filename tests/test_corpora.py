@@ -677,29 +677,6 @@ def test_no_batch_is_longer_than_asked_for(bucketed):
         assert batch.waveform_lengths.sum() <= 4.0 * RATE
 
 
-@pytest.mark.parametrize("buckets", [1, 3])
-def test_an_epoch_reads_its_corpus_once(many, buckets):
-    read = []
-
-    class Counted:
-        def __iter__(self):
-            for cut in many:
-                read.append(cut.id)
-                yield cut
-
-    batches = load_batches(Counted(), dataset(), max_batch_seconds=4.0, buckets=buckets, shuffle=True)
-    assert sum(len(batch) + len(batch.rejected) for batch in batches) == 30
-    assert read == [cut.id for cut in many]
-
-
-def test_buckets_have_the_bounds_that_lhotse_gives_them(many):
-    from lhotse.dataset import DynamicBucketingSampler
-
-    theirs = DynamicBucketingSampler(many, num_buckets=3, max_duration=4.0, shuffle=True, seed=5)
-    ours = load_batches(many, dataset(tokeniser=None), max_batch_seconds=4.0, buckets=3, shuffle=True, seed=5)
-    assert [batch.ids for batch in ours] == [tuple(cut.id for cut in batch) for batch in theirs]
-
-
 def test_seed_and_epoch_order_the_batches(many):
     def order(seed: int, epoch: int) -> list[tuple]:
         batches = load_batches(many, dataset(epoch=epoch), max_batch_seconds=4.0, buckets=3, shuffle=True, seed=seed)

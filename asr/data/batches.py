@@ -31,8 +31,6 @@ from asr.text.tokenise import PhoneTokeniser, Tokeniser, frames_needed
 
 CANCELLED = 0.02
 """A mix whose peak is below so much of its channels' is what is left of channels of opposite sign."""
-MEASURED_CUTS = 10_000
-"""Of an epoch, whose durations set the buckets' bounds."""
 
 
 class _ProjectReader(AudioBackend):  # type: ignore[misc]
@@ -262,22 +260,16 @@ def named(cut: Any) -> str:
 
 
 def _bucketed(cuts: Any, max_batch_seconds: float, buckets: int, shuffle: bool, seed: int, epoch: int) -> Iterator[Any]:
-    """Batches of cuts. ``cuts`` is read once: each reading makes a cut of every line of a manifest anew, in the process
-    that should be giving a GPU its work. So the buckets' bounds are found here, as the sampler would find them."""
     from lhotse.dataset import DynamicBucketingSampler, DynamicCutSampler
-    from lhotse.dataset.sampling.dynamic_bucketing import estimate_duration_buckets
 
-    coming = iter(cuts)
-    first = list(itertools.islice(coming, MEASURED_CUTS))
-    if not first:
+    some = list(itertools.islice(iter(cuts), buckets * 2))
+    if not some:
         raise CorpusError("the corpus holds no utterances")
-    whole = itertools.chain(first, coming)
     options = {"max_duration": max_batch_seconds, "shuffle": shuffle, "seed": seed, "rank": 0, "world_size": 1}
-    if len(first) < buckets * 2 or buckets == 1:  # too few to part by duration
-        sampler = DynamicCutSampler(whole, **options)
+    if len(some) < buckets * 2 or buckets == 1:  # too few to part by duration
+        sampler = DynamicCutSampler(cuts, **options)
     else:
-        bounds = estimate_duration_buckets(first, num_buckets=buckets)
-        sampler = DynamicBucketingSampler(whole, duration_bins=bounds, **options)
+        sampler = DynamicBucketingSampler(cuts, num_buckets=buckets, **options)
     sampler.set_epoch(epoch)
     return iter(sampler)
 
