@@ -13,9 +13,11 @@ import torch
 
 from asr import recipe
 from asr.data.augment import Augmenter
-from asr.data.batches import Utterances, check_length, load_batches, load_samples
+from asr.data.batches import Utterances, check_length, load_batches, load_ordered, load_samples
 from asr.data.corpora import left_out, name_of, open_corpora
-from asr.data.join import Joined, join, joined_of, texts_to_spell
+from asr.data.join import Joined, join, texts_to_spell
+from asr.data.listing import Listing
+from asr.data.order import Epoch
 from asr.data.remarks import lone_words
 from asr.errors import CorpusError, RecipeError
 from asr.recipe import reading
@@ -412,16 +414,21 @@ def test_a_corpus_can_be_read_twice(wav, manifest):
 # ---------------------------------------------------------------------------------------- slices and mixtures
 
 
+def ids_of_epoch(mixture, number: int) -> list[str]:
+    epoch = Epoch(Listing(mixture), recipe.Training(max_batch_seconds=2.0), seed=3, number=number)
+    return [item.cut().id for batch in epoch.share() for item in batch]
+
+
 @pytest.mark.parametrize(("weight", "least", "most"), [(2.0, 80, 80), (0.25, 2, 20), (1.5, 45, 75)])
 def test_a_weight_is_how_often_an_epoch_passes_over_a_source(tmp_path, tone, weight, least, most):
     soundfile.write(tmp_path / "a.wav", tone(0.1), 16000)
     rows = [{"id": str(i), "audio_filepath": "a.wav", "text": "a"} for i in range(40)]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    mixture = open_corpora((source_of(kind="manifest", path="m.jsonl", weight=weight),), tmp_path, seed=1)
-    first, second = ([cut.id for cut in mixture.epoch(number)] for number in (0, 1))
+    mixture = open_corpora((source_of(kind="manifest", path="m.jsonl", weight=weight),), tmp_path)
+    first, second = (ids_of_epoch(mixture, number) for number in (0, 1))
     assert least <= len(first) <= most
     assert len(set(first)) == len(first)
-    assert first == [cut.id for cut in mixture.epoch(0)]
+    assert first == ids_of_epoch(mixture, 0)
     assert first != second  # shuffled anew, and another part where the weight has a fraction
     assert (sorted(first) == sorted(second)) == (weight == 2.0)
     assert len(list(mixture.whole())) == 40
@@ -469,10 +476,10 @@ def test_two_sources_are_mixed_and_none_of_their_utterances_is_lost(tmp_path, wa
     manifest([{"id": f"x{i}"} for i in range(30)], "x.jsonl")
     manifest([{"id": f"y{i}"} for i in range(5)], "y.jsonl")
     sources = tuple(source_of(kind="manifest", path=f"{name}.jsonl", weight=w) for name, w in [("x", 1.0), ("y", 1.0)])
-    ids = [cut.id for cut in open_corpora(sources, tmp_path, seed=3).epoch(0)]
+    ids = ids_of_epoch(open_corpora(sources, tmp_path), 0)
     assert sorted(ids) == sorted([f"x{i}" for i in range(30)] + [f"y{i}" for i in range(5)])
     assert [id[0] for id in ids] != ["x"] * 30 + ["y"] * 5
-    assert ids == [cut.id for cut in open_corpora(sources, tmp_path, seed=3).epoch(0)]
+    assert ids == ids_of_epoch(open_corpora(sources, tmp_path), 0)
 
 
 # ----------------------------------------------------------------------------------------------- augmentation
@@ -657,34 +664,23 @@ def test_a_batch_holds_its_utterances_padded_with_zeros(wav, manifest):
     assert batch.rejected == ()
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_batches_do_not_depend_on_the_number_of_workers(bucketed, shuffle):
-    alone = contents(bucketed(shuffle=shuffle, seed=5))
-    assert contents(bucketed(shuffle=shuffle, seed=5, workers=2)) == alone
+def test_batches_do_not_depend_on_the_number_of_workers(bucketed):
+    alone = contents(bucketed())
+    assert contents(bucketed(workers=2)) == alone
     assert sorted(id for ids, *_ in alone for id in ids) == sorted(f"u{i}" for i in range(30) if i % 10 != 5)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_skipping_batches_leaves_the_others_as_they_were(bucketed, workers):
-    whole = contents(bucketed(shuffle=True, seed=5))
+    whole = contents(bucketed())
     assert len(whole) > 4
     for skip in (0, 3, len(whole)):
-        assert contents(bucketed(shuffle=True, seed=5, skip=skip, workers=workers)) == whole[skip:]
+        assert contents(bucketed(skip=skip, workers=workers)) == whole[skip:]
 
 
 def test_no_batch_is_longer_than_asked_for(bucketed):
     for batch in bucketed():
         assert batch.waveform_lengths.sum() <= 4.0 * RATE
-
-
-def test_seed_and_epoch_order_the_batches(many):
-    def order(seed: int, epoch: int) -> list[tuple]:
-        batches = load_batches(many, dataset(epoch=epoch), max_batch_seconds=4.0, buckets=3, shuffle=True, seed=seed)
-        return [batch.ids for batch in batches]
-
-    assert order(1, 1) == order(1, 1)
-    assert order(1, 1) != order(2, 1)
-    assert order(1, 1) != order(1, 2)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -788,21 +784,20 @@ def test_joined_utterances_are_each_heard_once_with_silence_around_and_their_tex
     assert 1 <= len(cuts) < 8
     for cut in cuts:
         batch = dataset(emission_frames=None)[[cut]]
-        joined = joined_of(cut)
-        taken = [part for part in joined.cuts if part.id != "4"]
+        taken = [part for part in cut.cuts if part.id != "4"]
         assert batch.texts == (" ".join(part.id for part in taken),)
         assert batch.token_lengths.tolist() == [len(batch.texts[0])]
-        assert [rejection.id for rejection in batch.rejected] == ["4"] * (len(joined.cuts) - len(taken))
-        gaps = sum(gap for gap, part in zip(joined.silences, joined.cuts, strict=False) if part in taken)
-        seconds = gaps + joined.silences[-1] + sum(part.duration for part in taken)
+        assert [rejection.id for rejection in batch.rejected] == ["4"] * (len(cut.cuts) - len(taken))
+        gaps = sum(gap for gap, part in zip(cut.silences, cut.cuts, strict=False) if part in taken)
+        seconds = gaps + cut.silences[-1] + sum(part.duration for part in taken)
         assert batch.waveform_lengths.item() == pytest.approx(seconds * RATE, abs=len(taken) + 1)
-        assert all(0.1 <= gap <= 0.2 for gap in joined.silences)
-    assert [part.id for cut in cuts for part in joined_of(cut).cuts] == [cut.id for cut in words]
+        assert all(0.1 <= gap <= 0.2 for gap in cut.silences)
+    assert [part.id for cut in cuts for part in cut.cuts] == [cut.id for cut in words]
 
 
 def test_a_joined_utterance_is_its_clips_where_its_silences_say(words):
     parts = [load_samples(cut, RATE) for cut in words][:2]
-    joined = Joined(cuts=tuple(words)[:2], silences=(0.1, 0.05, 0.2), background=False, seed=1)
+    joined = Joined(id="", duration=0.0, cuts=tuple(words)[:2], silences=(0.1, 0.05, 0.2), background=False, seed=1)
     samples, (first, second) = joined.samples(parts, RATE), parts
     at = 1600
     assert not samples[:at].any()
@@ -816,7 +811,8 @@ def test_a_joined_utterance_is_its_clips_where_its_silences_say(words):
 def test_the_background_between_joined_clips_is_as_loud_as_their_quietest_part():
     hiss = np.random.default_rng(0).standard_normal(3200).astype(np.float32)
     part = np.concatenate([0.5 * hiss, 0.01 * hiss])
-    between = Joined(cuts=(None, None), silences=(0.0, 0.5, 0.0), background=True, seed=1).samples([part, part], RATE)
+    joined = Joined(id="", duration=0.0, cuts=(None, None), silences=(0.0, 0.5, 0.0), background=True, seed=1)
+    between = joined.samples([part, part], RATE)
     assert np.sqrt(np.square(between[6400 : 6400 + 8000]).mean()) == pytest.approx(0.01, rel=0.15)
 
 
@@ -828,22 +824,32 @@ def test_what_is_joined_depends_on_seed_epoch_and_order_alone(words):
     assert told("1/0") != told("1/1")
 
 
+@pytest.mark.usefixtures("many")
 @pytest.mark.parametrize("workers", [1, 2])
-def test_joined_batches_depend_neither_on_workers_nor_on_where_a_run_goes_on(many, tmp_path, workers):
-    options = {"max_batch_seconds": 6.0, "buckets": 2, "shuffle": True}
+def test_joined_batches_depend_neither_on_workers_nor_on_where_a_run_goes_on(tmp_path, workers):
+    listing = Listing(open_corpora((source_of(kind="manifest", path="m.jsonl"),), tmp_path))
+    epoch = Epoch(
+        listing,
+        recipe.Training(max_batch_seconds=6.0, buckets=2),
+        seed=1,
+        number=0,
+        joins=recipe.Join(probability=1.0, longest=3.0),
+    )
     augmenter = Augmenter(recipe.Augment(speed=(0.9, 1.1)), tmp_path, seed=1)
 
-    def batches(**more):
-        return contents(load_batches(joining(many), dataset(augmenter=augmenter), **options, **more))
+    def batches(skip, workers):
+        return contents(load_ordered(epoch.share(skip), dataset(augmenter=augmenter), workers=workers))
 
-    assert batches(workers=workers, skip=1) == batches(workers=0)[1:]
+    whole = batches(0, 0)
+    assert batches(1, workers) == whole[1:]
+    assert sum(len(text.split()) for _, texts, *_ in whole for text in texts) == 27
 
 
 def test_cuts_outside_the_limits_and_faulty_ones_are_not_joined(wav, manifest):
     wav("long.wav", 4.0)
     wav("short.wav", 0.3)
     cuts = manifest([{"id": name, "audio_filepath": f"{name}.wav"} for name in ("short", "long", "short")])
-    alone = [cut.id for cut in joining(cuts) if joined_of(cut) is None]
+    alone = [cut.id for cut in joining(cuts) if not isinstance(cut, Joined)]
     assert alone == ["long", "short"]  # the second short one has the first one's id: that is its fault
 
 

@@ -13,9 +13,11 @@ import torch
 
 from asr import audio, recipe, runtime
 from asr.data.augment import Augmenter
-from asr.data.batches import Utterances, load_batches
+from asr.data.batches import Utterances, load_ordered
 from asr.data.corpora import Mixture, open_corpora
 from asr.data.decoded import DecodedAudio, keep_decoded
+from asr.data.listing import Listing
+from asr.data.order import Epoch
 from asr.records import Batch
 
 RATE = 16000
@@ -38,7 +40,7 @@ def corpus(tmp_path) -> Mixture:
     )
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = recipe.ManifestCorpus(kind="manifest", path="m.jsonl", weight=1.5)
-    return open_corpora((source,), tmp_path, seed=1)
+    return open_corpora((source,), tmp_path)
 
 
 def epoch(
@@ -48,10 +50,8 @@ def epoch(
     dataset = Utterances(
         sample_rate=RATE, normalisation="words", augmenter=augmenter, epoch=number, decoded=kept, seconds=(0.0, 9.0)
     )
-    cuts = corpus.epoch(number)
-    return list(
-        load_batches(cuts, dataset, max_batch_seconds=2, buckets=2, shuffle=True, seed=1, workers=workers, skip=skip)
-    )
+    order = Epoch(Listing(corpus), recipe.Training(max_batch_seconds=2, buckets=2), seed=1, number=number)
+    return list(load_ordered(order.share(skip), dataset, workers=workers))
 
 
 def corpus_root(corpus: Mixture) -> Path:

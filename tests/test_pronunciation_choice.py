@@ -52,8 +52,8 @@ def test_an_utterance_without_room_for_its_words_keeps_their_first_pronunciation
 
 
 def test_how_often_each_was_said_becomes_its_probability_in_the_lexicon():
-    texts = {"1": "a tea", "2": "a the", "3": "a tea"}
-    weighed = pronunciations.weighed(LEXICON, texts, {"1": (1, 0), "2": (1, 0), "3": (0, 0)})
+    chosen = [("1", "a tea", (1, 0)), ("2", "a the", (1, 0)), ("3", "a tea", (0, 0))]
+    weighed = pronunciations.weighed(LEXICON, chosen)
     assert [way.probability for way in weighed["a"]] == [pytest.approx(2 / 3), 1.0]
     assert [way.probability for way in weighed["the"]] == [1.0, pytest.approx(1 / 2)]
     assert weighed["tea"] == LEXICON["tea"]

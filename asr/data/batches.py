@@ -6,10 +6,11 @@ labels, outside the duration limits) is named in ``Batch.rejected`` and never hi
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from lhotse.audio.backend import AudioBackend, audio_backend
 
 from asr import audio
 from asr.data.augment import Augmenter, in_memory
-from asr.data.corpora import FAULT
+from asr.data.cuts import FAULT
 from asr.data.decoded import Recordings
-from asr.data.join import Joined, joined_of
+from asr.data.join import Joined
+from asr.data.listing import Waiting
 from asr.errors import CorpusError, TextError
 from asr.model.collation import LoadedUtterance, collate
 from asr.records import Batch, Fault, Rejection
@@ -55,6 +57,12 @@ class _ProjectReader(AudioBackend):  # type: ignore[misc]
         return np.ascontiguousarray(samples), sample_rate
 
 
+def reading_as_training_does(recordings: Recordings | None = None) -> contextlib.AbstractContextManager[None]:
+    """Within, lhotse reads audio as the rest of the project does."""
+    reader: contextlib.AbstractContextManager[None] = audio_backend(_ProjectReader(recordings))
+    return reader
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Utterances(torch.utils.data.Dataset[Batch]):
     """Loads the cuts of one batch. Without ``tokeniser`` the batch carries no labels, and no text is refused.
@@ -78,10 +86,10 @@ class Utterances(torch.utils.data.Dataset[Batch]):
     def __getitem__(self, cuts: Any) -> Batch:
         loaded: list[LoadedUtterance] = []
         rejected: list[Rejection] = []
-        with audio_backend(_ProjectReader(self.recordings)):
+        with reading_as_training_does(self.recordings):
             for cut in cuts:
-                if joined := joined_of(cut):
-                    loaded += self._load_joined(cut.id, joined, rejected)
+                if isinstance(cut, Joined):
+                    loaded += self._load_joined(cut, rejected)
                 else:
                     loaded += self._taken(cut, rejected, self.augmenter)
         return collate(loaded, rejected)
@@ -89,12 +97,12 @@ class Utterances(torch.utils.data.Dataset[Batch]):
     def _taken(self, cut: Any, rejected: list[Rejection], augmenter: Augmenter | None) -> list[LoadedUtterance]:
         """The utterance of ``cut``, or none, and why not among those ``rejected``."""
         try:
-            return [self._load(cut, augmenter)]
-        except _Refused as refusal:
+            return [self._load(opened(cut), augmenter)]
+        except Refused as refusal:
             rejected.append(Rejection(id=cut.id, fault=refusal.fault, reason=refusal.reason))
             return []
 
-    def _load_joined(self, id: str, joined: Joined, rejected: list[Rejection]) -> list[LoadedUtterance]:
+    def _load_joined(self, joined: Joined, rejected: list[Rejection]) -> list[LoadedUtterance]:
         """One utterance of all that are joined, as far as they can be used, augmented as a whole."""
         taken = [self._taken(cut, rejected, None) for cut in joined.cuts]
         utterances = [utterance for part in taken for utterance in part]
@@ -105,7 +113,7 @@ class Utterances(torch.utils.data.Dataset[Batch]):
         samples = joined.samples(parts, self.sample_rate)
         if self.augmenter:
             samples = load_samples(
-                self.augmenter(in_memory(samples, self.sample_rate, id), self.epoch), self.sample_rate
+                self.augmenter(in_memory(samples, self.sample_rate, joined.id), self.epoch), self.sample_rate
             )
         text = " ".join(utterance.text for utterance in utterances)
         tokens: Sequence[int] = ()
@@ -117,7 +125,7 @@ class Utterances(torch.utils.data.Dataset[Batch]):
             LoadedUtterance(
                 samples=samples,
                 features=self.featurise(samples) if self.featurise else None,
-                id=id,
+                id=joined.id,
                 text=text,
                 speaker=utterances[0].speaker,
                 tokens=tuple(tokens),
@@ -126,20 +134,20 @@ class Utterances(torch.utils.data.Dataset[Batch]):
 
     def _load(self, cut: Any, augmenter: Augmenter | None) -> LoadedUtterance:
         if fault := (getattr(cut, "custom", None) or {}).get(FAULT):
-            raise _Refused("unreadable", fault)
+            raise Refused("unreadable", fault)
         text = text_of(cut, self.normalisation)
         tokens: list[int] = []
         if self.tokeniser is not None:
             if not text:
-                raise _Refused("empty text", "its text is empty")
+                raise Refused("empty text", "its text is empty")
             try:
                 spelled = (self.spelled or {}).get(cut.id)
                 tokens = self.tokeniser.encode(text) if spelled is None else list(spelled)
             except TextError as error:
-                raise _Refused("outside the alphabet", str(error)) from error
+                raise Refused("outside the alphabet", str(error)) from error
         shortest, longest = self.seconds
         if not shortest <= cut.duration <= longest:
-            raise _Refused(
+            raise Refused(
                 "outside the limits", f"{cut.duration:.2f} s is outside the limits of {shortest:g} to {longest:g} s"
             )
         samples = load_samples(augmenter(cut, self.epoch) if augmenter else cut, self.sample_rate)
@@ -152,38 +160,60 @@ class Utterances(torch.utils.data.Dataset[Batch]):
         )
 
 
+def opened(cut: Any) -> Any:
+    """The cut itself, or what one becomes that is listed (``data.listing``). Raises Refused."""
+    if not isinstance(cut, Waiting):
+        return cut
+    try:
+        return cut.cut()
+    except Exception as error:  # of every type, as in load_samples
+        raise Refused("unreadable", _first_line(error)) from error
+
+
 def text_of(cut: Any, normalisation: str) -> str:
     return normalise(" ".join(s.text for s in cut.supervisions if s.text), normalisation)
 
 
 def load_samples(cut: Any, sample_rate: int) -> np.ndarray:
-    """A cut's audio (S,), mono at ``sample_rate``. Raises _Refused where it cannot be read."""
+    """A cut's audio (S,), mono at ``sample_rate``. Raises Refused where it cannot be read."""
+    return mixed(load_channels(cut, sample_rate))
+
+
+def load_channels(cut: Any, sample_rate: int | None = None) -> np.ndarray:
+    """A cut's audio (channels, S), at ``sample_rate`` if one is given. Raises Refused where it cannot be read."""
+    if fault := (getattr(cut, "custom", None) or {}).get(FAULT):
+        raise Refused("unreadable", fault)
     if not cut.has_recording:
-        raise _Refused("unreadable", "the cut has no recording")
+        raise Refused("unreadable", "the cut has no recording")
     try:
-        if cut.sampling_rate != sample_rate:
+        if sample_rate is not None and cut.sampling_rate != sample_rate:
             cut = cut.resample(sample_rate)
         channels: np.ndarray = cut.load_audio()
     except IndexError as error:
-        raise _Refused("unreadable", "its recording has fewer channels than the cut names") from error
+        raise Refused("unreadable", "its recording has fewer channels than the cut names") from error
     except Exception as error:
         # A cut is what a stranger wrote, and lhotse raises of every type: this utterance is to blame, and no other.
-        raise _Refused("unreadable", _first_line(error)) from error
+        raise Refused("unreadable", _first_line(error)) from error
+    return channels
+
+
+def mixed(channels: np.ndarray) -> np.ndarray:
+    """(channels, S) mixed to mono, (S,). Raises Refused where nothing is left that can be heard."""
     samples: np.ndarray = channels.mean(axis=0, dtype=np.float32)
     if not np.isfinite(samples).all():
-        raise _Refused("unreadable", "its audio holds samples that are not numbers")
+        raise Refused("unreadable", "its audio holds samples that are not numbers")
     if len(channels) > 1 and np.abs(samples).max(initial=0) < CANCELLED * np.abs(channels).max(initial=0):
-        raise _Refused("unreadable", "its channels cancel each other: mixed to mono they are silence; keep one of them")
+        raise Refused("unreadable", "its channels cancel each other: mixed to mono they are silence; keep one of them")
     if len(samples) == 0:
-        raise _Refused("unreadable", "it lies past the end of its recording")
+        raise Refused("unreadable", "it lies past the end of its recording")
     return samples
 
 
 def check_length(frames: int, tokens: Sequence[int]) -> None:
-    """CTC needs a frame for each label and one more between equal neighbours. Raises _Refused."""
+    """CTC needs a frame for each label and one more between equal neighbours. Raises Refused."""
     needed = frames_needed(tokens)
     if frames < needed:
-        raise _Refused(
+        raise Refused(
             "too short for its labels", f"too short for its labels: {frames} emission frames, {needed} needed"
         )
 
@@ -194,23 +224,25 @@ def load_batches(
     *,
     max_batch_seconds: float,
     buckets: int = 10,
-    shuffle: bool = False,
-    seed: int = 0,
     workers: int = 0,
     skip: int = 0,
     every: int = 1,
 ) -> Iterator[Batch]:
-    """Batches of one epoch of ``cuts``, each of at most ``max_batch_seconds`` of similar durations.
+    """``cuts`` in batches of about ``max_batch_seconds`` of similar durations, each utterance once.
 
-    ``dataset.epoch`` seeds the order together with ``seed``; ``skip`` leaves out the first batches without reading
-    their audio, which is how a run is resumed, and of the rest one in ``every`` is read, the first and so on, which is
-    how processes share them out. Raises CorpusError where the cuts are none.
+    ``skip`` leaves out the first batches without reading their audio, and of the rest one in ``every`` is read, the
+    first and so on, which is how processes share them out. Raises CorpusError where the cuts are none.
     """
-    whole = _bucketed(cuts, max_batch_seconds, buckets, shuffle, seed, dataset.epoch)
-    sampler = itertools.islice(whole, skip, None, every)
+    whole = _bucketed(cuts, max_batch_seconds, buckets)
+    return load_ordered(itertools.islice(whole, skip, None, every), dataset, workers=workers)
+
+
+def load_ordered(batches: Iterable[Sequence[Any]], dataset: Utterances, *, workers: int = 0) -> Iterator[Batch]:
+    """``batches`` of cuts, of what becomes cuts (``data.listing``) or of what is joined, loaded by so many ``workers``
+    in their order. Raises CorpusError where one of those dies."""
     loader = torch.utils.data.DataLoader(
         dataset,
-        sampler=sampler,
+        sampler=batches,
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
@@ -218,10 +250,10 @@ def load_batches(
         worker_init_fn=_leave_signals_to_the_parent,
         pin_memory=torch.cuda.is_available(),
     )
-    batches = iter(loader)
+    loaded = iter(loader)
     while True:
         try:
-            batch = next(batches)
+            batch = next(loaded)
         except StopIteration:
             return
         except RuntimeError as error:
@@ -234,44 +266,16 @@ def load_batches(
         yield batch
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochPlan:
-    """An epoch's ``batches``, its ``seconds`` of audio, and its ``utterances`` by name and duration."""
-
-    batches: int
-    seconds: float
-    utterances: tuple[str, ...]
-
-
-def plan_batches(cuts: Any, *, max_batch_seconds: float, buckets: int, seed: int) -> EpochPlan:
-    """What an epoch has; reads no more than the files' headers."""
-    batches, seconds = 0, 0.0
-    utterances: list[str] = []
-    for batch in _bucketed(cuts, max_batch_seconds, buckets, True, seed, 0):
-        batches += 1
-        seconds += sum(cut.duration for cut in batch)
-        utterances += map(named, batch)
-    return EpochPlan(batches=batches, seconds=seconds, utterances=tuple(utterances))
-
-
-def named(cut: Any) -> str:
-    """What tells an utterance from others: its id and, since batches depend on it, its duration."""
-    return f"{cut.id} {cut.duration:.3f}"
-
-
-def _bucketed(cuts: Any, max_batch_seconds: float, buckets: int, shuffle: bool, seed: int, epoch: int) -> Iterator[Any]:
+def _bucketed(cuts: Any, max_batch_seconds: float, buckets: int) -> Iterator[Any]:
     from lhotse.dataset import DynamicBucketingSampler, DynamicCutSampler
 
     some = list(itertools.islice(iter(cuts), buckets * 2))
     if not some:
         raise CorpusError("the corpus holds no utterances")
-    options = {"max_duration": max_batch_seconds, "shuffle": shuffle, "seed": seed, "rank": 0, "world_size": 1}
+    options = {"max_duration": max_batch_seconds, "rank": 0, "world_size": 1}
     if len(some) < buckets * 2 or buckets == 1:  # too few to part by duration
-        sampler = DynamicCutSampler(cuts, **options)
-    else:
-        sampler = DynamicBucketingSampler(cuts, num_buckets=buckets, **options)
-    sampler.set_epoch(epoch)
-    return iter(sampler)
+        return iter(DynamicCutSampler(cuts, **options))
+    return iter(DynamicBucketingSampler(cuts, num_buckets=buckets, **options))
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:
@@ -281,7 +285,7 @@ def _leave_signals_to_the_parent(_worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """One utterance cannot be used."""
 
     def __init__(self, fault: Fault, reason: str) -> None:

@@ -11,7 +11,6 @@ import dataclasses
 import gzip
 import itertools
 import logging
-import random
 import zlib
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any, TypeAlias
 
 from asr import audio, recipe
 from asr.data import download, espeak
+from asr.data.cuts import check_sources, cut_of, header_of
 from asr.data.given import Given, GivenRows
 from asr.data.layouts import (
     Utterance,
@@ -33,7 +33,7 @@ from asr.data.layouts import (
     read_librispeech,
     read_manifest,
 )
-from asr.errors import AudioError, CorpusError
+from asr.errors import CorpusError
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +41,8 @@ AnySource: TypeAlias = recipe.Corpus | recipe.Subset
 Takes: TypeAlias = Callable[[str, str], bool]
 """Whether the utterance of a speaker, empty where none is named, and an id belongs to a source."""
 
-FAULT = "fault"
-"""Of a cut's custom fields, the reason that it cannot be used."""
 _NAMED = 20
 """Speakers named in one sentence."""
-_OVERSHOOT_SECONDS = 0.5
-"""Manifests round times: a cut may end so much after its recording and is taken to end with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,29 +61,7 @@ class Mixture:
     """Several sources, each passed over ``weight`` times an epoch: 2 is twice, 0.25 a quarter of it, another each
     epoch."""
 
-    parts: tuple[tuple[_Cuts | _LhotseCuts, float], ...]
-    seed: int = 0
-
-    def epoch(self, number: int) -> Any:
-        """The cuts of one epoch as a lazy CutSet, shuffled across sources anew each epoch.
-
-        Utterances are shuffled whole, since they are no more than names; lhotse cuts come in their own order, mixed in,
-        and are shuffled by the sampler's buffer alone.
-        """
-        from lhotse import CutSet
-
-        described = [(cuts, weight) for cuts, weight in self.parts if isinstance(cuts, _Cuts)]
-        streams: list[tuple[Any, float]] = [
-            (_Weighted(cuts, weight, f"{self.seed}/{number}"), weight)
-            for cuts, weight in self.parts
-            if isinstance(cuts, _LhotseCuts)
-        ]
-        if described:
-            streams.append((_Shuffled(described, f"{self.seed}/{number}"), sum(weight for _, weight in described)))
-        if len(streams) == 1:
-            return CutSet(streams[0][0])
-        sets = [CutSet(stream) for stream, _ in streams]
-        return CutSet.mux(*sets, weights=[weight for _, weight in streams], seed=self.seed + number)
+    parts: tuple[tuple[DescribedCuts | LhotseCuts, float], ...]
 
     def whole(self) -> Any:
         """Every utterance once, in the sources' order, whatever the weights."""
@@ -98,7 +72,7 @@ class Mixture:
     def told(self) -> Iterator[Told]:
         """As ``whole``, what is known of each utterance before its recording is opened."""
         for cuts, _ in self.parts:
-            if isinstance(cuts, _Cuts):
+            if isinstance(cuts, DescribedCuts):
                 yield from (Told(u.id, u.where or u.id, u.text, "" if u.fault else str(u.audio)) for u in cuts.chosen())
             else:
                 yield from map(_told, cuts)
@@ -110,27 +84,25 @@ class Mixture:
         return CutSet(_Only(self.whole(), ids))
 
 
-def open_corpora(
-    sources: Iterable[AnySource], root: Path, *, seed: int = 0, given: Mapping[str, Given] | None = None
-) -> Mixture:
+def open_corpora(sources: Iterable[AnySource], root: Path, *, given: Mapping[str, Given] | None = None) -> Mixture:
     """The sources, opened and ready to be mixed by their weights; ``given`` is what Python code gave, by split.
 
     Raises CorpusError where one is missing; malformed lines raise when they are reached.
     """
-    parts: list[tuple[_Cuts | _LhotseCuts, float]] = []
+    parts: list[tuple[DescribedCuts | LhotseCuts, float]] = []
     for source in sources:
         if isinstance(source, recipe.Subset):
             parts += _open_subset(source, root, given or {})
         else:
             parts.append((_open(source, root, given or {}), source.weight))
-    return Mixture(tuple(parts), seed)
+    return Mixture(tuple(parts))
 
 
-def _open(source: recipe.Corpus, root: Path, given: Mapping[str, Given]) -> _Cuts | _LhotseCuts:
-    left_out = frozenset(source.leave_out)
+def _open(source: recipe.Corpus, root: Path, given: Mapping[str, Given]) -> DescribedCuts | LhotseCuts:
+    left_out, all_speak = frozenset(source.leave_out), source.speakers == (0.0, 1.0)
 
     def takes(speaker: str, id: str) -> bool:
-        return source.includes(speaker or id) and id not in left_out
+        return (all_speak or source.includes(speaker or id)) and id not in left_out
 
     match source:
         case recipe.LhotseCorpus():
@@ -143,14 +115,14 @@ def _open(source: recipe.Corpus, root: Path, given: Mapping[str, Given]) -> _Cut
                     "(cuts=…), or name a corpus that does"
                 )
             if isinstance(cuts, GivenRows):
-                return _Cuts(lambda: iter(cuts.utterances), takes, headers={**cuts.headers})
-            return _LhotseCuts(f"the {source.split} cuts given, number", lambda: iter(cuts), takes)
-    return _Cuts(_utterances(source, root), takes)
+                return DescribedCuts(lambda: iter(cuts.utterances), takes, headers={**cuts.headers})
+            return LhotseCuts(f"the {source.split} cuts given, number", lambda: iter(cuts), takes)
+    return DescribedCuts(_utterances(source, root), takes)
 
 
 def _open_subset(
     subset: recipe.Subset, root: Path, given: Mapping[str, Given]
-) -> Iterator[tuple[_Cuts | _LhotseCuts, float]]:
+) -> Iterator[tuple[DescribedCuts | LhotseCuts, float]]:
     whole = [_open(source, root, given) for source in subset.of]
     is_held_out = _hold_out(whole, subset.rule)
 
@@ -161,7 +133,7 @@ def _open_subset(
         yield dataclasses.replace(cuts, takes=within(cuts.takes)), source.weight
 
 
-def _hold_out(corpora: Sequence[_Cuts | _LhotseCuts], rule: recipe.HeldOut) -> Takes:
+def _hold_out(corpora: Sequence[DescribedCuts | LhotseCuts], rule: recipe.HeldOut) -> Takes:
     """Which utterances of the corpora ``rule`` holds out. Warns where it cannot go by speakers."""
     names = [name for cuts in corpora for name in cuts.names()]
     speakers = Counter(speaker or id for speaker, id in names)
@@ -308,129 +280,53 @@ def _inside(path: str, root: Path) -> Path:
     return root / Path(path).expanduser()
 
 
-# ------------------------------------------------------------------------------------------ utterances to cuts
+# -------------------------------------------------------------------------------------------- what a source reads
 
 
 @dataclass
-class _Cuts:
+class DescribedCuts:
     """Cuts of ``utterances()``, made anew at each iteration; file headers are read once and remembered."""
 
     utterances: Callable[[], Iterator[Utterance]]
     takes: Takes
     headers: dict[Path, audio.AudioInfo | None] = field(default_factory=dict)
 
+    def taken(self) -> Iterator[Utterance]:
+        """The utterances that belong to this source."""
+        return (u for u in self.utterances() if self.takes(u.speaker or "", u.id))
+
     def chosen(self) -> Iterator[Utterance]:
-        """The utterances that belong to this source; one whose id another has already has that for a fault."""
+        """As ``taken``; one whose id another has already has that for a fault."""
         first: dict[str, str] = {}
-        for utterance in self.utterances():
-            if not self.takes(utterance.speaker or "", utterance.id):
-                continue
+        for utterance in self.taken():
             where = utterance.where if utterance.fault else first.setdefault(utterance.id, utterance.where)
             if where != utterance.where:
-                fault = f'{utterance.where}: the id "{utterance.id}" is that of {where} already'
-                utterance = dataclasses.replace(utterance, fault=fault)
+                utterance = dataclasses.replace(utterance, fault=id_taken(utterance, where))
             yield utterance
 
     def __iter__(self) -> Iterator[Any]:
-        return map(self.cut, self.chosen())
+        return (cut_of(utterance, self._header(utterance)) for utterance in self.chosen())
 
     def names(self) -> Iterator[tuple[str, str]]:
         """Speaker, empty where none is named, and id of each utterance."""
         return ((utterance.speaker or "", utterance.id) for utterance in self.chosen())
 
-    def cut(self, utterance: Utterance) -> Any:
-        from lhotse import AudioSource, Recording, SupervisionSegment
-
-        header = None if utterance.fault else self._header(utterance.audio)
-        fault = utterance.fault or (_mistimed(utterance, header) if header else "")
-        if header is None or fault:  # loading it will say why
-            seconds = 0.1 if fault else max(utterance.offset + (utterance.duration or 1.0), 0.1)
-            header = audio.AudioInfo(samples=round(seconds * 16000), sample_rate=16000, channels=1)
-        channels = list(range(header.channels))
-        cut = Recording(
-            id=utterance.id,
-            sources=[AudioSource(type="file", channels=channels, source=str(utterance.audio))],
-            sampling_rate=header.sample_rate,
-            num_samples=header.samples,
-            duration=header.duration,
-        ).to_cut()
-        if fault:
-            cut.custom = {FAULT: fault}
-        elif utterance.offset or (utterance.duration or header.duration) < header.duration - 0.1:
-            # A manifest's duration is often rounded: it cuts only where it clearly means a part.
-            rest = max(header.duration - utterance.offset, 0.01)
-            cut = cut.truncate(
-                offset=min(utterance.offset, header.duration), duration=min(utterance.duration or rest, rest)
-            )
-        cut.id = utterance.id
-        cut.supervisions = [
-            SupervisionSegment(
-                id=utterance.id,
-                recording_id=utterance.id,
-                start=0.0,
-                duration=cut.duration,
-                text=utterance.text,
-                speaker=utterance.speaker,
-                channel=channels if len(channels) > 1 else 0,
-            )
-        ]
-        return cut
-
-    def _header(self, path: Path) -> audio.AudioInfo | None:
-        if path not in self.headers:
-            try:
-                self.headers[path] = audio.probe(path)
-            except AudioError:
-                self.headers[path] = None
-        return self.headers[path]
+    def _header(self, utterance: Utterance) -> audio.AudioInfo | None:
+        if utterance.fault:
+            return None
+        if utterance.audio not in self.headers:
+            self.headers[utterance.audio] = header_of(utterance.audio)
+        return self.headers[utterance.audio]
 
 
-def _mistimed(utterance: Utterance, header: audio.AudioInfo) -> str:
-    """What is wrong with an utterance's times in its recording; empty where nothing is."""
-    end = utterance.offset + (utterance.duration or 0.0)
-    if utterance.duration is not None and utterance.duration * header.sample_rate < 1:
-        return f"{utterance.where}: {utterance.duration:g} s is less than one sample"
-    if end > header.duration + _OVERSHOOT_SECONDS:
-        return (
-            f"{utterance.where}: it ends {end - header.duration:.2f} s past the end of {utterance.audio}, which has "
-            f"{header.duration:.2f} s"
-        )
-    return ""
-
-
-@dataclass
-class _Shuffled:
-    """Described sources in one shuffled stream, each utterance as often as its source's weight says."""
-
-    sources: list[tuple[_Cuts, float]]
-    salt: str
-
-    def __iter__(self) -> Iterator[Any]:
-        entries = [
-            (cuts, utterance, turn)
-            for cuts, weight in self.sources
-            for utterance in cuts.chosen()
-            for turn in _turns(utterance.id, weight, self.salt)
-        ]
-        random.Random(self.salt).shuffle(entries)
-        return (_again(cuts.cut(utterance), turn) for cuts, utterance, turn in entries)
-
-
-@dataclass
-class _Weighted:
-    """A lhotse source's cuts in their own order, each as often as its weight says."""
-
-    cuts: _LhotseCuts
-    weight: float
-    salt: str
-
-    def __iter__(self) -> Iterator[Any]:
-        return (_again(cut, turn) for cut in self.cuts for turn in _turns(cut.id, self.weight, self.salt))
+def id_taken(utterance: Utterance, where: str) -> str:
+    """The fault of an utterance whose id is that of the one at ``where``."""
+    return f'{utterance.where}: the id "{utterance.id}" is that of {where} already'
 
 
 @dataclass
 class _Chained:
-    sources: list[_Cuts | _LhotseCuts]
+    sources: list[DescribedCuts | LhotseCuts]
 
     def __iter__(self) -> Iterator[Any]:
         return itertools.chain.from_iterable(self.sources)
@@ -445,28 +341,18 @@ class _Only:
         return (cut for cut in self.cuts if cut.id in self.ids)
 
 
-def _turns(id: str, weight: float, salt: str) -> range:
-    """How often an utterance comes in the epoch that ``salt`` names: the weight, its fraction settled by a draw."""
-    fraction = random.Random(f"{salt}/{id}").random() < weight % 1
-    return range(int(weight) + fraction)
-
-
-def _again(cut: Any, turn: int) -> Any:
-    """The cut itself at first, then under another id, so that it is augmented otherwise."""
-    return cut if turn == 0 else cut.with_id(f"{cut.id}#{turn + 1}")
-
-
 @dataclass
-class _LhotseCuts:
+class LhotseCuts:
     """Cuts of lhotse, as ``opened`` anew at each iteration, checked: lhotse would run a source of type "command" in a
     shell. ``where``, with a number, names one; ``placed`` says where its recordings are; ``account_for`` is told how
-    many were read."""
+    many were read. ``shar`` is the folder that they come from, if they do."""
 
     where: str
     opened: Callable[[], Iterator[Any]]
     takes: Takes
     placed: Callable[[Any], Any] = lambda cut: cut
     account_for: Callable[[int], None] = lambda _read: None
+    shar: Path | None = None
 
     def __iter__(self) -> Iterator[Any]:
         return (cut for _, cut in self._named())
@@ -502,11 +388,7 @@ class _LhotseCuts:
 
         if not isinstance(cut, Cut):
             raise CorpusError(f"expected a lhotse cut, found {type(cut).__name__}")
-        for kind in _source_types(cut.to_dict()):
-            if kind not in {"file", "memory", "shar"}:
-                raise CorpusError(f"an audio source of type {kind}, which is never run; use files")
-            if kind == "shar":
-                raise CorpusError("an audio source that the Shar holds, without it; open the Shar's folder")
+        check_sources(cut.to_dict())
         if not (isinstance(cut.duration, int | float) and 0 < cut.duration < audio.MAX_SECONDS):
             raise CorpusError(f"expected a duration in seconds, found {cut.duration}")
         if cut.has_recording and not cut.sampling_rate > 0:
@@ -517,7 +399,7 @@ class _LhotseCuts:
         return speaker
 
 
-def _stored_cuts(path: Path, root: Path, takes: Takes) -> _LhotseCuts:
+def _stored_cuts(path: Path, root: Path, takes: Takes) -> LhotseCuts:
     """Those of a cuts file, whose recordings' paths start in ``root``, or of a Shar folder."""
 
     def opened() -> Iterator[Any]:
@@ -529,8 +411,8 @@ def _stored_cuts(path: Path, root: Path, takes: Takes) -> _LhotseCuts:
             raise CorpusError(f"{path}: lhotse cannot open it: {_reason(error)}") from error
 
     if path.is_dir():
-        return _LhotseCuts(f"{path}, cut", opened, takes, account_for=lambda read: _account_for(path, read))
-    return _LhotseCuts(f"{path}, line", opened, takes, placed=lambda cut: cut.with_recording_path_prefix(root))
+        return LhotseCuts(f"{path}, cut", opened, takes, account_for=lambda read: _account_for(path, read), shar=path)
+    return LhotseCuts(f"{path}, line", opened, takes, placed=lambda cut: cut.with_recording_path_prefix(root))
 
 
 def _account_for(shar: Path, read: int) -> None:
@@ -553,14 +435,3 @@ def _reason(error: Exception) -> str:
     """The first line of what lhotse says, and the type where that says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines and not isinstance(error, KeyError) else f"{type(error).__name__} {error}".strip()
-
-
-def _source_types(node: Any) -> Iterator[str]:
-    """The types of all audio sources in a cut's dictionary, those of mixed-in cuts and of transforms included."""
-    if isinstance(node, dict):
-        if "source" in node and "type" in node:
-            yield str(node["type"])
-        node = list(node.values())
-    if isinstance(node, list | tuple):
-        for item in node:
-            yield from _source_types(item)

@@ -58,7 +58,9 @@ def keep_decoded(
     if not wanted or sys.platform != "linux":
         return None
     free = runtime.free_memory()
-    decoded = DecodedAudio(cuts, limit=free // (4 if wanted == "auto" else 2), recordings=recordings)
+    decoded = DecodedAudio(
+        cuts, limit=free // (4 if wanted == "auto" else 2), recordings=recordings, partly=wanted != "auto"
+    )
     return None if wanted == "auto" and decoded.left_out else decoded
 
 
@@ -68,10 +70,13 @@ class DecodedAudio:
 
     The memory is that of anonymous pages shared by the processes that are forked off later. It is taken up as
     recordings come, 4 bytes a sample, or 2 where they are 16-bit numbers, as in most WAV and FLAC files. ``limit``
-    bounds it, in bytes: recordings for which there is no room are decoded each time.
+    bounds it, in bytes: recordings for which there is no room are decoded each time. Where not all of them fit and they
+    are not to be kept ``partly``, no more of ``cuts`` is looked at.
     """
 
-    def __init__(self, cuts: Iterable[Any], *, limit: int, recordings: Recordings | None = None) -> None:
+    def __init__(
+        self, cuts: Iterable[Any], *, limit: int, recordings: Recordings | None = None, partly: bool = True
+    ) -> None:
         self._read: Callable[..., tuple[np.ndarray, int]] = (
             audio.read_channels if recordings is None else recordings.read_channels
         )
@@ -87,7 +92,9 @@ class DecodedAudio:
             place = _Place(number=len(self._places), start=end, shape=shape, sample_rate=int(recording.sampling_rate))
             if place.end > limit:
                 self.left_out += 1
-                continue
+                if partly:
+                    continue
+                break
             self._places[path] = place
             end = -(-place.end // _ALIGNMENT) * _ALIGNMENT
         self.size = end

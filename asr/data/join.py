@@ -16,20 +16,20 @@ from typing import Any
 import numpy as np
 
 from asr import recipe
-from asr.data.corpora import FAULT
+from asr.data.cuts import FAULT
 
-JOINED = "joined"
-"""Of a cut's custom fields, the ``Joined`` that it stands for."""
 QUIET_SECONDS = 0.02
 """The quietest stretch of so many seconds is what a clip's background sounds like."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joined:
-    """``cuts`` (N,) one after another, with ``silences`` (N + 1,) in seconds before, between and after them. With
-    ``background`` the silences are as loud as the quietest stretch of the clips, else nothing but zeros; ``seed`` draws
-    it."""
+    """``cuts`` (N,) one after another, with ``silences`` (N + 1,) in seconds before, between and after them, together
+    ``duration``. With ``background`` the silences are as loud as the quietest stretch of the clips, else nothing but
+    zeros; ``seed`` draws it."""
 
+    id: str
+    duration: float
     cuts: tuple[Any, ...]
     silences: tuple[float, ...]
     background: bool
@@ -46,71 +46,47 @@ class Joined:
         return np.concatenate([*pieces, gaps[-1]])
 
 
-def join(cuts: Any, settings: recipe.Join | None, *, salt: str, seconds: tuple[float, float]) -> Any:
-    """An epoch's ``cuts``, joined as ``settings`` say; ``salt`` names seed and epoch. Cuts that are shorter or longer
-    than ``seconds`` or have a fault come alone, to be refused by name."""
-    from lhotse import CutSet
-
-    return cuts if settings is None else CutSet(_Joining(cuts, settings, salt, seconds))
-
-
-@dataclass
-class _Joining:
-    cuts: Iterable[Any]
-    settings: recipe.Join
-    salt: str
-    seconds: tuple[float, float]
-
-    def __iter__(self) -> Iterator[Any]:
-        shortest, longest = self.seconds
-        waiting: list[Any] = []
-        length = target = 0.0
-        draw = random.Random()
-        for cut in self.cuts:
-            if not shortest <= cut.duration <= longest or FAULT in (getattr(cut, "custom", None) or {}):
+def join(cuts: Iterable[Any], settings: recipe.Join, *, salt: str, seconds: tuple[float, float]) -> Iterator[Any]:
+    """An epoch's ``cuts``, or whatever else has an id and a duration, joined as ``settings`` say; ``salt`` names seed
+    and epoch. Those that are shorter or longer than ``seconds`` or have a fault come alone, to be refused by name."""
+    shortest, longest = seconds
+    waiting: list[Any] = []
+    length = target = 0.0
+    for cut in cuts:
+        if not shortest <= cut.duration <= longest or FAULT in (getattr(cut, "custom", None) or {}):
+            yield cut
+            continue
+        if waiting and length + cut.duration > target:
+            yield joined(waiting, settings, salt)
+            waiting = []
+        if not waiting:
+            draw = _draw(cut, salt)
+            if draw.random() >= settings.probability:
                 yield cut
                 continue
-            if waiting and length + cut.duration > target:
-                yield self._joined(waiting, draw)
-                waiting = []
-            if not waiting:
-                draw = random.Random(f"{self.salt}/{cut.id}/join")
-                if draw.random() >= self.settings.probability:
-                    yield cut
-                    continue
-                length, target = 0.0, draw.uniform(0.0, min(self.settings.longest, longest))
-            waiting.append(cut)
-            length += cut.duration + sum(self.settings.silence) / 2
-        if waiting:
-            yield self._joined(waiting, draw)
-
-    def _joined(self, cuts: Sequence[Any], draw: random.Random) -> Any:
-        """A cut without a recording in the place of ``cuts``, as long as they are together: what a sampler reads."""
-        from lhotse.cut import PaddingCut
-
-        joined = Joined(
-            cuts=tuple(cuts),
-            silences=tuple(draw.uniform(*self.settings.silence) for _ in range(len(cuts) + 1)),
-            background=draw.random() < 0.5,
-            seed=draw.getrandbits(31),
-        )
-        duration = round(sum(joined.silences) + sum(cut.duration for cut in cuts), 6)
-        rate = max(cut.sampling_rate for cut in cuts)
-        name = cuts[0].id if len(cuts) == 1 else f"{cuts[0].id} and {len(cuts) - 1} more"
-        return PaddingCut(
-            id=name,
-            duration=duration,
-            sampling_rate=rate,
-            feat_value=0.0,
-            num_samples=round(duration * rate),
-            custom={JOINED: joined},
-        )
+            length, target = 0.0, draw.uniform(0.0, min(settings.longest, longest))
+        waiting.append(cut)
+        length += cut.duration + sum(settings.silence) / 2
+    if waiting:
+        yield joined(waiting, settings, salt)
 
 
-def joined_of(cut: Any) -> Joined | None:
-    """What ``cut`` stands for, where it was joined."""
-    found: Joined | None = (getattr(cut, "custom", None) or {}).get(JOINED)
-    return found
+def joined(cuts: Sequence[Any], settings: recipe.Join, salt: str) -> Joined:
+    """``cuts`` as one, with what is drawn for the first of them."""
+    draw = _draw(cuts[0], f"{salt}/silence")
+    silences = tuple(draw.uniform(*settings.silence) for _ in range(len(cuts) + 1))
+    return Joined(
+        id=cuts[0].id if len(cuts) == 1 else f"{cuts[0].id} and {len(cuts) - 1} more",
+        duration=round(sum(silences) + sum(cut.duration for cut in cuts), 6),
+        cuts=tuple(cuts),
+        silences=silences,
+        background=draw.random() < 0.5,
+        seed=draw.getrandbits(31),
+    )
+
+
+def _draw(cut: Any, salt: str) -> random.Random:
+    return random.Random(f"{salt}/{cut.id}/join")
 
 
 def texts_to_spell(texts: Iterable[str], settings: recipe.Join | None) -> Iterator[str]:

@@ -14,6 +14,7 @@ from asr import audio
 from asr.errors import AudioError, CorpusError
 from asr.text.tables import (
     AUDIO_COLUMNS,
+    RATE_COLUMNS,
     SPEAKER_COLUMNS,
     TEXT_COLUMNS,
     column_of,
@@ -26,7 +27,8 @@ from asr.text.tables import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Utterance:
-    """One utterance of a corpus; ``offset`` and ``duration`` in seconds, ``duration`` None for "to the end".
+    """One utterance of a corpus; ``offset`` and ``duration`` in seconds, ``duration`` None for "to the end", and
+    ``sample_rate`` in Hz, 0 where the corpus does not tell it.
 
     ``where`` is the file that tells of it and the line there. A ``fault`` is why it cannot be used, found before its
     recording is opened.
@@ -38,6 +40,7 @@ class Utterance:
     speaker: str = ""
     offset: float = 0.0
     duration: float | None = None
+    sample_rate: int = 0
     where: str = ""
     fault: str = ""
 
@@ -62,36 +65,51 @@ def existing_folder(path: Path) -> Path:
 
 def read_manifest(path: Path, *, texts: bool = True) -> Iterator[Utterance]:
     """Utterances of a JSON-lines, CSV or TSV manifest: ``audio_filepath`` (relative to the manifest), ``text``, and
-    optionally ``duration``, ``offset`` (s), ``speaker``, ``id``; also under the names that other tools give them.
-    Without ``texts`` the text is optional too. Raises CorpusError with the line number."""
+    optionally ``duration``, ``offset`` (s), ``sampling_rate`` (Hz), ``speaker``, ``id``; also under the names that
+    other tools give them. Without ``texts`` the text is optional too. Raises CorpusError with the line number."""
     if path.suffix.lower() in {".csv", ".tsv"}:
         rows = table_rows(path, "\t" if path.suffix.lower() == ".tsv" else ",")
     else:
         rows = json_lines(path)
+    keys: list[str] = []
+    manifest, folder = str(path), str(path.parent)
     for number, row in rows:
-        where = f"{path}, line {number}"
-        file = _column(row, AUDIO_COLUMNS, where)
-        text = row[_column(row, TEXT_COLUMNS, where)] if texts else None
+        where = f"{manifest}, line {number}"
+        if keys != [*row]:
+            keys = [*row]
+            file = _column(row, AUDIO_COLUMNS, where)
+            text = _column(row, TEXT_COLUMNS, where) if texts else None
+            speaker, rate = column_of(row, SPEAKER_COLUMNS), column_of(row, RATE_COLUMNS)
         try:
             if not row[file]:
                 raise ValueError(f"{file} is empty")
-            for column in (file, text):  # of other tools' lists and objects, what Python calls them is no text
+            for column in (file, text) if text else (file,):  # of other tools' lists and objects, what Python calls them is no text
                 if not isinstance(row[column], str | int | float | None):
                     raise ValueError(f"expected a string as {column}, found {str(row[column])[:60]}")
             utterance = Utterance(
                 id=str(row.get("id") or f"{path.stem}-{number:06d}"),
-                audio=path.parent / str(row[file]),
-                text="" if text is None else str(text),
-                speaker=str(row.get(column_of(row, SPEAKER_COLUMNS) or "") or ""),
+                audio=Path(folder, str(row[file])),
+                text="" if text is None or row[text] is None else str(row[text]),
+                speaker=str(row.get(speaker or "") or ""),
                 offset=seconds_of(row.get("offset") or 0.0),
                 duration=seconds_of(row["duration"]) if row.get("duration") else None,
+                sample_rate=_hertz(row.get(rate or "")),
                 where=where,
             )
             # JSON can spell half a surrogate pair, which no file name and no hash takes.
-            f"{utterance.id}{utterance.audio}{utterance.text}{utterance.speaker}".encode()
+            f"{utterance.id}{row[file]}{utterance.text}{utterance.speaker}".encode()
         except (TypeError, ValueError) as error:
             raise CorpusError(f"{where}: {error}") from error
         yield utterance
+
+
+def _hertz(value: Any) -> int:
+    """A sampling rate, 0 for none that a recording can have: then its header tells."""
+    try:
+        hertz = float(value or 0)
+    except (TypeError, ValueError):
+        return 0
+    return int(hertz) if 1 <= hertz < 1e7 and hertz == int(hertz) else 0
 
 
 def _column(row: dict[str, Any], names: Sequence[str], where: str) -> str:

@@ -427,7 +427,8 @@ class Intermediate(Section):
 
 class Training(TrainerSettings):
     """``keep_audio`` keeps decoded recordings in memory from epoch to epoch; ``auto`` where they fit in a quarter of
-    what is free.
+    what is free. A Shar is read from beginning to end in each epoch; its utterances are shuffled, and parted into
+    buckets by duration, within a window of ``shuffle_window`` of them.
 
     ``choose_pronunciations`` is the epoch, counted from 0, before which each utterance takes the pronunciations
     that the model's own alignment prefers; before it, and with null, words are said the first way of the lexicon.
@@ -439,6 +440,7 @@ class Training(TrainerSettings):
     max_batch_seconds: PositiveFloat = 64.0
     utterance_seconds: Annotated[tuple[Annotated[float, Field(ge=0)], PositiveFloat], LowToHigh] = (0.1, 40.0)
     buckets: Positive = 10
+    shuffle_window: Positive = 10000
     workers: Count | None = None
     keep_audio: bool | Literal["auto"] = "auto"
 

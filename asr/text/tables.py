@@ -17,7 +17,9 @@ from asr.errors import CorpusError
 AUDIO_COLUMNS = ("audio_filepath", "wav_filename", "file_name", "path", "audio_path", "audio", "wav", "filename")
 TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence")
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
-"""What manifests of this and of other tools call a recording, what is said in it, and who says it."""
+RATE_COLUMNS = ("sampling_rate", "sample_rate")
+"""What manifests of this and of other tools call a recording, what is said in it, who says it, and its samples a
+second."""
 
 _QUOTED = "a quotation mark opens a cell and none closes it on the same line"
 

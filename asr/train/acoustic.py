@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ from asr.train.monitor import Monitor
 from asr.train.prepare import UNIGRAMS, TrainingCorpora, measure_statistics, prepare, untrained, words_compete
 from asr.train.pronunciations import (
     CHOICES,
+    Choices,
     choose,
     load_choices,
     save_choices,
@@ -103,7 +105,7 @@ class AcousticTask:
         self.contents = corpora.contents
         self._directory = directory
         self._settings = corpora.recipe.training.criterion
-        self._spelled: dict[str, list[int]] | None = None  # before pronunciations are chosen
+        self._spelled: dict[str, array[int]] | None = None  # before pronunciations are chosen
         self._final = self._build_criterion()
         self.criterion: Criterion = self._final
 
@@ -125,7 +127,7 @@ class AcousticTask:
         has each word is counted again."""
         tokeniser = self.corpora.tokeniser
         if isinstance(tokeniser, PhoneTokeniser):
-            words = (word for text in self.corpora.texts().values() for word in text.split())
+            words = (word for _, text in self.corpora.texts() for word in text.split())
             tokeniser.lexicon = tokeniser.lexicon.extended(words)
         if runtime.is_first():
             self._rewrite(tokeniser, self._directory)
@@ -136,22 +138,21 @@ class AcousticTask:
             checkpoint.save_lexicon(directory, tokeniser)
             decoder = checkpoint.load_description(directory)[0].decoder
             if isinstance(decoder, recipe.Beam) and decoder.language_model == UNIGRAMS:
-                words_compete(directory, self.corpora.mixture, self.corpora.recipe)
+                words_compete(directory, self.corpora.listing, self.corpora.recipe)
 
     def _build_criterion(self) -> Criterion:
         transcripts = self.corpora.transcripts(self._spelled)
         return build_criterion(self._settings, transcripts, len(self.corpora.tokeniser.tokens))
 
-    def _choose_pronunciations(self, monitor: Monitor, stop: threading.Event) -> dict[str, list[int]] | None:
+    def _choose_pronunciations(self, monitor: Monitor, stop: threading.Event) -> dict[str, array[int]] | None:
         """The tokens of the utterances that have words of several pronunciations, as chosen now or before a stop; None
         where a process was told to ``stop`` meanwhile."""
         tokeniser = self.corpora.tokeniser
         if not isinstance(tokeniser, PhoneTokeniser):
             return {}
-        texts = self.corpora.texts()
         choices = runtime.by_first(lambda: load_choices(self._directory))
         if choices is None:
-            total = -(-len(texts) // runtime.world())
+            total = -(-len(self.corpora.listing) // runtime.world())
             with monitor.watched("choosing pronunciations", total) as advance:
                 batches = itertools.takewhile(lambda _: not stop.is_set(), self.corpora.unaugmented())
                 shares = runtime.everyones((choose(self.model, tokeniser, batches, advance), stop.is_set()))
@@ -159,11 +160,15 @@ class AcousticTask:
                 return None
             choices = {id: choice for share, _ in shares for id, choice in share.items()}
             monitor.say(summary(choices))
-            tokeniser.lexicon = weighed(tokeniser.lexicon, texts, choices)
+            tokeniser.lexicon = weighed(tokeniser.lexicon, self._chosen(choices))
             if runtime.is_first():
                 checkpoint.save_lexicon(self._directory, tokeniser)
                 save_choices(self._directory, choices)
-        return {id: spell(texts[id], choice, tokeniser) for id, choice in choices.items() if id in texts}
+        return {id: array("H", spell(text, choice, tokeniser)) for id, text, choice in self._chosen(choices)}
+
+    def _chosen(self, choices: Choices) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        """The utterances of ``choices``, each with its text and how its words are said."""
+        return ((id, text, choices[id]) for id, text in self.corpora.texts() if id in choices)
 
     def loss(self, model: AcousticModel, batch: Batch) -> Loss:
         return loss_of(model, batch, self.criterion, self.corpora.recipe.training.intermediate)

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from asr import recipe, runtime
-from asr.data.batches import load_batches, plan_batches, text_of
+from asr.data.batches import load_batches, text_of
 from asr.data.corpora import Mixture, check_not_empty, left_out, open_corpora
 from asr.data.join import texts_to_spell
+from asr.data.listing import Listing
 from asr.data.remarks import remarks
 from asr.model.acoustic import AcousticModel
 from asr.model.criterion import ctc_loss
@@ -26,7 +27,7 @@ from asr.records import Batch, Rejection
 from asr.text.arpabet import English
 from asr.text.tokenise import PhoneTokeniser, build_tokeniser
 from asr.train import start as beginning
-from asr.train.prepare import training_remarks
+from asr.train.prepare import epoch_of, training_remarks
 from asr.transcribe.corpus import utterances, workers
 
 SPLITS = ("train", "dev", "test")
@@ -123,11 +124,7 @@ def check(
     origin = beginning.open_start(settings.start) if settings.start else None
     if origin is not None:
         settings = beginning.settle(settings, origin)
-    mixtures = {
-        name: open_corpora(sources, root, seed=settings.seed)
-        for name in SPLITS
-        if (sources := settings.corpora.split(name))
-    }
+    mixtures = {name: open_corpora(sources, root) for name in SPLITS if (sources := settings.corpora.split(name))}
     check_not_empty(mixtures["train"], settings, "train", root)
     check_not_empty(mixtures["dev"], settings, "dev", root)
     train_cuts = mixtures["train"].whole()
@@ -186,7 +183,7 @@ def check(
         remarks=(
             *(said for name in mixtures for said in left_out(settings.corpora.split(name), root)),
             *remarks(mixtures),
-            *training_remarks(settings, train_cuts),
+            *training_remarks(settings, (text_of(cut, settings.text.form) for cut in train_cuts)),
             *_mismatches(settings, reports[0], steps),
         ),
         steps=steps,
@@ -196,10 +193,7 @@ def check(
 
 def _count_steps(train: Mixture, settings: recipe.Recipe) -> Steps:
     training = settings.training
-    plan = plan_batches(
-        train.epoch(0), max_batch_seconds=training.max_batch_seconds, buckets=training.buckets, seed=settings.seed
-    )
-    an_epoch = math.ceil(plan.batches / training.accumulate)
+    an_epoch = math.ceil(epoch_of(settings, Listing(train), 0).batches / training.accumulate)
     return Steps(an_epoch=an_epoch, in_all=None if training.minutes else an_epoch * training.epochs)
 
 

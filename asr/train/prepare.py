@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,24 @@ from torch import nn
 
 from asr import checkpoint, files, recipe, runtime
 from asr.data.augment import Augmenter
-from asr.data.batches import load_batches, named, plan_batches, text_of
+from asr.data.batches import load_ordered
 from asr.data.corpora import Mixture, check_not_empty, left_out, open_corpora
 from asr.data.decoded import Recordings, keep_decoded
 from asr.data.given import Given, GivenRecordings
-from asr.data.join import join, joined_of, texts_to_spell
+from asr.data.join import texts_to_spell
+from asr.data.listing import Listing
+from asr.data.order import Epoch
 from asr.data.remarks import lone_words
 from asr.decode.ngram import NgramModel
 from asr.errors import RecipeError, TextError
 from asr.model.acoustic import AcousticModel
 from asr.model.features import loader_features
 from asr.records import Batch
+from asr.text.normalise import normalise
 from asr.text.tokenise import PhoneTokeniser, Tokeniser, build_tokeniser
 from asr.train import start as beginning
 from asr.train.kneser_ney import estimate, read_text
-from asr.train.stretch import Contents, digest
+from asr.train.stretch import Contents
 from asr.transcribe.corpus import plain_batches, utterances, workers
 
 log = logging.getLogger(__name__)
@@ -54,12 +57,14 @@ UNIGRAMS = "unigrams.ngrams"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingCorpora:
-    """The recipe's train and dev corpora with its tokeniser; ``batches`` and ``seconds`` are one epoch's. The
-    recordings of both are read from ``recordings``, or else from their files; ``remarks`` are what may be wrong."""
+    """The recipe's train and dev corpora with its tokeniser; ``listing`` is the train corpora's, ``batches`` and
+    ``seconds`` are one epoch's. The recordings of both are read from ``recordings``, or else from their files;
+    ``remarks`` are what may be wrong."""
 
     recipe: recipe.Recipe
     tokeniser: Tokeniser
     augmenter: Augmenter
+    listing: Listing
     mixture: Mixture
     dev_mixture: Mixture
     recordings: Recordings | None
@@ -69,13 +74,13 @@ class TrainingCorpora:
     contents: Contents
 
     def train(
-        self, epoch: int, skip: int = 0, every: int = 1, spelled: Mapping[str, list[int]] | None = None
+        self, epoch: int, skip: int = 0, every: int = 1, spelled: Mapping[str, Sequence[int]] | None = None
     ) -> Iterator[Batch]:
         """Augmented batches of one epoch, the first ``skip`` left out and of the rest one in ``every``. ``spelled`` are
         the tokens of some utterances, by id, in place of the tokeniser's."""
         settings = self.recipe
-        return load_batches(
-            epoch_of(settings, self.mixture, epoch),
+        return load_ordered(
+            epoch_of(settings, self.listing, epoch).share(skip, every),
             dataclasses.replace(
                 utterances(settings),
                 featurise=loader_features(settings.features),
@@ -86,36 +91,31 @@ class TrainingCorpora:
                 recordings=self.recordings,
                 spelled=spelled,
             ),
-            max_batch_seconds=settings.training.max_batch_seconds,
-            buckets=settings.training.buckets,
-            shuffle=True,
-            seed=settings.seed,
             workers=workers(settings),
-            skip=skip,
-            every=every,
         )
 
     def unaugmented(self) -> Iterator[Batch]:
         """The training set as it is, this process's share of it."""
         return self._share(self.mixture)
 
-    def texts(self) -> dict[str, str]:
-        """The training texts, normalised, by their utterances' ids."""
-        return {cut.id: text_of(cut, self.recipe.text.form) for cut in self.mixture.whole()}
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Each utterance's id and training text, normalised."""
+        for number in range(len(self.listing)):
+            id, text = self.listing.told(number)
+            yield id, normalise(text, self.recipe.text.form)
 
-    def transcripts(self, spelled: Mapping[str, list[int]] | None = None) -> Iterator[list[int]]:
+    def transcripts(self, spelled: Mapping[str, Sequence[int]] | None = None) -> Iterator[Sequence[int]]:
         """The training texts in tokens, each once, and those of an epoch that are joined, as far as they can be
         spelled; ``spelled`` as in ``train``."""
-        for id, text in self.texts().items():
+        for id, text in self.texts():
             if spelled and id in spelled:
                 yield spelled[id]
                 continue
             with contextlib.suppress(TextError):
                 yield self.tokeniser.encode(text)
-        for cut in epoch_of(self.recipe, self.mixture, 0) if self.recipe.augment.join else ():
-            if joined := joined_of(cut):
-                with contextlib.suppress(TextError):
-                    yield self.tokeniser.encode(" ".join(text_of(part, self.recipe.text.form) for part in joined.cuts))
+        for texts in epoch_of(self.recipe, self.listing, 0).joined_texts() if self.recipe.augment.join else ():
+            with contextlib.suppress(TextError):
+                yield self.tokeniser.encode(" ".join(normalise(text, self.recipe.text.form) for text in texts))
 
     def dev(self) -> Iterator[Batch]:
         """The dev set as it is, this process's share of it: nothing augmented, nothing refused but what cannot be
@@ -157,40 +157,39 @@ def prepare(
         before, tokeniser = stored
         settings, origin = runtime.by_first(lambda: beginning.settle_again(settings, before)), None
     with runtime.one_of_machine_first():
-        mixture = open_corpora(settings.corpora.split("train"), root, seed=settings.seed, given=given)
+        mixture = open_corpora(settings.corpora.split("train"), root, given=given)
         dev_mixture = open_corpora(settings.corpora.split("dev"), root, given=given)
         augmenter = Augmenter(settings.augment, root, seed=settings.seed)
         check_not_empty(mixture, settings, "train", root, given)
         check_not_empty(dev_mixture, settings, "dev", root, given)
+    listing, dev_listing = Listing(mixture), Listing(dev_mixture)
     if stored is None:
-        tokeniser = runtime.by_first(lambda: _begin(settings, directory, mixture, root, origin, encoder))
+        tokeniser = runtime.by_first(lambda: _begin(settings, directory, listing, root, origin, encoder))
     else:
         runtime.by_first(lambda: go_on_in(directory, before, settings))
-    remarks = (*left_out(settings.corpora.split("train"), root, given), *training_remarks(settings, mixture.whole()))
+    remarks = runtime.by_first(
+        lambda: (
+            *left_out(settings.corpora.split("train"), root, given),
+            *training_remarks(settings, normalised(settings, listing)),
+        )
+    )
     for remark in remarks if runtime.is_first() else ():
         log.warning(remark)
-    training = settings.training
-    plan = plan_batches(
-        epoch_of(settings, mixture, 0),
-        max_batch_seconds=training.max_batch_seconds,
-        buckets=training.buckets,
-        seed=settings.seed,
-    )
+    epoch = epoch_of(settings, listing, 0)
     recordings = GivenRecordings(given.values()) if given else None
-    everything = itertools.chain(mixture.whole(), dev_mixture.whole())
+    everything = itertools.chain(listing.outlined(), dev_listing.outlined())
     return TrainingCorpora(
         recipe=settings,
         tokeniser=tokeniser,
         augmenter=augmenter,
+        listing=listing,
         mixture=mixture,
         dev_mixture=dev_mixture,
-        recordings=keep_decoded(everything, training.keep_audio, recordings) or recordings,
-        batches=plan.batches,
-        seconds=plan.seconds,
+        recordings=keep_decoded(everything, settings.training.keep_audio, recordings) or recordings,
+        batches=epoch.batches,
+        seconds=epoch.seconds,
         remarks=remarks,
-        contents=Contents(
-            utterances=len(plan.utterances), train=digest(plan.utterances), dev=digest(map(named, dev_mixture.whole()))
-        ),
+        contents=Contents(utterances=epoch.utterances, train=listing.digest, dev=dev_listing.digest),
     )
 
 
@@ -205,34 +204,34 @@ def _with_start(
     return runtime.by_first(lambda: beginning.settle(settings, origin) if origin else settings), origin
 
 
-def training_remarks(settings: recipe.Recipe, cuts: Iterable[Any]) -> tuple[str, ...]:
-    """What may be wrong with training on ``cuts`` as the recipe says."""
+def normalised(settings: recipe.Recipe, listing: Listing) -> Iterator[str]:
+    """The texts of ``listing`` as the recipe's model writes them."""
+    return (normalise(text, settings.text.form) for text in listing.texts())
+
+
+def training_remarks(settings: recipe.Recipe, texts: Iterable[str]) -> tuple[str, ...]:
+    """What may be wrong with training on ``texts``, normalised, as the recipe says."""
     if settings.augment.join:
         return ()
-    remark = lone_words(text_of(cut, settings.text.form) for cut in cuts)
+    remark = lone_words(texts)
     return (remark,) if remark else ()
 
 
-def epoch_of(settings: recipe.Recipe, mixture: Mixture, number: int) -> Any:
-    """The cuts of an epoch, joined where the recipe says so."""
-    return join(
-        mixture.epoch(number),
-        settings.augment.join,
-        salt=f"{settings.seed}/{number}",
-        seconds=settings.training.utterance_seconds,
-    )
+def epoch_of(settings: recipe.Recipe, listing: Listing, number: int) -> Epoch:
+    """The batches of an epoch."""
+    return Epoch(listing, settings.training, seed=settings.seed, number=number, joins=settings.augment.join)
 
 
 def _begin(
     settings: recipe.Recipe,
     directory: Path,
-    mixture: Mixture,
+    listing: Listing,
     root: Path,
     origin: beginning.StartModel | None,
     encoder: type[nn.Module] | None,
 ) -> Tokeniser:
     """Takes the directory for the run: its tokeniser, what it begins with and, last, its recipe are on disk then."""
-    texts = texts_to_spell((text_of(cut, settings.text.form) for cut in mixture.whole()), settings.augment.join)
+    texts = texts_to_spell(normalised(settings, listing), settings.augment.join)
     if origin is not None and settings.start is not None:
         tokeniser = beginning.build_tokeniser_from(origin, settings.text, texts, root)
         model = untrained(settings, tokeniser, encoder)
@@ -243,7 +242,7 @@ def _begin(
         tokeniser = build_tokeniser(settings.text.tokeniser, texts, root)
     described = settings
     if isinstance(tokeniser, PhoneTokeniser) and isinstance(settings.decoder, recipe.Greedy):
-        described = settings.model_copy(update={"decoder": words_compete(directory, mixture, settings)})
+        described = settings.model_copy(update={"decoder": words_compete(directory, listing, settings)})
     checkpoint.save_description(directory, described, tokeniser)
     return tokeniser
 
@@ -254,10 +253,10 @@ def untrained(settings: recipe.Recipe, tokeniser: Tokeniser, encoder: type[nn.Mo
     return AcousticModel(settings, len(tokeniser.tokens), encoder)
 
 
-def words_compete(directory: Path, mixture: Mixture, settings: recipe.Recipe) -> recipe.Beam:
+def words_compete(directory: Path, listing: Listing, settings: recipe.Recipe) -> recipe.Beam:
     """The decoder of a model of phones before ``asr tune`` chooses one: how often the training text has each word
     tells words apart that sound alike."""
-    sentences = (text_of(cut, settings.text.form).split() for cut in mixture.whole())
+    sentences = (text.split() for text in normalised(settings, listing))
     NgramModel.from_arpa(estimate(read_text(sentences), order=1).model).save(directory / UNIGRAMS)
     return recipe.Beam(language_model=UNIGRAMS, alpha=1.0, beta=0.0)
 

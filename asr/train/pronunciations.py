@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,12 +98,12 @@ def spell(text: str, choice: Sequence[int], tokeniser: PhoneTokeniser) -> list[i
     return tokeniser.join([tokeniser.pronounce(word)[way] for word, way in zip(text.split(), choice, strict=True)])
 
 
-def weighed(lexicon: PronunciationLexicon, texts: Mapping[str, str], choices: Choices) -> PronunciationLexicon:
+def weighed(lexicon: PronunciationLexicon, chosen: Iterable[tuple[str, str, tuple[int, ...]]]) -> PronunciationLexicon:
     """``lexicon`` with each pronunciation's share of the likeliest one's uses, one added to each; words that no
-    utterance says stay as they are."""
+    utterance says stay as they are. ``chosen`` are utterances by id, text and choice."""
     uses: dict[str, Counter[int]] = {}
-    for id, choice in choices.items():
-        for word, way in zip(texts[id].split(), choice, strict=True):
+    for _, text, choice in chosen:
+        for word, way in zip(text.split(), choice, strict=True):
             uses.setdefault(word, Counter())[way] += 1
 
     def likeliness(word: str, ways: Pronunciations) -> Pronunciations:

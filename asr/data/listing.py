@@ -1,0 +1,175 @@
+"""A split's utterances, listed once: what an epoch is ordered by lies in flat arrays, the rest in a temporary file.
+
+No recording is opened where the corpus tells how long it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import marshal
+import os
+import pickle
+import tempfile
+import weakref
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from asr.data.corpora import DescribedCuts, LhotseCuts, Mixture, id_taken
+from asr.data.cuts import Described, Packing, again, header_of, is_told, seconds_of
+from asr.data.shar import Held, Shard, describe, shards_of
+
+HEADERS = 4096
+"""Headers remembered while a corpus is listed: the parts of one recording stand near each other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A cut of a lhotse cuts file on its way to the process that loads it."""
+
+    id: str
+    packed: bytes
+    turn: int
+
+    def cut(self) -> Any:
+        return again(pickle.loads(self.packed), self.turn)
+
+
+Waiting = Described | Stored | Held
+"""An utterance on its way to the process that loads it, which makes a cut of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Utterances ``first`` to ``last`` of a listing, those of one source, each ``weight`` times an epoch; ``shards``
+    where they are read in order, from the ``places`` (N, 2) that ``data.shar.Tape`` takes."""
+
+    first: int
+    last: int
+    weight: float
+    shards: tuple[Shard, ...] = ()
+    places: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+
+class Listing:
+    """The utterances of a mixture, numbered from 0 in the order of its sources.
+
+    ``seconds`` (N,) are their durations, ``keys`` (N,) 64 bits of each id's hash, ``faulty`` (N,) whether they are
+    known to be of no use. ``digest`` tells the whole from others. Raises CorpusError for what is malformed.
+    """
+
+    def __init__(self, mixture: Mixture) -> None:
+        self._file, self._starts = tempfile.TemporaryFile(), array("Q", [0])  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
+        self._seconds, self._keys, self._faulty = array("d"), array("Q"), array("b")
+        self._faults: dict[int, str] = {}
+        self._packing = Packing()
+        self._sum = 0
+        self.parts = tuple(self._list(cuts, weight) for cuts, weight in mixture.parts)
+        self._file.flush()
+        self.seconds, self.keys = np.array(self._seconds, np.float64), np.array(self._keys, np.uint64)
+        self.faulty = np.array(self._faulty, np.bool_)
+        self.digest = f"{self._sum % 2**64:016x}"
+
+    def __len__(self) -> int:
+        return len(self._seconds)
+
+    def told(self, number: int) -> tuple[str, str]:
+        """Id and text as its corpus has it."""
+        id, text, *_ = marshal.loads(self._bytes(number))
+        return id, text
+
+    def texts(self) -> Iterator[str]:
+        """Of all, as their corpora have them."""
+        return (self.told(number)[1] for number in range(len(self)))
+
+    def waiting(self, number: int, turn: int = 0) -> Described | Stored:
+        """Utterance ``number`` of a source that is no Shar."""
+        packed = self._bytes(number)
+        fields = marshal.loads(packed)
+        if len(fields) == 3:
+            return Stored(id=fields[0], packed=fields[2], turn=turn)
+        return self._packing.unpack(packed, turn, self._faults.get(number, ""))
+
+    def outlined(self) -> Iterator[Any]:
+        """Cuts as far as they are known, files alone: no recording is opened."""
+        for part in self.parts:
+            for number in range(part.first, part.last) if not part.shards else ():
+                waiting = self.waiting(number)
+                yield waiting.outline() if isinstance(waiting, Described) else waiting.cut()
+
+    def _bytes(self, number: int) -> bytes:
+        start, end = self._starts[number : number + 2]
+        return os.pread(self._file.fileno(), end - start, start)
+
+    # ------------------------------------------------------------------------------------------------ the one pass
+
+    def _list(self, cuts: DescribedCuts | LhotseCuts, weight: float) -> Part:
+        first, places = len(self), array("I")
+        shards: tuple[Shard, ...] = ()
+        if isinstance(cuts, DescribedCuts):
+            self._list_described(cuts, weight)
+            self._file.flush()
+            self._mark_twins(first, weight)
+        elif cuts.shar:
+            shards = shards_of(cuts.shar)
+            self._list_shar(cuts, shards, places, weight)
+        else:
+            for cut in cuts:
+                text = " ".join(s.text for s in cut.supervisions if s.text)
+                self._add(cut.id, float(cut.duration), marshal.dumps((cut.id, text, pickle.dumps(cut))), weight)
+        table = np.array(places, np.int64).reshape(-1, 2) if shards else None
+        return Part(first=first, last=len(self), weight=weight, shards=shards, places=table)
+
+    def _list_described(self, cuts: DescribedCuts, weight: float) -> None:
+        remembered = functools.lru_cache(HEADERS)(header_of)
+        for utterance in cuts.taken():
+            header = None
+            if not is_told(utterance):
+                header = cuts.headers.get(utterance.audio) or remembered(utterance.audio)
+            seconds = seconds_of(utterance, header)
+            self._add(utterance.id, seconds, self._packing.pack(utterance, header), weight, bool(utterance.fault))
+
+    def _list_shar(self, cuts: LhotseCuts, shards: tuple[Shard, ...], places: array[int], weight: float) -> None:
+        for number, shard in enumerate(shards):
+            for line, content in enumerate(shard.lines()):
+                id, text, speaker, seconds = describe(content, f"{shard.cuts}, line {line + 1}")
+                if cuts.takes(speaker, id):
+                    places.extend((number, line))
+                    self._add(id, seconds, marshal.dumps((id, text)), weight)
+
+    def _add(self, id: str, seconds: float, packed: bytes, weight: float, faulty: bool = False) -> None:
+        self._file.write(packed)
+        self._starts.append(self._starts[-1] + len(packed))
+        self._seconds.append(seconds)
+        self._keys.append(int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest()))
+        self._faulty.append(faulty)
+        self._sum += _digest(id, seconds, weight)
+
+    def _mark_twins(self, first: int, weight: float) -> None:
+        """Gives those whose id an earlier one of the source has that for a fault."""
+        keys = np.array(self._keys[first:], np.uint64)
+        order = np.argsort(keys, kind="stable")
+        same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
+        owners: dict[str, str] = {}
+        for number in sorted({int(order[i + more]) + first for i in same for more in (0, 1)}):
+            utterance = self.waiting(number).utterance  # type: ignore[union-attr]
+            where = utterance.where if utterance.fault else owners.setdefault(utterance.id, utterance.where)
+            if where != utterance.where:
+                self._sum -= _digest(utterance.id, self._seconds[number], weight)
+                self._faults[number], self._faulty[number] = id_taken(utterance, where), True
+                self._seconds[number] = seconds_of(self.waiting(number).utterance, None)  # type: ignore[union-attr]
+                self._sum += _digest(utterance.id, self._seconds[number], weight)
+
+
+def _digest(id: str, seconds: float, weight: float) -> int:
+    """What tells an utterance from others: its id and, since batches depend on them, duration and weight."""
+    name = f"{id} {seconds:.3f}" if weight == 1 else f"{id} {seconds:.3f} {weight:g}"
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
