@@ -1,18 +1,24 @@
-"""The order of an epoch is drawn before anything is read: from ids, seed and epoch."""
+"""The order of an epoch is drawn before anything is read: from ids, seed and epoch, and for tar files in windows."""
 
 from __future__ import annotations
 
 import json
 import tracemalloc
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pytest
 import soundfile
+import toy
 
 from asr import audio, recipe
 from asr.data.corpora import open_corpora
 from asr.data.cuts import Described
 from asr.data.listing import Listing
 from asr.data.order import Epoch
+from asr.data.shar import Held
+from asr.data.shards import write_shards
 
 
 def manifest(folder: Path, rows: int, **more: object) -> Listing:
@@ -27,7 +33,8 @@ def manifest(folder: Path, rows: int, **more: object) -> Listing:
 
 
 def listed(root: Path, **keys: object) -> Listing:
-    return Listing(open_corpora([recipe.ManifestCorpus(**keys)], root))
+    sources = [recipe.ManifestCorpus(**keys) if keys["kind"] == "manifest" else recipe.LhotseCorpus(**keys)]
+    return Listing(open_corpora(sources, root))
 
 
 def epoch(listing: Listing, number: int = 0, *, seed: int = 1, **training: object) -> Epoch:
@@ -112,3 +119,87 @@ def test_an_id_that_is_given_twice_is_the_second_ones_fault(tmp_path, monkeypatc
     assert listing.faulty.tolist() == [False, True]
     fault = listing.waiting(1).utterance.fault
     assert fault == f'{tmp_path}/m.jsonl, line 2: the id "x" is that of {tmp_path}/m.jsonl, line 1 already'
+
+
+# ------------------------------------------------------------------------------------------------------ tar files
+
+
+@pytest.fixture(scope="module")
+def shar(tmp_path_factory) -> Path:
+    """The toy corpus of 60 utterances in files, and in a Shar of several shards."""
+    folder = tmp_path_factory.mktemp("shar")
+    toy.write_corpus(folder, 60)
+    write_shards(listed(folder, kind="manifest", path="train.jsonl"), folder / "s", shard_hours=15 / 3600)
+    return folder
+
+
+def both(folder: Path, **training: object) -> tuple[Epoch, Epoch]:
+    options = {"max_batch_seconds": 6.0, "buckets": 3, **training}
+    files = epoch(listed(folder, kind="manifest", path="train.jsonl"), **options)
+    return files, epoch(listed(folder, kind="lhotse", path="s"), **options)
+
+
+def test_with_a_window_as_large_as_the_corpus_a_shar_has_the_order_of_files(shar):
+    files, tar = both(shar, shuffle_window=60)
+    assert ids(tar) == ids(files)
+    assert tar.seconds == pytest.approx(files.seconds)
+
+
+def test_a_smaller_window_shuffles_within_it_and_loses_nothing(shar):
+    _, tar = both(shar, shuffle_window=10)
+    order = [id for batch in ids(tar) for id in batch]
+    assert sorted(order) == sorted(f"train-{n}" for n in range(60))
+    stream = [id for number in tar._tapes[0].shards for id in _ids_of(shar / "s", number)]
+    moved = [abs(stream.index(id) - place) for place, id in enumerate(order)]
+    assert np.mean(moved) < 15
+    assert order != stream
+
+
+def _ids_of(folder: Path, shard: int) -> list[str]:
+    import gzip
+
+    lines = gzip.decompress((folder / f"cuts.{shard:06d}.jsonl.gz").read_bytes()).splitlines()
+    return [json.loads(line)["id"] for line in lines]
+
+
+@pytest.mark.parametrize("window", [10, 1000])
+def test_processes_share_a_shar_out_and_each_holds_its_own_alone(shar, window):
+    _, tar = both(shar, shuffle_window=window)
+    whole = ids(tar)
+    shares = [ids(tar, rank, 3) for rank in range(3)]
+    assert sorted(batch for share in shares for batch in share) == sorted(whole)
+    assert ids(tar, 7, 2) == whole[7::2]
+    share = tar.share(1, 3)
+    next(share)
+    [(tape, _)] = share.gi_frame.f_locals["tapes"]
+    held = {held.id for held in tape._held.values()}
+    assert held <= {id for batch in shares[1] for id in batch}
+
+
+def test_a_shard_of_which_nothing_is_needed_is_not_opened(shar, monkeypatch):
+    from asr.data.shar import Shard
+
+    _, tar = both(shar, shuffle_window=10)
+    opened: list[str] = []
+    passing = Shard.passing
+
+    def spy(shard):
+        opened.append(shard.recordings.name)
+        return passing(shard)
+
+    monkeypatch.setattr(Shard, "passing", spy)
+    list(tar.share())
+    assert Counter(opened) == Counter(f"recording.{n:06d}.tar" for n in range(len(tar._tapes[0].shards)))
+    opened.clear()
+    list(tar.share(tar.batches - 2))
+    assert 0 < len(opened) < len(tar._tapes[0].shards)
+
+
+def test_a_recording_of_a_shar_is_that_of_the_file_to_the_bit(shar):
+    files, tar = both(shar)
+    for one, other in zip(files.share(), tar.share(), strict=True):
+        for file, held in zip(one, other, strict=True):
+            assert isinstance(held, Held)
+            expected, found = file.cut(), held.cut()
+            assert np.array_equal(expected.load_audio(), found.load_audio())
+            assert [s.text for s in expected.supervisions] == [s.text for s in found.supervisions]

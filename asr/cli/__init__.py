@@ -26,6 +26,7 @@ from asr.cli.lm import lm
 from asr.cli.options import ARGUMENTS
 from asr.cli.score import score
 from asr.cli.serve import serve
+from asr.cli.shards import shards
 from asr.cli.study import study
 from asr.cli.terminal import say
 from asr.cli.text import text
@@ -140,6 +141,7 @@ for command in (
     lm,
     tune,
     text,
+    shards,
     study,
     inspect,
     info,
