@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -200,6 +201,40 @@ def test_a_run_goes_on_with_fewer_processes_and_with_more_and_loses_no_utterance
     assert [[steps is None for steps, _ in part] for part in parts] == [[True, True], [True], [False, False]]
     assert sorted(id for part in parts for id in heard_by_all(part, 0)) == everything
     assert all(len(heard_by_all(part, 0)) > 0 for part in parts)
+
+
+FREEZE = 6
+
+
+def settings_from(model: Path, **training: object) -> recipe.Recipe:
+    """Letters, features and encoder of the start model, whose first layers stand still for ``FREEZE`` steps."""
+    raw = toy.recipe(start={"model": str(model), "freeze_steps": FREEZE})
+    small = {"epochs": 1, "max_batch_seconds": 3.2, "save_minutes": 1e-6, **training}
+    sections = {key: value for key, value in raw.items() if key not in ("features", "encoder")}
+    return validate_recipe({**sections, "training": {**raw["training"], **small}}, "toy")
+
+
+def state_of(directory: Path) -> dict:
+    return torch.load(directory / "training" / "state.pt", weights_only=True)
+
+
+def test_two_processes_begin_from_a_model_and_go_on_without_it_to_what_one_process_trains(corpus, tmp_path):
+    model, found = toy.save_babbler(tmp_path / "babbler"), tmp_path / "two"
+    before = load_file(model / "model.safetensors")
+    [(steps, _)] = together(1, train, settings_from(model, accumulate=2), tmp_path / "one", corpus)
+    together(2, train, settings_from(model), found, corpus, 1, 3)
+    stopped = state_of(found)
+    assert 0 < stopped["progress"]["step"] < FREEZE
+    assert stopped["progress"]["batch"] == 2 * stopped["progress"]["step"], "steps of both together"
+    still = {name for name, tensor in stopped["model"].items() if torch.equal(tensor, before[name])}
+    assert {name.split(".")[0] for name in before.keys() - still} == {"head"}
+    shutil.rmtree(model)
+    results = together(2, train, settings_from(model), found, corpus)
+    assert [done for done, _ in results] == [steps, steps]
+    assert steps > FREEZE
+    after = state_of(found)["model"]
+    assert not any(torch.equal(after[name], before[name]) for name in still if name.endswith("weight"))
+    assert same_weights(tmp_path / "one", found)
 
 
 def test_the_clock_of_the_first_process_ends_a_run_for_all(corpus, tmp_path):
