@@ -83,7 +83,7 @@ def read_manifest(path: Path, *, texts: bool = True) -> Iterator[Utterance]:
         try:
             if not row[file]:
                 raise ValueError(f"{file} is empty")
-            for column in (file, text) if text else (file,):  # of other tools' lists and objects, what Python calls them is no text
+            for column in (file, text) if text else (file,):  # what Python calls a list or an object is no text
                 if not isinstance(row[column], str | int | float | None):
                     raise ValueError(f"expected a string as {column}, found {str(row[column])[:60]}")
             utterance = Utterance(
