@@ -593,8 +593,11 @@ def test_without_augmentation_a_cut_is_left_as_it_is(wav, manifest, tmp_path):
 
 
 def test_a_folder_without_noise_is_a_sentence(tmp_path):
+    (tmp_path / "hush").mkdir()
     with pytest.raises(CorpusError, match=r"augment\.noise\.path: .*hush holds no audio files"):
         Augmenter(recipe.Augment(noise=recipe.Noise(path="hush")), tmp_path, seed=1)
+    with pytest.raises(CorpusError, match=r"augment\.noise\.path: .*nowhere cannot be searched: No such file"):
+        Augmenter(recipe.Augment(noise=recipe.Noise(path="nowhere")), tmp_path, seed=1)
 
 
 # ---------------------------------------------------------------------------------------------------- batches

@@ -48,7 +48,7 @@ def epoch(
 ) -> list[Batch]:
     augmenter = Augmenter(recipe.Augment(speed=(0.9, 1.0, 1.1), **augment), corpus_root(corpus), seed=1)
     dataset = Utterances(
-        sample_rate=RATE, normalisation="words", augmenter=augmenter, epoch=number, decoded=kept, seconds=(0.0, 9.0)
+        sample_rate=RATE, normalisation="words", augmenter=augmenter, epoch=number, recordings=kept, seconds=(0.0, 9.0)
     )
     order = Epoch(Listing(corpus), recipe.Training(max_batch_seconds=2, buckets=2), seed=1, number=number)
     return list(load_ordered(order.share(skip), dataset, workers=workers))

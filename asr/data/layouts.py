@@ -71,7 +71,7 @@ def read_manifest(path: Path, *, texts: bool = True) -> Iterator[Utterance]:
         rows = table_rows(path, "\t" if path.suffix.lower() == ".tsv" else ",")
     else:
         rows = json_lines(path)
-    keys: list[str] = []
+    keys: list[str] | None = None
     manifest, folder = str(path), str(path.parent)
     for number, row in rows:
         where = f"{manifest}, line {number}"

@@ -235,7 +235,8 @@ def in_8_bits(graph: ModelProto) -> ModelProto:
     """The graph with the weights of its LSTMs as 8-bit integers, a scale a channel, by dynamic quantisation: what they
     read is quantised as it comes. Convolutions and the head are small, and stay as they are.
 
-    Unsigned, since signed weights overflow on processors with AVX2 alone (ONNX Runtime's guide to quantisation).
+    Unsigned and of 7 bits: processors with AVX2 alone add products of two 8-bit numbers in pairs, in 16 bits, which
+    overflow (ONNX Runtime's guide to quantisation, reduce_range).
     """
     runtime.keep_to_this_machine()
     import onnx
@@ -243,7 +244,14 @@ def in_8_bits(graph: ModelProto) -> ModelProto:
 
     with tempfile.TemporaryDirectory() as folder, _quiet():
         file = Path(folder) / "int8.onnx"
-        quantize_dynamic(graph, file, op_types_to_quantize=["LSTM"], weight_type=QuantType.QUInt8, per_channel=True)
+        quantize_dynamic(
+            graph,
+            file,
+            op_types_to_quantize=["LSTM"],
+            weight_type=QuantType.QUInt8,
+            per_channel=True,
+            reduce_range=True,
+        )
         smaller = onnx.load(str(file))
     _quantise_twins(smaller)
     return smaller
