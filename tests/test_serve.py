@@ -466,7 +466,7 @@ def test_clients_beyond_the_queue_stand_in_line_and_are_answered_in_their_order(
         for thread, texts in asked:
             thread.join(60)
             assert texts == [said.text]
-        assert {*done[:2]} == {0, 1}
+        assert min(done.index(0), done.index(1)) < max(done.index(6), done.index(7))
         assert server.metrics()["asr_queue"] == 0
 
 
