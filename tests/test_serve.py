@@ -2,9 +2,12 @@
 
 import io
 import json
+import os
 import re
+import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -59,7 +62,7 @@ class Slow:
 class Running:
     """A server in a thread, at a free port."""
 
-    def __init__(self, recogniser, **chosen):
+    def __init__(self, recogniser, certificate=None, key=None, **chosen):
         self.slow = Slow(recogniser.network)
         self.recogniser = Recogniser(
             self.slow, recogniser.tokeniser, recogniser.recipe, recogniser.meta, recogniser.decoder, recogniser._build
@@ -69,8 +72,9 @@ class Running:
         self.app = build_app(Models({"toy": self.recogniser, "other": self.recogniser}), self.settings)
         self.bound = socket.create_server(("127.0.0.1", 0))
         self.port = self.bound.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.server = Server(configuration(self.app, self.settings), self.app.state.engine, self.settings.drain)
+        self.url = f"{'http' if certificate is None else 'https'}://127.0.0.1:{self.port}"
+        config = configuration(self.app, self.settings, certificate, key)
+        self.server = Server(config, self.app.state.engine, self.settings.drain)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.bound]}, daemon=True)
 
     def __enter__(self):
@@ -692,3 +696,54 @@ def test_a_websocket_outlives_the_time_in_which_a_first_request_must_come(recogn
         time.sleep(0.15)
         socket.send('{"type": "input_audio_buffer.clear"}')
         assert "input_audio_buffer.cleared" in socket.recv(timeout=10)
+
+
+def has_node_package(name):
+    """Node looks for it in NODE_PATH, and in node_modules of this folder and those above."""
+    if shutil.which("node") is None:
+        return False
+    script = f"require.resolve({name!r})"
+    return subprocess.run(["node", "-e", script], cwd=CLIENT.parent, capture_output=True).returncode == 0
+
+
+CLIENT = Path(__file__).with_name("client.cjs")
+
+
+@pytest.mark.skipif(
+    not (has_node_package("openai") and has_node_package("ws") and shutil.which("openssl")),
+    reason="needs openssl, node, and its packages: npm install openai ws, where NODE_PATH says",
+)
+def test_openais_package_for_node_gets_all_of_it_over_tls(recogniser, said, tmp_path):
+    """Its live transcription insists on TLS."""
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "1"]
+    options = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", *names, "-keyout", key, "-out", certificate]
+    subprocess.run(["openssl", *options], check=True, capture_output=True)
+    (tmp_path / "speech.wav").write_bytes(recorded())
+    samples = np.repeat(SPEECH, 3)
+    (tmp_path / "samples.pcm").write_bytes((32767 * samples).astype("<i2").tobytes())
+    with Running(recogniser, certificate=certificate, key=key) as server:
+        done = subprocess.run(
+            ["node", CLIENT, server.url, tmp_path / "speech.wav", tmp_path / "samples.pcm"],
+            env={**os.environ, "NODE_EXTRA_CA_CERTS": str(certificate)},
+            capture_output=True,
+            timeout=280,  # the first search with keywords may have to be compiled
+        )
+    assert done.returncode == 0, done.stderr.decode()
+    got = json.loads(done.stdout)
+    assert got["json"]["text"] == said.text
+    assert (got["text"], got["srt"], got["vtt"]) == (said.text + "\n", said.to_srt() + "\n", said.to_vtt() + "\n")
+    assert [(w["word"], w["start"], w["end"]) for w in got["verbose_json"]["words"]] == [
+        (w.text, w.start, w.end) for w in said.words
+    ]
+    assert len(got["verbose_json"]["segments"]) == len(said.segments)
+    *deltas, end = got["events"]
+    assert "".join(event["delta"] for event in deltas) == end["text"] == said.text
+    assert got["favoured"] == recogniser.transcribe(recorded(), vad=True, hotwords={"abcb": 60.0}).text
+    assert got["models"] == ["toy", "other"]
+    assert got["unknown"] == {"status": 404, "code": "model_not_found", "kind": "NotFoundError"}
+    assert got["wrong"] == {"status": 400, "code": "invalid_value", "kind": "BadRequestError"}
+    stream = recogniser.stream(sample_rate=24000)
+    heard = [*stream.feed((32767 * samples).astype("<i2")).final, *stream.finish().final]
+    assert "".join(got["realtime"]["deltas"]) == got["realtime"]["transcript"] == " ".join(w.text for w in heard)
+    assert heard
