@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asr.cli.options import FOLDER, MODEL, device_option, engine_option, model_directory, said_if_slow
+from asr.cli.options import FOLDER, device_option, engine_option, model_directory, model_option, said_if_slow
 from asr.cli.terminal import say, write
 from asr.errors import AsrError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("audio", metavar="AUDIO")
 @click.argument("text", required=False, metavar="[TEXT]")
 @click.option("--text", "inline", metavar="WORDS", help="The text itself, in place of a file of it.")
-@click.option("--model", type=MODEL, metavar="DIR", help="Model directory; default: the newest under models/.")
+@model_option
 @click.option(
     "--format", "form", type=click.Choice(["ctm", "textgrid", "json", "srt"]), default="ctm", show_default=True
 )

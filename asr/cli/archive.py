@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from asr.cli.options import (
     FOLDER,
-    MODEL,
-    chosen_channels,
+    channels_option,
+    chosen_among,
     decoder_options,
     device_option,
     engine_option,
     model_directory,
+    model_option,
     progress_bar,
+    vad_option,
 )
 from asr.cli.terminal import say
 
@@ -30,27 +33,17 @@ if TYPE_CHECKING:
 FORMS = ("json", "txt", "ctm")
 
 
-def _chosen_forms(_context: click.Context, _parameter: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
-    forms = dict.fromkeys(form.strip() for entry in given for form in entry.split(","))
-    for form in forms:
-        if form not in FORMS:
-            raise click.BadParameter(
-                f'"{form}" is not one of {", ".join(FORMS)}; asr transcribe writes others, of each recording by itself'
-            )
-    return tuple(form for form in forms if form != "json")
-
-
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="FILE|DIR|TAR|MANIFEST|GLOB...")
 @click.option("-o", "--out", required=True, type=FOLDER, metavar="DIR", help="Write files there, and go on from there.")
-@click.option("--model", type=MODEL, metavar="DIR", help="Model directory; default: the newest under models/.")
+@model_option
 @click.option(
     "--format",
     "forms",
     multiple=True,
     default=["json"],
     show_default=True,
-    callback=_chosen_forms,
+    callback=chosen_among(FORMS, "; asr transcribe writes others, of each recording by itself"),
     metavar="FORM,...",
     help=f"{', '.join(FORMS)}, one file for all. JSON lines are always written.",
 )
@@ -70,17 +63,8 @@ def _chosen_forms(_context: click.Context, _parameter: click.Parameter, given: S
     help="Audio that a worker transcribes in one go, and loses where it dies.",
 )
 @click.option("--overwrite", is_flag=True, help="Start over, whatever DIR holds of an archive.")
-@click.option(
-    "--channels",
-    default="mix",
-    show_default=True,
-    callback=chosen_channels,
-    metavar="mix|split|N",
-    help="split transcribes each channel by itself.",
-)
-@click.option(
-    "--vad/--no-vad", default=None, help="Leave out what is not speech; default: in recordings longer than 40 s."
-)
+@channels_option
+@vad_option
 @decoder_options
 @device_option
 @engine_option
@@ -156,7 +140,7 @@ def archive(
                 f"{processor_seconds / seconds:.4f} s of a processor a second",
                 err=True,
             )
-        merged = merge(plan.files(), out, forms)
+        merged = merge(plan.files(), out, [form for form in forms if form != "json"])
     damaged = f", {merged.damaged} of them damaged (see their warnings)" if merged.damaged else ""
     failed = f"{merged.failed} failed" + (f" (see {out / 'failures.jsonl'})" if merged.failed else "")
     say(f"{out / 'transcripts.jsonl'}: {merged.transcribed} transcribed{damaged}, {failed}", err=True)
@@ -180,7 +164,7 @@ def _work_off(plan: Ledger, pool: Callable[[], Pool], workers: int) -> tuple[flo
         task = progress.add_task("starting", total=plan.seconds or None, completed=before)
         working = pool()
         try:
-            for report in work_off(_chained(first, remaining), working, workers):
+            for report in work_off(itertools.chain([first], remaining), working, workers):
                 if report is not None:
                     seconds += report.seconds
                     processor_seconds += report.processor_seconds
@@ -191,11 +175,6 @@ def _work_off(plan: Ledger, pool: Callable[[], Pool], workers: int) -> tuple[flo
         finally:
             working.close()
     return seconds, processor_seconds
-
-
-def _chained(first: Any, others: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from others
 
 
 def progress_line(before: float, done: float, total: float, elapsed: float, failed: int) -> str:

@@ -14,11 +14,11 @@ import click
 
 from asr.cli.options import (
     COMPILING,
-    MODEL,
     decoder_options,
     device_option,
     engine_option,
     model_directory,
+    model_option,
     said_if_slow,
 )
 from asr.cli.terminal import say
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--model", type=MODEL, metavar="DIR", help="Model directory; default: the newest under models/.")
+@model_option
 @click.option("--microphone", "name", metavar="NAME", help="A part of its name, or its number; default: the system's.")
 @click.option("--from-file", "file", metavar="FILE", help="Play this recording in place of a microphone.")
 @click.option("--speed", default=1.0, show_default=True, help="Of the playing: 1 is real time, 0 as fast as it goes.")

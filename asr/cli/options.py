@@ -101,13 +101,18 @@ data_option = click.option(
 FORMS = ("txt", "json", "srt", "vtt", "tsv", "ctm", "textgrid")
 
 
-def chosen_forms(_context: click.Context, _parameter: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
-    """Formats given one by one or as a list with commas, each once."""
-    forms = tuple(dict.fromkeys(form.strip() for entry in given for form in entry.split(",")))
-    for form in forms:
-        if form not in FORMS:
-            raise click.BadParameter(f'"{form}" is not one of {", ".join(FORMS)}')
-    return forms
+def chosen_among(allowed: Sequence[str], otherwise: str = "") -> Callable[..., tuple[str, ...]]:
+    """A callback for formats given one by one or as a list with commas, each once; ``otherwise`` ends the sentence that
+    refuses another."""
+
+    def chosen(_context: click.Context, _parameter: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
+        forms = tuple(dict.fromkeys(form.strip() for entry in given for form in entry.split(",")))
+        for form in forms:
+            if form not in allowed:
+                raise click.BadParameter(f'"{form}" is not one of {", ".join(allowed)}{otherwise}')
+        return forms
+
+    return chosen
 
 
 def chosen_channels(_context: click.Context, _parameter: click.Parameter, given: str) -> Any:
@@ -117,6 +122,22 @@ def chosen_channels(_context: click.Context, _parameter: click.Parameter, given:
     if not given.isdecimal() or int(given) == 0:
         raise click.BadParameter(f'"{given}" is not mix, split or the number of a channel, 1 being the first')
     return int(given)
+
+
+model_option = click.option(
+    "--model", type=MODEL, metavar="DIR", help="Model directory; default: the newest under models/."
+)
+channels_option = click.option(
+    "--channels",
+    default="mix",
+    show_default=True,
+    callback=chosen_channels,
+    metavar="mix|split|N",
+    help="split transcribes each channel by itself.",
+)
+vad_option = click.option(
+    "--vad/--no-vad", default=None, help="Leave out what is not speech; default: in recordings longer than 40 s."
+)
 
 
 def _use_threads(_context: click.Context, _parameter: click.Parameter, number: int | None) -> None:

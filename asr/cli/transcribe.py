@@ -14,15 +14,16 @@ from asr.cli.options import (
     COMPILING,
     FOLDER,
     FORMS,
-    MODEL,
-    chosen_channels,
-    chosen_forms,
+    channels_option,
+    chosen_among,
     decoder_options,
     device_option,
     engine_option,
     model_directory,
+    model_option,
     progress_bar,
     said_if_slow,
+    vad_option,
 )
 from asr.cli.terminal import say, write
 from asr.errors import AsrError
@@ -37,31 +38,22 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE|DIR|GLOB...")
-@click.option("--model", type=MODEL, metavar="DIR", help="Model directory; default: the newest under models/.")
+@model_option
 @click.option(
     "--format",
     "forms",
     multiple=True,
     default=["txt"],
     show_default=True,
-    callback=chosen_forms,
+    callback=chosen_among(FORMS),
     metavar="FORM,...",
     help=", ".join(FORMS) + ".",
 )
 @click.option("-o", "--out", type=FOLDER, metavar="DIR", help="Write files there; default: standard output.")
 @click.option("--overwrite", is_flag=True, help="Transcribe again what is finished in DIR.")
-@click.option(
-    "--channels",
-    default="mix",
-    show_default=True,
-    callback=chosen_channels,
-    metavar="mix|split|N",
-    help="split transcribes each channel by itself.",
-)
+@channels_option
 @click.option("--track", default=1, show_default=True, type=click.IntRange(1), help="Of a container's audio tracks.")
-@click.option(
-    "--vad/--no-vad", default=None, help="Leave out what is not speech; default: in recordings longer than 40 s."
-)
+@vad_option
 @decoder_options
 @device_option
 @engine_option

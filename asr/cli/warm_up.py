@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from asr.cli.options import MODEL, model_directory
+from asr.cli.options import model_directory, model_option
 from asr.cli.terminal import say
 
 
 @click.command("warm-up")
-@click.option("--model", type=MODEL, metavar="DIR", help="Model directory; default: the newest under models/.")
+@model_option
 def warm_up(model: Path | None) -> None:
     """Compile, once on this machine, what transcribe, listen and align need for a model; they need not wait then."""
     import contextlib
