@@ -149,8 +149,9 @@ class OnnxNetwork:
 
     @property
     def batches_streams(self) -> bool:
-        """As ``Streaming`` says: in float32 alone. Raises CheckpointError as ``stream`` does."""
-        return self._streaming().batched
+        """As ``Streaming`` says: in float32 alone, which is asked first, since it opens no graph. Raises
+        CheckpointError as ``stream`` does."""
+        return self.precision == "float32" and self._streaming().batched
 
     def feed_together(
         self, streams: Sequence[Any], samples: Sequence[np.ndarray], *, last: Sequence[bool]
