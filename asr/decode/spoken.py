@@ -21,7 +21,7 @@ from safetensors.numpy import save as safetensors
 
 from asr import files
 from asr.decode.fusion import exemption_of, unigrams_of
-from asr.decode.mapped import map_tensors
+from asr.decode.mapped import UNREADABLE, map_tensors
 from asr.decode.ngram import NgramModel
 from asr.decode.tree import LONGEST, best_below, build_tree
 from asr.errors import AsrError, LanguageModelError, TextError
@@ -90,9 +90,7 @@ class SpokenWords:
         name = hashlib.sha256(f"{source.path} {model is None}".encode()).hexdigest()[:16]
         kept = files.cache_directory() / "lexicons" / f"{name}.safetensors"
         made_of = _describe(tokeniser, model)
-        with contextlib.suppress(
-            OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError
-        ):
+        with contextlib.suppress(OSError, *UNREADABLE):
             return cls._map(kept, made_of)
         words = cls.make(tokeniser, model)
         with contextlib.suppress(AsrError):  # a cache that cannot be written costs time, not the words

@@ -8,7 +8,6 @@ shard, so that memory does not grow with the archive.
 from __future__ import annotations
 
 import contextlib
-import glob
 import gzip
 import hashlib
 import itertools
@@ -149,13 +148,7 @@ def _counted(names: Sequence[str], into: Inventory) -> Iterator[Path]:
 
 def _found(names: Sequence[str]) -> Iterator[Path]:
     for name in names:
-        path = Path(name)
-        matches = [path]
-        if glob.has_magic(name) and not path.exists():
-            matches = sorted(map(Path, glob.iglob(name, recursive=True)))  # noqa: PTH207 - Path.glob takes no absolute one
-            if not matches:
-                raise AudioError(f"no file matches {name}")
-        for match in matches:
+        for match in folders.matching(name):
             yield from _within(match.absolute())
 
 

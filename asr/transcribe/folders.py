@@ -21,17 +21,24 @@ def find_recordings(names: Sequence[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for name in names:
-        path = Path(name)
-        matches = [path]
-        if glob.has_magic(name) and not path.exists():
-            matches = sorted(map(Path, glob.iglob(name, recursive=True)))  # noqa: PTH207 - Path.glob takes no absolute one
-            if not matches:
-                raise AudioError(f"no file matches {name}")
-        inside = [file for match in matches for file in (audio.recordings_below(match) if match.is_dir() else [match])]
+        inside = [
+            file for match in matching(name) for file in (audio.recordings_below(match) if match.is_dir() else [match])
+        ]
         if not inside:
             raise AudioError(f"{name} holds no recordings: no file in it is called .wav, .flac, .mp3 or the like")
         found |= dict.fromkeys(inside)
     return list(found)
+
+
+def matching(name: str) -> list[Path]:
+    """What is named, or what the pattern ``name`` matches, in order. Raises AudioError for one that matches nothing."""
+    path = Path(name)
+    if not glob.has_magic(name) or path.exists():
+        return [path]
+    matches = sorted(map(Path, glob.iglob(name, recursive=True)))  # noqa: PTH207 - Path.glob takes no absolute one
+    if not matches:
+        raise AudioError(f"no file matches {name}")
+    return matches
 
 
 def common_folder(names: Iterable[str]) -> Path:

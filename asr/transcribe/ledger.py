@@ -19,7 +19,6 @@ LOCK = "archive.lock"
 _ASKED, _PLAN, _SHARDS = "archive.json", "plan.jsonl", "shards"
 _OF_TRAINING = {"last.safetensors", "meta.json", "metrics.jsonl", "training.lock", "training.png"}
 """Files of a model directory that no transcript depends on."""
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
