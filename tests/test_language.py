@@ -89,7 +89,7 @@ def test_a_model_over_tokens_spells_text_as_its_tokeniser_does(tmp_path, text):
         (b"", [], "holds no sentences"),
         (b"\n\n", [], "holds no sentences"),
         (b"caf\xe9\n", [], "line 1: this is not UTF-8"),
-        (gzip.compress(b"hello\n" * 99)[:-9], [], "damaged"),
+        (gzip.compress(b"hello\n" * 99, mtime=0)[:-9], [], "damaged"),
         (b"a b\n", ["--order", "50"], "order of 50"),
         (b"a b\n", ["--prune", "0,3,2"], "0,3,2"),
         (b"<s> b\n", ["--normalise", "none"], "<s>"),
