@@ -56,7 +56,7 @@ def commands(group: click.Group) -> Iterator[click.Command]:
 @pytest.fixture
 def refusal(monkeypatch):
     """What ``asr`` says of a command line that it does not take, or nothing. Commands do nothing."""
-    monkeypatch.setattr("asr.runtime.use_threads", lambda _number: None)
+    monkeypatch.setattr("asr.runtime.use_threads", lambda _number, **_watch: None)
     for command in commands(main):
         monkeypatch.setattr(command, "callback", lambda **_arguments: None)
 

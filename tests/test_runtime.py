@@ -48,7 +48,7 @@ def test_autocast_multiplies_matrices_in_the_precision_asked_for(precision):
     ],
 )
 def test_waiting_threads_spin_shortly_and_on_a_busy_machine_not_at_all(monkeypatch, idle, said, turns):
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS"):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         monkeypatch.setenv(name, "to be restored")
         monkeypatch.delenv(name)
     for name, value in said.items():
@@ -58,6 +58,16 @@ def test_waiting_threads_spin_shortly_and_on_a_busy_machine_not_at_all(monkeypat
     runtime.use_threads(5)
     assert os.environ.get("GOMP_SPINCOUNT") == turns
     assert os.environ["OMP_NUM_THREADS"] == "5"
+
+
+def test_short_commands_do_not_watch_the_machine_first(monkeypatch):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "to be restored")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(runtime, "_is_busy", lambda: pytest.fail("watched"))
+    runtime.use_threads(watch=False)
+    assert os.environ["GOMP_SPINCOUNT"] == "10000"
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "1"
 
 
 @pytest.mark.parametrize(("said", "threads"), [("3", 3), ("4,2", 4), ("", 0), (None, 0), ("many", 0)])

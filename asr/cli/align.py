@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asr.cli.options import FOLDER, device_option, engine_option, model_directory, model_option, said_if_slow
+from asr.cli.options import (
+    FOLDER,
+    device_option,
+    engine_option,
+    model_directory,
+    model_option,
+    quick_threads_option,
+    said_if_slow,
+)
 from asr.cli.terminal import say, write
 from asr.errors import AsrError
 
@@ -28,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=FOLDER, metavar="FILE", help="Write there; default: standard output.")
 @device_option
 @engine_option
+@quick_threads_option
 def align(
     audio: str,
     text: str | None,

@@ -18,6 +18,7 @@ from asr.cli.options import (
     device_option,
     engine_option,
     progress_bar,
+    threads_option,
 )
 from asr.cli.terminal import say
 
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 @data_option
 @device_option
 @engine_option
+@threads_option
 def evaluate(
     model: Path,
     sets: tuple[Path, ...],

@@ -19,6 +19,7 @@ from asr.cli.options import (
     engine_option,
     model_directory,
     model_option,
+    quick_threads_option,
     said_if_slow,
 )
 from asr.cli.terminal import say
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 @decoder_options
 @device_option
 @engine_option
+@quick_threads_option
 def listen(
     model: Path | None,
     name: str | None,

@@ -140,10 +140,22 @@ vad_option = click.option(
 )
 
 
-def _use_threads(_context: click.Context, _parameter: click.Parameter, number: int | None) -> None:
-    from asr import runtime
+def _threads_option(*, watch: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--threads``; ``watch`` as ``runtime.use_threads`` takes it."""
 
-    runtime.use_threads(number)
+    def use(_context: click.Context, _parameter: click.Parameter, number: int | None) -> None:
+        from asr import runtime
+
+        runtime.use_threads(number, watch=watch)
+
+    return click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        metavar="N",
+        expose_value=False,
+        callback=use,
+        help="Threads that compute on the CPU; default one a core. 1 where others need the cores too.",
+    )
 
 
 def _as_override(_context: click.Context, _parameter: click.Parameter, model: str | None) -> list[str]:
@@ -151,14 +163,8 @@ def _as_override(_context: click.Context, _parameter: click.Parameter, model: st
     return [] if model is None else [f"start.model={json.dumps(model, ensure_ascii=False)}"]
 
 
-threads_option = click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    metavar="N",
-    expose_value=False,
-    callback=_use_threads,
-    help="Threads that compute on the CPU; default one a core. 1 where others need the cores too.",
-)
+threads_option = _threads_option(watch=True)
+quick_threads_option = _threads_option(watch=False)
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 engine_option = click.option(
     "--engine",

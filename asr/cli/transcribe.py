@@ -22,6 +22,7 @@ from asr.cli.options import (
     model_directory,
     model_option,
     progress_bar,
+    quick_threads_option,
     said_if_slow,
     vad_option,
 )
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 @decoder_options
 @device_option
 @engine_option
+@quick_threads_option
 def transcribe(
     files: tuple[str, ...],
     model: Path | None,

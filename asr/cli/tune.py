@@ -16,6 +16,7 @@ from asr.cli.options import (
     device_option,
     engine_option,
     progress_bar,
+    threads_option,
 )
 from asr.cli.terminal import say
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 @data_option
 @device_option
 @engine_option
+@threads_option
 def tune(
     model: Path, sets: tuple[Path, ...], split: str, data: str | None, device: str, engine: Engine, decoding: list[str]
 ) -> None:
