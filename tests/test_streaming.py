@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.audio import Resampling, prepare, utterances
+from asr.audio.streaming import Stream
 from asr.audio.utterances import WARM_UP_SECONDS
 from asr.model.acoustic import AcousticModel
 from asr.model.network import TorchNetwork
-from asr.model.streaming import TorchStream
 from asr.recipe.reading import validate_recipe
 from asr.records import Waveform
 
@@ -53,7 +53,7 @@ def whole(model: AcousticModel, samples: np.ndarray) -> np.ndarray:
     return TorchNetwork(model).emit([samples]).log_probs[0]
 
 
-def streamed(stream: TorchStream, samples: np.ndarray, cuts: list[int]) -> np.ndarray:
+def streamed(stream: Stream, samples: np.ndarray, cuts: list[int]) -> np.ndarray:
     edges = [0, *sorted(cuts), len(samples)]
     pieces = [stream.feed(samples[a:b]) for a, b in itertools.pairwise(edges)]
     return np.concatenate([*pieces, stream.feed(np.zeros(0, np.float32), last=True)])
@@ -82,7 +82,9 @@ def test_a_one_directional_network_gives_the_whole_files_emissions_for_any_cuts(
     encoder, conv, features, length, chunk, cuts
 ):
     model, samples = untrained({**encoder, "conv": conv}, features), noise(length)
-    emissions = streamed(TorchStream(model, chunk=chunk, context=0.0), samples, [cut for cut in cuts if cut <= length])
+    emissions = streamed(
+        TorchNetwork(model).stream(chunk=chunk, context=0.0), samples, [cut for cut in cuts if cut <= length]
+    )
     np.testing.assert_allclose(emissions, whole(model, samples), atol=1e-5, rtol=0)
 
 
@@ -91,7 +93,7 @@ def test_a_one_directional_network_gives_the_whole_files_emissions_for_any_cuts(
 @pytest.mark.parametrize("features", FEATURES, ids=["none", "global", "librosa", "mfcc"])
 def test_every_one_directional_network_gives_the_whole_files_emissions(encoder, conv, features):
     model, samples = untrained({**encoder, "conv": conv}, features), noise(5003)
-    emissions = streamed(TorchStream(model, chunk=0.1, context=1.0), samples, [17, 900, 3000])
+    emissions = streamed(TorchNetwork(model).stream(chunk=0.1, context=1.0), samples, [17, 900, 3000])
     np.testing.assert_allclose(emissions, whole(model, samples), atol=1e-5, rtol=0)
 
 
@@ -99,7 +101,7 @@ def test_every_one_directional_network_gives_the_whole_files_emissions(encoder, 
 @pytest.mark.parametrize("normalise", ["utterance", "global", "none"])
 def test_a_chunk_as_long_as_the_recording_gives_the_whole_files_emissions(encoder, normalise):
     model, samples = untrained(encoder, {"mels": 8, "normalise": normalise}), noise(5003)
-    emissions = streamed(TorchStream(model, chunk=2.0, context=0.1), samples, [800])
+    emissions = streamed(TorchNetwork(model).stream(chunk=2.0, context=0.1), samples, [800])
     np.testing.assert_allclose(emissions, whole(model, samples), atol=1e-5, rtol=0)
 
 
@@ -118,7 +120,7 @@ def test_more_context_brings_a_bidirectional_network_closer_to_the_whole_file():
     model, samples = untrained({"kind": "lstm"}, {"mels": 8, "normalise": "none"}), noise(16000)
     expected = whole(model, samples)
     errors = [
-        np.abs(streamed(TorchStream(model, chunk=0.1, context=context), samples, []) - expected).max()
+        np.abs(streamed(TorchNetwork(model).stream(chunk=0.1, context=context), samples, []) - expected).max()
         for context in (0.0, 0.1, 0.4, 1.0)
     ]
     assert errors == sorted(errors, reverse=True)
@@ -129,7 +131,7 @@ def test_more_context_brings_a_bidirectional_network_closer_to_the_whole_file():
 @settings(max_examples=20)
 def test_the_cuts_of_the_feed_change_nothing_at_all(cuts, normalise):
     model, samples = untrained({"kind": "lstm"}, {"mels": 8, "normalise": normalise}), noise(9000)
-    streams = [TorchStream(model, chunk=0.2, context=0.1) for _ in range(2)]
+    streams = [TorchNetwork(model).stream(chunk=0.2, context=0.1) for _ in range(2)]
     np.testing.assert_array_equal(streamed(streams[0], samples, cuts), streamed(streams[1], samples, []))
 
 
@@ -152,7 +154,7 @@ def storage_of(part: torch.Tensor | np.ndarray) -> int:
 def test_a_stream_holds_no_more_after_a_minute_than_after_half_of_one(encoder, sound, monkeypatch):
     monkeypatch.setattr(utterances, "MEMORY_SECONDS", 8.0)
     model = untrained({**encoder, "layers": 1}, {"mels": 8})
-    stream = TorchStream(model, chunk=0.3, context=0.2)
+    stream = TorchNetwork(model).stream(chunk=0.3, context=0.2)
 
     def held() -> int:
         parts = [stream.waiting, stream.energies.pending, stream.encodings.pending, stream.ahead]
@@ -170,7 +172,7 @@ def test_a_stream_holds_no_more_after_a_minute_than_after_half_of_one(encoder, s
 @pytest.mark.parametrize(("normalise", "waits"), [("utterance", True), ("global", False), ("none", False)])
 def test_only_an_utterances_own_statistics_need_a_warm_up(normalise, waits):
     model = untrained({"kind": "lstm"}, {"mels": 8, "normalise": normalise})
-    stream = TorchStream(model, chunk=0.1, context=0.1)
+    stream = TorchNetwork(model).stream(chunk=0.1, context=0.1)
     half = round(WARM_UP_SECONDS / 2 * toy.RATE)
     samples = words(4 * WARM_UP_SECONDS)
     early = stream.feed(samples[:half])
@@ -184,13 +186,13 @@ def test_only_an_utterances_own_statistics_need_a_warm_up(normalise, waits):
 def test_a_stream_has_as_many_emissions_as_the_whole_file(sound, subsampling, seconds):
     model = untrained({"kind": "lstm", "conv": {"channels": [3, 2], "subsampling": subsampling}}, {"mels": 8})
     samples = np.concatenate([sound(seconds), words(3), sound(seconds), words(2)])
-    assert len(streamed(TorchStream(model, chunk=0.23, context=0.1), samples, [])) == len(whole(model, samples))
+    assert len(streamed(TorchNetwork(model).stream(chunk=0.23, context=0.1), samples, [])) == len(whole(model, samples))
 
 
 @pytest.mark.parametrize("sound", [SOUNDS["noise"], SOUNDS["silence"]], ids=["noise", "silence"])
 def test_what_is_no_speech_is_blank_before_the_first_words_and_after_the_last(sound):
     model = untrained({"kind": "lstm"}, {"mels": 8})
-    stream = TorchStream(model, chunk=0.2, context=0.1)
+    stream = TorchNetwork(model).stream(chunk=0.2, context=0.1)
     before, words_read, after = (stream.feed(part).argmax(axis=1) for part in (sound(20), words(4, level=5), sound(20)))
     assert len(before) * model.frame_shift == pytest.approx(20, abs=0.5)
     assert (before == 0).all()
@@ -202,9 +204,9 @@ def test_what_is_no_speech_is_blank_before_the_first_words_and_after_the_last(so
 @pytest.mark.parametrize("features", [{"mels": 8}, {"kind": "mfcc", "mels": 8, "coefficients": 4}])
 def test_speech_after_silence_has_the_emissions_of_the_speech_alone(features):
     model = untrained({"kind": "lstm"}, features)
-    alone = streamed(TorchStream(model, chunk=0.2, context=0.4), words(4), [])
+    alone = streamed(TorchNetwork(model).stream(chunk=0.2, context=0.4), words(4), [])
     silence = np.zeros(20 * toy.RATE, np.float32)
-    after = streamed(TorchStream(model, chunk=0.2, context=0.4), np.concatenate([silence, words(4)]), [])
+    after = streamed(TorchNetwork(model).stream(chunk=0.2, context=0.4), np.concatenate([silence, words(4)]), [])
     frames = round(0.6 / model.frame_shift)
     np.testing.assert_allclose(after[-len(alone) + frames :], alone[frames:], atol=0.05, rtol=0)
 

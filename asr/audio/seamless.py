@@ -3,48 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
 
 
-class _Signal(Protocol):
-    """An array or a tensor: cut along its first axis it is one again."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, part: slice, /) -> Any: ...
-
-
-Signal = TypeVar("Signal", bound=_Signal)
-
-
-class Seamless(Generic[Signal]):
+class Seamless:
     """A function of finite reach over a signal that comes in pieces: joined, its outputs are those for the whole.
 
-    ``function`` makes an output of every ``step`` inputs along the first axis. It depends on inputs within ``reach`` of
-    those, and what it is given begins and ends as a whole signal does. So each piece goes through it together with as
-    much of its neighbours as it reaches, and what belongs to them is cut off. ``join`` is ``np.concatenate`` or
-    ``torch.cat``, and ``nothing`` are no outputs.
+    ``function`` makes an output (``size`` floats) of every ``step`` inputs along the first axis. It depends on inputs
+    within ``reach`` of those, and what it is given begins and ends as a whole signal does. So each piece goes through
+    it together with as much of its neighbours as it reaches, and what belongs to them is cut off.
     """
 
-    def __init__(
-        self,
-        function: Callable[[Signal], Signal],
-        *,
-        reach: int,
-        step: int = 1,
-        join: Callable[[list[Signal]], Signal],
-        nothing: Signal,
-    ) -> None:
-        self.function: Callable[[Signal], Signal] = function
-        self.join: Callable[[list[Signal]], Signal] = join
-        self.step, self.nothing = step, nothing
+    def __init__(self, function: Callable[[np.ndarray], np.ndarray], *, reach: int, step: int = 1, size: int) -> None:
+        self.function: Callable[[np.ndarray], np.ndarray] = function
+        self.step, self.nothing = step, np.zeros((0, size), np.float32)
         self.reach = -(-reach // step) * step
-        self.pending: Signal | None = None
+        self.pending: np.ndarray | None = None
         """The end of the signal so far, of which the first ``done`` inputs are context alone."""
         self.done = 0
 
-    def feed(self, piece: Signal, *, last: bool = False) -> Signal:
+    def feed(self, piece: np.ndarray, *, last: bool = False) -> np.ndarray:
         """The outputs that ``piece`` completes, and after the ``last`` piece the rest of them."""
-        pending = piece if self.pending is None else self.join([self.pending, piece])
+        pending = piece if self.pending is None else np.concatenate([self.pending, piece])
         stop = (len(pending) - self.reach) // self.step * self.step
         ready = len(pending) > 0 if last else stop > self.done
         outputs = self.nothing

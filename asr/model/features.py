@@ -83,11 +83,6 @@ class FeatureExtractor(nn.Module):
         self.register_buffer("mean", torch.zeros(size), persistent=learnt)
         self.register_buffer("deviation", torch.ones(size), persistent=learnt)
 
-    @property
-    def reach(self) -> int:
-        """Frames on either side that a frame depends on besides its own window's samples: those of the deltas."""
-        return 4 if isinstance(self.settings, recipe.Mfcc) and self.settings.deltas else 0
-
     def forward(self, waveforms: Tensor, lengths: Tensor) -> Features:
         return self.normalise(self.extract(waveforms, lengths))
 

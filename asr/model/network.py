@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from asr.audio.streaming import Stream, feed_together
 from asr.errors import AsrError
 from asr.model.acoustic import AcousticModel
+from asr.model.chunks import States, TorchChunks
 from asr.model.collation import LoadedUtterance, collate
 from asr.model.encoder import Encoder
-from asr.model.features import loader_features
-from asr.model.streaming import TorchStream, feed_together
+from asr.model.features import Statistics, loader_features
 from asr.records import Emissions
 
 
@@ -33,11 +34,11 @@ class TorchNetwork:
         log_probs, lengths = self.model(collate(utterances))
         return Emissions(log_probs=log_probs.cpu().numpy(), lengths=lengths.cpu().numpy(), frame_shift=self.frame_shift)
 
-    def stream(self, *, chunk: float, context: float) -> TorchStream:
+    def stream(self, *, chunk: float, context: float) -> Stream[Statistics, States]:
         """As ``Streaming`` says. Raises AsrError for an encoder of the user's own, whose states nothing here knows."""
         if not isinstance(self.model.encoder, Encoder):
             raise AsrError("an encoder of one's own reads whole recordings alone, so it cannot read live speech")
-        return TorchStream(self.model, chunk=chunk, context=context)
+        return Stream(TorchChunks(self.model), chunk=chunk, context=context)
 
     @property
     def batches_streams(self) -> bool:
@@ -45,7 +46,7 @@ class TorchNetwork:
         return True
 
     def feed_together(
-        self, streams: Sequence[TorchStream], samples: Sequence[np.ndarray], *, last: Sequence[bool]
+        self, streams: Sequence[Stream[Statistics, States]], samples: Sequence[np.ndarray], *, last: Sequence[bool]
     ) -> list[np.ndarray | Exception]:
         """As ``Streaming`` says."""
-        return feed_together(self.model, streams, samples, last)
+        return feed_together(TorchChunks(self.model), streams, samples, last)

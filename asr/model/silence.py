@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from asr import records
 from asr.audio.levels import DECIBEL, INAUDIBLE, MARGIN_SECONDS, PAUSE_SECONDS, SILENT_DECIBELS
 from asr.model.emitted import Emitted
 from asr.model.features import FeatureExtractor, frame_loudness, frame_mask
-from asr.records import Features
+from asr.records import Features, blanks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +39,7 @@ class Audible:
         """Emissions of what was kept, in their places among blanks; ``lengths`` (B,) are the whole's."""
         place = (self.kept.to(torch.int64).cumsum(1) - 1).clamp(min=0)
         log_probs = emissions.log_probs.gather(1, place[:, :, None].expand(-1, -1, emissions.log_probs.shape[2]))
-        silence = blanks(1, log_probs.shape[2]).to(log_probs)
+        silence = torch.from_numpy(blanks(1, log_probs.shape[2])).to(log_probs)
         return Emitted(log_probs=torch.where(self.kept[:, :, None], log_probs, silence), lengths=lengths)
 
 
@@ -60,11 +59,6 @@ def silent(energies: Tensor, level: Tensor) -> Tensor:
     """Whether frames (..., T), of log-mel energies (..., T, mels), are silent beside a ``level`` that broadcasts to
     them. Where that is no sound's, all are."""
     return (frame_loudness(energies) < level - SILENT_DECIBELS * DECIBEL) | (level < INAUDIBLE)
-
-
-def blanks(frames: int, tokens: int) -> Tensor:
-    """The emissions (T', V) of silence."""
-    return torch.from_numpy(records.blanks(frames, tokens))
 
 
 def _distance(sound: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from asr.audio.levels import (
     frame_loudness,
     silent,
 )
-from asr.recipe.frames import window_samples
+from asr.recipe.frames import delta_reach, feature_size, window_samples
 
 FRAMES_AT_ONCE = 1024
 """Of which spectra are in memory together."""
@@ -51,11 +51,6 @@ class FrontEnd:
         self.window = _hann(self.window_length)
         self.filters = mel_filters(self.fft, settings.mels, settings.sample_rate)
         self.dct = _dct(settings.coefficients, settings.mels) if isinstance(settings, recipe.Mfcc) else None
-
-    @property
-    def reach(self) -> int:
-        """Frames on either side that a frame depends on besides its own window's samples: those of the deltas."""
-        return 4 if isinstance(self.settings, recipe.Mfcc) and self.settings.deltas else 0
 
     def energies(self, samples: np.ndarray) -> np.ndarray:
         """Log-mel energies (T, mels) of frames centred on every ``hop`` samples, with zeros around the signal."""
@@ -91,7 +86,7 @@ class FrontEnd:
         active = frame_loudness(energies) >= np.float32(level - ACTIVE_DECIBELS * DECIBEL)
         faintest = np.float32(level - UNHEARD_DECIBELS * DECIBEL)
         floor = faintest
-        mean: np.ndarray = np.zeros(self.feature_size, np.float32)
+        mean: np.ndarray = np.zeros(feature_size(self.settings), np.float32)
         variance = mean
         if active.any():
             audible = log_of_sum(energies[active], faintest)
@@ -106,7 +101,7 @@ class FrontEnd:
         if self.dct is None:
             return values
         values = np.asarray(values @ self.dct)
-        if not self.reach or not len(values):
+        if not delta_reach(self.settings) or not len(values):
             return values
         first = _delta(values)
         return np.concatenate([values, first, _delta(first)], axis=1)
@@ -120,10 +115,6 @@ class FrontEnd:
         kept = (since <= margin) | (until <= margin) | (since + until <= pause + 1)
         kept[0] |= not sound.any()  # the encoder reads something of every utterance
         return np.asarray(np.pad(kept, (0, -frames % step)).reshape(-1, step).any(1))
-
-    @property
-    def feature_size(self) -> int:
-        return self.settings.mels if self.dct is None else self.dct.shape[1] * (3 if self.reach else 1)
 
 
 def mel_filters(fft: int, mels: int, sample_rate: int) -> np.ndarray:

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from asr import recipe, runtime
+from asr.audio.streaming import Stream, feed_together
 from asr.errors import CheckpointError, RecipeError
-from asr.onnx.features import FrontEnd
+from asr.onnx.chunks import OnnxChunks, States
+from asr.onnx.features import FrontEnd, Statistics
 from asr.recipe.frames import feature_size
 from asr.recipe.reading import load_recipe
 from asr.records import Emissions, blanks
@@ -85,18 +86,6 @@ class Graph:
         return list(self._session.run(None, inputs))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamGraphs:
-    """The two graphs of a stream, ``front`` and ``stack``. ``reach`` is the front's, in feature frames on either side
-    of the first of a step. ``batched``: the stack reads many streams' steps at once."""
-
-    front: Graph
-    stack: Graph
-    reach: int
-    looks_ahead: bool
-    batched: bool
-
-
 class OnnxNetwork:
     """``asr.records.Network`` and ``Streaming``, of an exported model directory. Threads may share it.
 
@@ -123,7 +112,7 @@ class OnnxNetwork:
         weights = directory / "model.safetensors"
         if weights.is_file() and fingerprint(weights) != self._graph.metadata.get("weights"):
             raise CheckpointError(f"{path} was made of other weights than {weights} holds: run asr export again")
-        self._stream_graphs: StreamGraphs | None = None
+        self._chunks: OnnxChunks | None = None
         self.front_end = FrontEnd(self.recipe.features)
         encoder = self.recipe.encoder
         self.step: int = encoder.conv.subsampling if encoder.conv else 1
@@ -141,11 +130,9 @@ class OnnxNetwork:
             row[: len(kept)][kept] = self._graph(features=features[None], lengths=np.array([len(features)]))[0][0]
         return Emissions(log_probs=log_probs, lengths=lengths, frame_shift=self.frame_shift)
 
-    def stream(self, *, chunk: float, context: float) -> Any:
+    def stream(self, *, chunk: float, context: float) -> Stream[Statistics, States]:
         """As ``Streaming`` says. Raises CheckpointError where the directory has no graphs for it."""
-        from asr.onnx.streaming import OnnxStream
-
-        return OnnxStream(self, self._streaming(), chunk=chunk, context=context)
+        return Stream(self._streaming(), chunk=chunk, context=context)
 
     @property
     def batches_streams(self) -> bool:
@@ -154,11 +141,9 @@ class OnnxNetwork:
         return self.precision == "float32" and self._streaming().batched
 
     def feed_together(
-        self, streams: Sequence[Any], samples: Sequence[np.ndarray], *, last: Sequence[bool]
+        self, streams: Sequence[Stream[Statistics, States]], samples: Sequence[np.ndarray], *, last: Sequence[bool]
     ) -> list[np.ndarray | Exception]:
         """As ``Streaming`` says."""
-        from asr.onnx.streaming import feed_together
-
         return feed_together(self._streaming(), streams, samples, last)
 
     def _heard(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -187,19 +172,13 @@ class OnnxNetwork:
             )
         return int(log_probs[-1])
 
-    def _streaming(self) -> StreamGraphs:
-        if self._stream_graphs is None:
+    def _streaming(self) -> OnnxChunks:
+        if self._chunks is None:
             # A chunk is so little that two threads take longer together than one, in processor time 14 ms against 11.
             front = Graph(self.directory / file_name("stream.front", self.precision), threads=1)
             stack = Graph(self.directory / file_name("stream.stack", self.precision), threads=1)
             try:
-                reach, looks_ahead = int(front.metadata["reach"]), "keep" in stack.inputs
+                self._chunks = OnnxChunks(self, front, stack)
             except (KeyError, ValueError) as error:
                 raise CheckpointError(f"the graphs for live speech in {self.directory} lack {error}") from error
-            # In 8 bits, what is read is scaled by a whole batch's largest value, and a stream would hear its
-            # neighbours. The graphs of earlier versions read one stream.
-            batched = self.precision == "float32" and not isinstance(stack.inputs["encodings"][0], int)
-            self._stream_graphs = StreamGraphs(
-                front=front, stack=stack, reach=reach, looks_ahead=looks_ahead, batched=batched
-            )
-        return self._stream_graphs
+        return self._chunks

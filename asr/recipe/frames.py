@@ -18,6 +18,11 @@ def feature_size(settings: recipe.LogMel | recipe.Mfcc) -> int:
     return settings.mels
 
 
+def delta_reach(settings: recipe.LogMel | recipe.Mfcc) -> int:
+    """Frames on either side that a feature frame depends on besides its own window's samples: those of the deltas."""
+    return 4 if isinstance(settings, recipe.Mfcc) and settings.deltas else 0
+
+
 def feature_frames(samples: int, settings: recipe.FeatureSettings) -> int:
     """Feature frames of an utterance of ``samples`` samples."""
     return samples // window_samples(settings)[2] + 1
