@@ -11,6 +11,7 @@ from asr.cli.options import FOLDER, MODEL
 from asr.cli.terminal import say
 
 if TYPE_CHECKING:
+    from asr import recipe
     from asr.export.directory import Comparison
 
 
@@ -40,10 +41,18 @@ def export(model: Path, out: Path, form: str, int8: bool, clip: Path | None) -> 
     sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in exported.sizes.items())
     say(f"{out}: {sizes}")
     if form == "sherpa-onnx":
-        features = load_description(model)[0].features
-        say(f"sherpa-onnx reads it as NeMo CTC, sample_rate {features.sample_rate}, feature_dim {features.mels}")
+        say(_read_as(load_description(model)[0]))
     for comparison in exported.comparisons:
         say(_said(comparison))
+
+
+def _read_as(settings: recipe.Recipe) -> str:
+    from asr.export.sherpa import reads_samples
+
+    if reads_samples(settings):
+        return "sherpa-onnx reads it as Omnilingual ASR CTC (from_omnilingual_asr_ctc), from samples at 16000 Hz"
+    features = settings.features
+    return f"sherpa-onnx reads it as NeMo CTC, sample_rate {features.sample_rate}, feature_dim {features.mels}"
 
 
 def _said(comparison: Comparison) -> str:

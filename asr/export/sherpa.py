@@ -1,16 +1,23 @@
-"""A folder that sherpa-onnx runs as a NeMo CTC model, on phones, in browsers, from C++, C#, Java, Swift and more.
+"""A folder that sherpa-onnx runs, on phones, in browsers, from C++, C#, Java, Swift and more.
 
-sherpa-onnx computes log-mel energies by itself: 25 ms windows every 10 ms, Slaney's filters, but pre-emphasised, and
-its frames are centred half a frame later than ours. All else is in the graph: pre-emphasis is taken out again bin by
-bin, each two frames are averaged to the one between them, then features are normalised, and long silence is not read,
-as in ``asr.model.features`` and ``silence``. So its texts are near the model's own, and not the same to the letter.
-What it offers for searching (no beam with our language models) and for units (no lexicon) it cannot carry.
+A model of 16 kHz that is normalised by utterance reads the samples themselves, as sherpa-onnx gives them to Omnilingual
+ASR's CTC models: all of our front end is in the graph. sherpa-onnx takes the mean off a recording and divides it by its
+deviation. The level changes nothing, by our own normalisation; the mean, a recording's offset, is all that differs.
+
+Any other is run as a NeMo CTC model, on sherpa-onnx's log-mel energies: 25 ms windows every 10 ms, Slaney's filters,
+but pre-emphasised, and its frames are centred half a frame later than ours. Pre-emphasis is taken out again bin by bin,
+and each two frames are averaged to the one between them. So its texts are near the model's own, and not the same to the
+letter.
+
+In either, features are normalised and long silence is not read, as in ``asr.model.features`` and ``silence``. What
+sherpa-onnx offers for searching (no beam with our language models) and for units (no lexicon) it cannot carry.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +26,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from asr import checkpoint, files, recipe, runtime
-from asr.audio.levels import DECIBEL, INAUDIBLE, LEVEL_SECONDS, MARGIN_SECONDS, PAUSE_SECONDS, SILENT_DECIBELS
+from asr.audio.levels import (
+    DECIBEL,
+    INAUDIBLE,
+    LEVEL_SECONDS,
+    LOG_FLOOR,
+    MARGIN_SECONDS,
+    PAUSE_SECONDS,
+    SILENT_DECIBELS,
+)
 from asr.errors import ExportError
 from asr.export.directory import Exported, check_furthest, check_quantises, compare, noise
 from asr.export.graphs import Interface, Normalised, describe, in_8_bits, to_onnx
@@ -38,6 +53,8 @@ PRE_EMPHASIS = 0.97
 """What sherpa-onnx subtracts of the sample before, in each window (kaldi-native-fbank's default)."""
 NEVER = 1 << 20
 """In frames: more than any distance."""
+SAMPLES_RATE, SAMPLES_SHIFT = 16000, 0.02
+"""What sherpa-onnx takes for granted of a model that reads samples: their rate in Hz, and seconds an emission frame."""
 
 
 def export_sherpa(directory: Path, out: Path, *, int8: bool = False, clip: np.ndarray | None = None) -> Exported:
@@ -50,11 +67,13 @@ def export_sherpa(directory: Path, out: Path, *, int8: bool = False, clip: np.nd
     check_quantises(directory, loaded.recipe, int8=int8)
     if checkpoint.is_described(out):
         raise ExportError(f"{out} is a model directory: name a folder of its own with -o")
-    module = SherpaNetwork(loaded.model)
+    by_samples = reads_samples(loaded.recipe)
+    module = FromSamples(loaded.model) if by_samples else FromEnergies(loaded.model)
     graph = to_onnx(module, module.example(), module.interface)
     graph = in_8_bits(graph) if int8 else graph
     describe(graph, metadata(loaded.recipe, loaded.tokeniser, loaded.model))
-    network = _Emulated(graph.SerializeToString(), loaded.model, loaded.recipe.features)
+    emulated = _EmulatedSamples if by_samples else _EmulatedEnergies
+    network = emulated(graph.SerializeToString(), loaded.model)
     heard = {"noise": noise(network.sample_rate)} | ({} if clip is None else {"the clip": [clip]})
     reference = TorchNetwork(loaded.model)
     comparisons = [compare(reference, network, loaded.tokeniser, waveforms, of) for of, waveforms in heard.items()]
@@ -89,6 +108,15 @@ def check_carried(directory: Path, settings: recipe.Recipe, tokeniser: Tokeniser
         raise ExportError(f"sherpa-onnx cannot carry {' nor '.join(missing)}, which {directory} needs")
 
 
+def reads_samples(settings: recipe.Recipe) -> bool:
+    """Whether sherpa-onnx hands the graph of such a model samples, and not energies."""
+    features = settings.features
+    shift = features.shift * (settings.encoder.conv.subsampling if settings.encoder.conv else 1)
+    steps = shift / SAMPLES_SHIFT
+    timed = steps >= 1 and abs(steps - round(steps)) < 1e-6
+    return features.sample_rate == SAMPLES_RATE and features.normalise == "utterance" and timed
+
+
 def metadata(settings: recipe.Recipe, tokeniser: Tokeniser, model: AcousticModel) -> dict[str, str]:
     """What sherpa-onnx asks a graph for. By ``normalize_type`` NA it leaves features as they are."""
     return {
@@ -118,7 +146,41 @@ def pre_emphasis_gain(settings: recipe.FeatureSettings) -> np.ndarray:
     return np.log(np.where(total > 0, gain @ filters, 1.0) / np.where(total > 0, total, 1.0)).astype(np.float32)
 
 
-class SherpaNetwork(nn.Module):
+class FromSamples(nn.Module):
+    """Samples (B, S), of whatever level, to log probabilities (B, T', V), a frame every ``SAMPLES_SHIFT`` seconds."""
+
+    interface = Interface(
+        inputs=("samples",),
+        outputs=("logprobs",),
+        axes={"samples": {0: "batch", 1: "samples"}, "logprobs": {0: "batch", 1: "emission_frames"}},
+    )
+
+    basis: Tensor
+
+    def __init__(self, model: AcousticModel) -> None:
+        super().__init__()
+        self.reader, self.filters = EnergyReader(model), model.features.filters
+        self.fft, self.window, self.hop = window_samples(model.features.settings)
+        self.repeats = round(model.frame_shift / SAMPLES_SHIFT)
+        angles = 2 * np.pi / self.fft * np.outer(np.arange(self.fft // 2 + 1), np.arange(self.window))
+        waves = np.concatenate([np.cos(angles), np.sin(angles)]) * model.features.window.numpy()
+        self.register_buffer("basis", torch.from_numpy(waves[:, None].astype(np.float32)))
+
+    def forward(self, samples: Tensor) -> Tensor:
+        around = self.window // 2
+        padded = functional.pad(samples[:, None], (around, self.window - around))
+        waves = functional.conv1d(padded, self.basis, stride=self.hop).square()
+        bins = self.fft // 2 + 1
+        values = torch.log((waves[:, :bins] + waves[:, bins:]).transpose(1, 2) @ self.filters + LOG_FLOOR)
+        lengths = torch.ones_like(values[:, :, 0], dtype=torch.int64).sum(1)  # traced, as a constant would not be
+        log_probs: Tensor = self.reader(Features(values=values, lengths=lengths))
+        return log_probs.repeat_interleave(self.repeats, dim=1)
+
+    def example(self) -> tuple[Tensor, ...]:
+        return (torch.randn(2, 40000),)
+
+
+class FromEnergies(nn.Module):
     """Pre-emphasised log-mel energies (B, mels, T) and lengths (B,) to log probabilities (B, T', V)."""
 
     interface = Interface(
@@ -135,15 +197,29 @@ class SherpaNetwork(nn.Module):
 
     def __init__(self, model: AcousticModel) -> None:
         super().__init__()
-        self.extractor, self.encoder, self.head = model.features, model.encoder, model.head
-        self.settings = model.features.settings
-        self.front = Normalised(model)
-        self.register_buffer("gain", torch.from_numpy(pre_emphasis_gain(self.settings)))
+        self.reader = EnergyReader(model)
+        self.register_buffer("gain", torch.from_numpy(pre_emphasis_gain(model.features.settings)))
 
     def forward(self, signal: Tensor, lengths: Tensor) -> Tensor:
         real = frame_mask(lengths, signal.shape[2])[:, :, None]
         values = torch.where(real, signal.transpose(1, 2) - self.gain, torch.zeros(()))
-        energies = _half_a_frame_earlier(values, lengths)
+        log_probs: Tensor = self.reader(_half_a_frame_earlier(values, lengths))
+        return log_probs
+
+    def example(self) -> tuple[Tensor, ...]:
+        return torch.randn(2, len(self.gain), 250), torch.tensor([250, 213])
+
+
+class EnergyReader(nn.Module):
+    """Log-mel energies to log probabilities (B, T', V), as ``AcousticModel`` does, in what can be traced."""
+
+    def __init__(self, model: AcousticModel) -> None:
+        super().__init__()
+        self.extractor, self.encoder, self.head = model.features, model.encoder, model.head
+        self.settings = model.features.settings
+        self.front = Normalised(model)
+
+    def forward(self, energies: Features) -> Tensor:
         lengths = energies.lengths
         if self.settings.normalise != "utterance":
             real = frame_mask(lengths, energies.values.shape[1])[:, :, None]
@@ -154,9 +230,6 @@ class SherpaNetwork(nn.Module):
         kept = self._audible(energies, level)
         emitted = self._emitted(_moved_together(features, kept, self.encoder.subsampling))
         return Audible(kept=kept, step=self.encoder.subsampling).spread(emitted, lengths).log_probs
-
-    def example(self) -> tuple[Tensor, ...]:
-        return torch.randn(2, self.settings.mels, 250), torch.tensor([250, 213])
 
     def _emitted(self, features: Features) -> Emitted:
         encodings, lengths = self.encoder(features.values, features.lengths)
@@ -238,41 +311,73 @@ class SherpaFrontEnd:
         return np.asarray(np.log(np.maximum(power, np.finfo(np.float32).eps)), np.float32)
 
 
-class _Emulated:
-    """A graph as sherpa-onnx runs it: ``asr.records.Network``, to compare with torch's."""
+class _EmulatedSamples:
+    """A graph as sherpa-onnx runs it on samples: ``asr.records.Network``, to compare with torch's."""
 
-    def __init__(self, graph: bytes, model: AcousticModel, settings: recipe.LogMel | recipe.Mfcc) -> None:
-        runtime.keep_to_this_machine()
-        import onnxruntime
+    def __init__(self, graph: bytes, model: AcousticModel) -> None:
+        self.sample_rate, self.frame_shift = SAMPLES_RATE, model.frame_shift
+        self._session = _session(graph)
+        self._repeats = round(model.frame_shift / SAMPLES_SHIFT)
 
+    def run(self, samples: np.ndarray) -> np.ndarray:
+        """Log probabilities (B, T', V) of samples (B, S)."""
+        return np.asarray(self._session.run(None, {"samples": samples})[0])
+
+    def batches(self, waveforms: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
+        """Each waveform as sherpa-onnx scales it, alone."""
+        return [(((s - s.mean()) / np.sqrt(s.var() + 1e-5)).astype(np.float32)[None],) for s in waveforms]
+
+    def emit(self, waveforms: Sequence[np.ndarray]) -> Emissions:
+        emitted = [self.run(*batch)[0, :: self._repeats] for batch in self.batches(waveforms)]
+        lengths = np.array([len(each) for each in emitted], np.int64)
+        log_probs = np.zeros((len(emitted), int(lengths.max()), emitted[0].shape[1]), np.float32)
+        for row, each in zip(log_probs, emitted, strict=True):
+            row[: len(each)] = each
+        return Emissions(log_probs=log_probs, lengths=lengths, frame_shift=self.frame_shift)
+
+
+class _EmulatedEnergies:
+    """As ``_EmulatedSamples``, on the energies that sherpa-onnx computes."""
+
+    def __init__(self, graph: bytes, model: AcousticModel) -> None:
+        settings = model.features.settings
         self.sample_rate, self.frame_shift = settings.sample_rate, model.frame_shift
-        self._session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        self._session = _session(graph)
         self._front_end, self._step = SherpaFrontEnd(settings), model.encoder.subsampling
 
     def run(self, signal: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Log probabilities (B, T', V) of energies (B, mels, T)."""
         return np.asarray(self._session.run(None, {"audio_signal": signal, "length": lengths})[0])
 
-    def batch(self, waveforms: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Energies (B, mels, T), padded as sherpa-onnx pads, and lengths (B,)."""
+    def batches(self, waveforms: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
+        """All in one: energies (B, mels, T), padded as sherpa-onnx pads, and lengths (B,)."""
         energies = [self._front_end(samples) for samples in waveforms]
         lengths = np.array([len(e) for e in energies], np.int64)
         signal = np.full((len(energies), energies[0].shape[1], lengths.max()), -23.0, np.float32)
         for row, values in zip(signal, energies, strict=True):
             row[:, : len(values)] = values.T
-        return signal, lengths
+        return [(signal, lengths)]
 
     def emit(self, waveforms: Sequence[np.ndarray]) -> Emissions:
-        signal, lengths = self.batch(waveforms)
+        [(signal, lengths)] = self.batches(waveforms)
         log_probs = self.run(signal, lengths)
         return Emissions(log_probs=log_probs, lengths=lengths // self._step, frame_shift=self.frame_shift)
 
 
-def _furthest(module: SherpaNetwork, network: _Emulated) -> float:
-    """The largest difference of log probabilities between the graph and what it was traced from."""
-    signal, lengths = network.batch(noise(network.sample_rate))
-    with torch.inference_mode():
-        expected = module(torch.from_numpy(signal), torch.from_numpy(lengths)).numpy()
-    found = network.run(signal, lengths)
-    real = np.arange(expected.shape[1]) < (lengths // module.encoder.subsampling)[:, None]
-    return float(np.abs(expected - found)[real].max())
+def _session(graph: bytes) -> Any:
+    runtime.keep_to_this_machine()
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+
+
+def _furthest(module: nn.Module, network: _EmulatedSamples | _EmulatedEnergies) -> float:
+    """The largest difference of real log probabilities between the graph and what it was traced from."""
+    furthest = 0.0
+    for batch in network.batches(noise(network.sample_rate)):
+        with torch.inference_mode():
+            expected = module(*map(torch.from_numpy, batch)).numpy()
+        apart = np.abs(expected - network.run(*batch))
+        ends = batch[1] // network._step if len(batch) > 1 else np.array([apart.shape[1]])
+        furthest = max(furthest, float(apart[np.arange(apart.shape[1]) < ends[:, None]].max()))
+    return furthest
