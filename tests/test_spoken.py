@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from asr import recipe
+from asr.decode import spoken
 from asr.decode.decoder import gather_knowledge
 from asr.decode.lexical import LexicalFusion
 from asr.decode.ngram import NgramModel
@@ -82,6 +83,22 @@ def test_what_is_kept_is_what_was_made_and_the_lexicon_is_not_read(model):
 def test_of_another_lexicon_or_language_model_it_is_made_anew(other):
     SpokenWords.keep(tokeniser(), LANGUAGE)
     assert_same(SpokenWords.keep(*other), SpokenWords.make(*other))
+
+
+def test_of_another_version_of_what_pronounces_it_is_made_anew(monkeypatch, tmp_path):
+    assert {"arpabet.py", "espeak.py", "pronounce.py", "tokenise.py", "tree.py", "spoken.py"} <= {
+        path.name for path in spoken._makers()
+    }
+    rules = tmp_path / "arpabet.py"
+    rules.write_text('LETTERS = {"x": "K S"}')
+    monkeypatch.setattr(spoken, "_makers", lambda: [rules])
+    spoken._version.cache_clear()
+    made = SpokenWords.keep(tokeniser(), LANGUAGE)
+    assert_same(SpokenWords.keep(tokeniser(unread), LANGUAGE), made)
+    rules.write_text('LETTERS = {"x": "G Z"}')
+    spoken._version.cache_clear()  # as in the next process
+    with pytest.raises(AssertionError, match="the lexicon is read"):
+        SpokenWords.keep(tokeniser(unread), LANGUAGE)
 
 
 def test_a_damaged_or_forbidden_cache_costs_time_and_not_the_words(cache):

@@ -7,6 +7,7 @@ together is kept in the cache directory, until either changes, and mapped from t
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -26,8 +27,6 @@ from asr.decode.ngram import NgramModel
 from asr.decode.tree import LONGEST, best_below, build_tree
 from asr.errors import AsrError, LanguageModelError, TextError
 from asr.text.tokenise import PhoneTokeniser
-
-FORMAT = "asr spoken words 1"
 
 
 class PhoneTree(NamedTuple):
@@ -138,7 +137,23 @@ def _describe(tokeniser: PhoneTokeniser, model: NgramModel | None) -> str:
         hashed.update(unigrams_of(model).tobytes())
     source, settings = tokeniser.lexicon.source, tokeniser.settings.model_dump(mode="json")
     content = source and [source.content, *source.extended]
-    return json.dumps([FORMAT, content, tokeniser.tokens, settings, hashed.hexdigest()])
+    return json.dumps([_version(), content, tokeniser.tokens, settings, hashed.hexdigest()])
+
+
+@functools.cache
+def _version() -> str:
+    """Another one with any change of what reads and pronounces words, by rule too, and builds their tree: nobody has to
+    remember to count it up."""
+    hashed = hashlib.sha256()
+    for path in _makers():
+        hashed.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
+    return hashed.hexdigest()
+
+
+def _makers() -> list[Path]:
+    """The source of that: this room's, the texts', and the model directories'."""
+    room = Path(__file__).parent
+    return sorted([*room.glob("*.py"), *(room.parent / "text").glob("*.py"), room.parent / "checkpoint.py"])
 
 
 def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
