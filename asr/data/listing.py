@@ -74,7 +74,7 @@ class Listing:
         self._sum = 0
         self.parts = tuple(self._list(cuts, weight) for cuts, weight in mixture.parts)
         self._file.flush()
-        self.seconds, self.keys = np.array(self._seconds, np.float64), np.array(self._keys, np.uint64)
+        self.seconds, self.keys = np.array(self._seconds, np.float64), _apart(np.array(self._keys, np.uint64))
         self.faulty = np.array(self._faulty, np.bool_)
         self.digest = f"{self._sum % 2**64:016x}"
 
@@ -167,6 +167,17 @@ class Listing:
                 self._faults[number], self._faulty[number] = id_taken(utterance, where), True
                 self._seconds[number] = seconds_of(self.waiting(number).utterance, None)  # type: ignore[union-attr]
                 self._sum += _digest(utterance.id, self._seconds[number], weight)
+
+
+def _apart(keys: np.ndarray) -> np.ndarray:
+    """``keys`` (N,), those that are equal told apart: of an id that several sources have, an epoch must not put the
+    copies side by side."""
+    order = np.argsort(keys, kind="stable")
+    first = np.concatenate([[True], keys[order][1:] != keys[order][:-1]])[: len(keys)]
+    starts = np.flatnonzero(first)
+    earlier = np.arange(len(keys)) - np.repeat(starts, np.diff(starts, append=len(keys)))
+    keys[order] += earlier.astype(np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F)
+    return keys
 
 
 def _digest(id: str, seconds: float, weight: float) -> int:

@@ -35,10 +35,13 @@ class Epoch:
         self, listing: Listing, training: recipe.Training, *, seed: int, number: int, joins: recipe.Join | None = None
     ) -> None:
         self._listing, self._joins, self._salt = listing, joins, f"{seed}/{number}"
-        shars = {i: part for i, part in enumerate(listing.parts) if part.shards}
-        self._tapes = {i: _wind(part, f"{self._salt}/{i}") for i, part in shars.items()}
-        self._windows = max([1, *(math.ceil(len(part) / training.shuffle_window) for part in shars.values())])
-        numbers, turns = _often(listing, self._salt)
+        times = _times(listing, seed, number)
+        shars = {i: times[part.first : part.last] for i, part in enumerate(listing.parts) if part.shards}
+        self._tapes = {
+            i: _wind(listing.parts[i], int(wanted.max(initial=0)), f"{self._salt}/{i}") for i, wanted in shars.items()
+        }
+        self._windows = max([1, *(math.ceil(wanted.sum() / training.shuffle_window) for wanted in shars.values())])
+        numbers, turns = _each(times)
         places = self._places(numbers, turns)
         order = np.argsort(places, kind="stable")
         self._numbers, self._turns = numbers[order], turns[order]
@@ -61,8 +64,8 @@ class Epoch:
         tapes = self._open_tapes(own)
         for batch in own:
             yield [self._item(unit, tapes) for unit in self._of(batch).tolist()]
-            for tape, part in tapes:  # a window ahead, so that no window begins with a wait
-                tape.read_to(math.ceil((self._passed[batch] + 1) * len(part) / self._windows))
+            for tape, _ in tapes:  # a window ahead, so that no window begins with a wait
+                tape.read_to(math.ceil((self._passed[batch] + 1) * len(tape) / self._windows))
 
     def joined_texts(self) -> Iterator[list[str]]:
         """As the corpora have them, the texts of those utterances that are joined."""
@@ -78,8 +81,9 @@ class Epoch:
             for i, part in enumerate(self._listing.parts):
                 low, high = np.searchsorted(numbers, (part.first, part.last))
                 if part.shards:
-                    along = self._tapes[i].positions[numbers[low:high] - part.first]
-                    places[low:high] += along * self._windows // len(part)
+                    positions = self._tapes[i].positions
+                    along = positions[turns[low:high], numbers[low:high] - part.first]
+                    places[low:high] += along * self._windows // positions.size
                 else:
                     places[low:high] *= self._windows
         return places
@@ -137,14 +141,15 @@ class Epoch:
         is_own[own.start : own.stop : own.step] = True
         of_unit = np.zeros(len(self._units), np.bool_)
         of_unit[self._units] = np.repeat(is_own, np.diff(self._bounds))
-        numbers = self._numbers[np.repeat(of_unit, np.diff(self._ends, prepend=0))]
+        taken = np.repeat(of_unit, np.diff(self._ends, prepend=0))
         tapes = []
         for i, wound in self._tapes.items():
             part = self._listing.parts[i]
-            inside = numbers[(numbers >= part.first) & (numbers < part.last)] - part.first
-            uses = np.bincount(inside, minlength=len(part))
+            inside = taken & (self._numbers >= part.first) & (self._numbers < part.last)
+            wanted = np.zeros(wound.positions.shape, np.bool_)
+            wanted[self._turns[inside], self._numbers[inside] - part.first] = True
             assert part.places is not None
-            tapes.append((Tape(part.shards, part.places, wound.shards, uses), part))
+            tapes.append((Tape(part.shards, part.places, wound.shards, wanted), part))
         return tapes
 
 
@@ -159,33 +164,42 @@ class _Named:
 
 @dataclass(frozen=True, slots=True)
 class _Wound:
-    """A Shar's ``shards`` in the order of an epoch, and the ``positions`` (N,) of its utterances along them."""
+    """A Shar's ``shards`` in the order of each pass of an epoch, and the ``positions`` (passes, N) of its utterances
+    along all of them."""
 
-    shards: tuple[int, ...]
+    shards: tuple[tuple[int, ...], ...]
     positions: np.ndarray
 
 
-def _wind(part: Part, salt: str) -> _Wound:
+def _wind(part: Part, passes: int, salt: str) -> _Wound:
     assert part.places is not None
     sizes = np.bincount(part.places[:, 0], minlength=len(part.shards))
-    shards = np.random.default_rng(_number(salt)).permutation(len(sizes))
-    begins = np.empty(len(sizes), np.int64)
-    begins[shards] = np.cumsum(sizes[shards]) - sizes[shards]
     earlier = np.cumsum(sizes) - sizes
-    positions = np.arange(len(part)) + np.repeat(begins - earlier, sizes)
-    return _Wound(tuple(shards.tolist()), positions)
+    orders, positions = [], np.empty((passes, len(part)), np.int64)
+    for turn in range(passes):
+        shards = np.random.default_rng(_number(f"{salt}/{turn}" if turn else salt)).permutation(len(sizes))
+        begins = np.empty(len(sizes), np.int64)
+        begins[shards] = np.cumsum(sizes[shards]) - sizes[shards] + turn * len(part)
+        positions[turn] = np.arange(len(part)) + np.repeat(begins - earlier, sizes)
+        orders.append(tuple(shards.tolist()))
+    return _Wound(tuple(orders), positions)
 
 
-def _often(listing: Listing, salt: str) -> tuple[np.ndarray, np.ndarray]:
-    """The utterances of an epoch, each as often as its weight says, its fraction settled by a draw; and which time each
-    is, from 0."""
+def _times(listing: Listing, seed: int, number: int) -> np.ndarray:
+    """(N,): how often each utterance comes in epoch ``number``: of a weight of 0.25 once in every four epochs."""
     times = np.ones(len(listing), np.int32)
     for part in listing.parts:
         if part.weight != 1:
             keys = listing.keys[part.first : part.last]
-            more = draw(keys, np.zeros(len(keys), np.uint8), _number(f"{salt}/weight")) < part.weight % 1
-            times[part.first : part.last] = int(part.weight) + more
-    numbers = np.repeat(np.arange(len(listing), dtype=np.int32), times)
+            begun = draw(keys, np.zeros(len(keys), np.uint8), _number(f"{seed}/weight"))
+            before, after = (np.floor(part.weight * epochs + begun) for epochs in (number, number + 1))
+            times[part.first : part.last] = after - before
+    return times
+
+
+def _each(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The utterances of an epoch, each as often as it comes; and which time each is, from 0."""
+    numbers = np.repeat(np.arange(len(times), dtype=np.int32), times)
     turns = np.arange(len(numbers), dtype=np.int32) - np.repeat(np.cumsum(times) - times, times).astype(np.int32)
     return numbers, turns
 

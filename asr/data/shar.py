@@ -6,6 +6,7 @@ what a process does not need is skipped, and nothing is looked for.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gzip
 import itertools
@@ -141,61 +142,64 @@ def describe(line: bytes, where: str) -> tuple[str, str, str, float]:
 
 @dataclass
 class Tape:
-    """The recordings of a Shar, read on and on in the ``order`` of its shards.
+    """The recordings of a Shar, read on and on: each pass of ``order`` names all its shards.
 
-    ``places`` (N, 2) are each utterance's shard and line there, in the Shar's order; ``uses`` (N,) how often it will be
-    taken. What will not be taken is skipped, and what was taken so often is forgotten.
+    ``places`` (N, 2) are each utterance's shard and line there, in the Shar's order; ``wanted`` (passes, N) which of
+    them will be taken, each once in its pass. The others are skipped.
     """
 
     shards: Sequence[Shard]
     places: np.ndarray
-    order: Sequence[int]
-    uses: np.ndarray
+    order: Sequence[Sequence[int]]
+    wanted: np.ndarray
 
     def __post_init__(self) -> None:
-        self._held: dict[int, Held] = {}
+        self._held: dict[tuple[int, int], Held] = {}
         self._position = 0
         self._reading = self._read()
 
+    def __len__(self) -> int:
+        """Utterances that pass."""
+        return self.wanted.size
+
     def take(self, number: int, turn: int) -> Held:
-        """Utterance ``number``, counted in the Shar's order. Raises CorpusError."""
-        while number not in self._held:
+        """Utterance ``number``, counted in the Shar's order, of pass ``turn``. Raises CorpusError."""
+        while (turn, number) not in self._held:
             self._go_on()
-        held = self._held[number]
-        self.uses[number] -= 1
-        if not self.uses[number]:
-            del self._held[number]
-        return Held(id=held.id, line=held.line, recording=held.recording, described=held.described, turn=turn)
+        return self._held.pop((turn, number))
 
     def read_to(self, position: int) -> None:
         """Reads until so many utterances have passed."""
-        while self._position < min(position, len(self.places)):
+        while self._position < min(position, len(self)):
             self._go_on()
 
     def _go_on(self) -> None:
-        number, held = next(self._reading)
+        turn, number, held = next(self._reading)
         self._position += 1
         if held is not None:
-            self._held[number] = held
+            self._held[turn, number] = dataclasses.replace(held, turn=turn)
 
-    def _read(self) -> Iterator[tuple[int, Held | None]]:
-        """Each utterance in the order of the tape; None for one that will not be taken."""
-        first = np.searchsorted(self.places[:, 0], np.arange(len(self.shards) + 1))
-        for shard in self.order:
-            numbers = range(int(first[shard]), int(first[shard + 1]))
-            if not self.uses[numbers.start : numbers.stop].any():
-                yield from ((number, None) for number in numbers)
-                continue
-            files = self.shards[shard]
-            reading = self._read_shard(files)
-            line = -1
-            for number in numbers:
-                while line < self.places[number, 1]:
-                    line += 1
-                    passing = next(reading, None)
-                if passing is None:
-                    raise CorpusError(f"{files.recordings} lacks recordings that {files.cuts.name} lists")
-                yield number, passing() if self.uses[number] else None
+    def _read(self) -> Iterator[tuple[int, int, Held | None]]:
+        """Each utterance in the order of the tape, by pass and number; None for one that will not be taken."""
+        first = np.searchsorted(self.places[:, 0], np.arange(len(self.shards) + 1)).tolist()
+        for turn, order in enumerate(self.order):
+            for shard in order:
+                numbers = range(first[shard], first[shard + 1])
+                if self.wanted[turn, numbers.start : numbers.stop].any():
+                    yield from self._read_lines(turn, self.shards[shard], numbers)
+                else:
+                    yield from ((turn, number, None) for number in numbers)
+
+    def _read_lines(self, turn: int, shard: Shard, numbers: range) -> Iterator[tuple[int, int, Held | None]]:
+        reading = self._read_shard(shard)
+        line = -1
+        for number in numbers:
+            while line < self.places[number, 1]:
+                line += 1
+                passing = next(reading, None)
+            if passing is None:
+                raise CorpusError(f"{shard.recordings} lacks recordings that {shard.cuts.name} lists")
+            yield turn, number, passing() if self.wanted[turn, number] else None
 
     def _read_shard(self, shard: Shard) -> Iterator[Any]:
         """For each cut what reads it, as long as the next one is not asked for."""
