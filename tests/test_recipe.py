@@ -61,7 +61,7 @@ training: {epochs: many}
     assert head == f"{path}: 5 faults"
     assert sorted(fault.removeprefix("  - ") for fault in faults) == [
         'corpora.train.0.kind: found "manifst", expected one of librispeech, manifest, folder, common_voice, kaldi, '
-        'lhotse, espeak, given; did you mean "manifest"?',
+        'lhotse, espeak; did you mean "manifest"?',
         "encoder.dropout: expected less than 1; found 1.5",
         'encoder.hiden: unknown key; did you mean "hidden"?',
         'text.normalise: found "word", expected none or lower or words; did you mean "words"?',

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -29,6 +29,8 @@ class Section(BaseModel):
     """A mapping in a recipe: unknown keys are faults, values are strict, numbers finite, results frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    is_advised: ClassVar[bool] = True
+    """Whether a recipe's writer can use it: faults name no kind that Python code alone can give."""
 
 
 # --------------------------------------------------------------------------------------------------- corpora
@@ -114,6 +116,7 @@ class EspeakCorpus(CorpusSettings):
 class GivenCorpus(CorpusSettings):
     """What Python code gave to ``asr.train`` as the ``cuts`` of a split. It lies in no file, so nothing else has it."""
 
+    is_advised: ClassVar[bool] = False
     kind: Literal["given"]
     split: Literal["train", "dev"]
 

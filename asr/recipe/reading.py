@@ -198,7 +198,8 @@ def _sentence(fault: Any, raw: Any, schema: type[Section]) -> str:
         case "missing":
             return f"{where}: missing"
         case "union_tag_invalid":
-            tags = re.findall(r"'([^']+)'", fault["ctx"]["expected_tags"])
+            unadvised = {_kind(section) for section in sections if not section.is_advised}
+            tags = [t for t in re.findall(r"'([^']+)'", fault["ctx"]["expected_tags"]) if t not in unadvised]
             found = str(fault["ctx"]["tag"])
             return f'{where}.kind: found "{found}", expected one of {", ".join(tags)}{_did_you_mean(found, tags)}'
         case "union_tag_not_found":
