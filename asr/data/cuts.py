@@ -7,7 +7,6 @@ that whoever loads it names it.
 from __future__ import annotations
 
 import marshal
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,12 +174,13 @@ class Packing:
 
     def pack(self, utterance: Utterance, header: audio.AudioInfo | None) -> bytes:
         """Of the bytes the first two fields are id and text, as in all of ``data.listing``."""
-        folder, name = os.path.split(utterance.audio)
-        file, _, line = utterance.where.rpartition(" ")
+        audio, where = utterance.file, utterance.where
+        name, line = audio.rfind("/") + 1, where.rfind(" ") + 1
         return marshal.dumps(
             (
                 *(utterance.id, utterance.text, utterance.speaker, utterance.offset, utterance.duration),
-                *(utterance.sample_rate, utterance.fault, self._number(folder), name, self._number(file), line),
+                *(utterance.sample_rate, utterance.fault),
+                *(self._number(audio[:name]), audio[name:], self._number(where[:line]), where[line:]),
                 (header.samples, header.sample_rate, header.channels) if header else None,
             )
         )
@@ -193,19 +193,20 @@ class Packing:
         ) = marshal.loads(packed)
         utterance = Utterance(
             id=id,
-            audio=Path(self.beginnings[folder], name),
+            file=self.beginnings[folder] + name,
             text=text,
             speaker=speaker,
             offset=offset,
             duration=duration,
             sample_rate=sample_rate,
-            where=f"{self.beginnings[file]} {line}".strip(),
+            where=self.beginnings[file] + line,
             fault=known or fault,
         )
         return Described(utterance=utterance, header=_info(*header) if header else None, turn=turn)
 
     def _number(self, beginning: str) -> int:
-        number = self.numbers.setdefault(beginning, len(self.beginnings))
-        if number == len(self.beginnings):
+        number = self.numbers.get(beginning)
+        if number is None:
+            number = self.numbers[beginning] = len(self.beginnings)
             self.beginnings.append(beginning)
         return number

@@ -48,7 +48,7 @@ class GivenRows:
                 self._numbers[path], self.headers[path] = number, _header(sound)
         except AudioError as error:
             fault = f"{where}: {error}"
-        return Utterance(id=id or name, audio=path, text=text, speaker=speaker, where=where, fault=fault)
+        return Utterance(id=id or name, file=str(path), text=text, speaker=speaker, where=where, fault=fault)
 
     def read_channels(self, path: Path) -> tuple[np.ndarray, int]:
         """Of a path of ``headers``, (channels, S) float32 and the sample rate in Hz. Raises AudioError."""

@@ -27,15 +27,15 @@ from asr.text.tables import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Utterance:
-    """One utterance of a corpus; ``offset`` and ``duration`` in seconds, ``duration`` None for "to the end", and
-    ``sample_rate`` in Hz, 0 where the corpus does not tell it.
+    """One utterance of a corpus, in the recording ``file``; ``offset`` and ``duration`` in seconds, ``duration`` None
+    for "to the end", and ``sample_rate`` in Hz, 0 where the corpus does not tell it.
 
     ``where`` is the file that tells of it and the line there. A ``fault`` is why it cannot be used, found before its
     recording is opened.
     """
 
     id: str
-    audio: Path
+    file: str
     text: str
     speaker: str = ""
     offset: float = 0.0
@@ -43,6 +43,10 @@ class Utterance:
     sample_rate: int = 0
     where: str = ""
     fault: str = ""
+
+    @property
+    def audio(self) -> Path:
+        return Path(self.file)  # not kept: making a path takes as long as reading its line
 
 
 def existing(path: Path) -> Path:
@@ -72,7 +76,7 @@ def read_manifest(path: Path, *, texts: bool = True) -> Iterator[Utterance]:
     else:
         rows = json_lines(path)
     keys: list[str] | None = None
-    manifest, folder = str(path), str(path.parent)
+    manifest, folder, stem = str(path), f"{path.parent}/", path.stem
     for number, row in rows:
         where = f"{manifest}, line {number}"
         if keys != [*row]:
@@ -83,28 +87,40 @@ def read_manifest(path: Path, *, texts: bool = True) -> Iterator[Utterance]:
         try:
             if not row[file]:
                 raise ValueError(f"{file} is empty")
-            for column in (file, text) if text else (file,):  # what Python calls a list or an object is no text
-                if not isinstance(row[column], str | int | float | None):
-                    raise ValueError(f"expected a string as {column}, found {str(row[column])[:60]}")
+            name, said = _written(row, file), _written(row, text) if text else ""
+            id, who = str(row.get("id") or f"{stem}-{number:06d}"), str(row.get(speaker or "") or "")
+            offset, duration = row.get("offset"), row.get("duration")
+            # JSON can spell half a surrogate pair, which no file name and no hash takes.
+            f"{id}{name}{said}{who}".encode()
             utterance = Utterance(
-                id=str(row.get("id") or f"{path.stem}-{number:06d}"),
-                audio=Path(folder, str(row[file])),
-                text="" if text is None or row[text] is None else str(row[text]),
-                speaker=str(row.get(speaker or "") or ""),
-                offset=seconds_of(row.get("offset") or 0.0),
-                duration=seconds_of(row["duration"]) if row.get("duration") else None,
+                id=id,
+                file=name if name.startswith("/") else folder + name,
+                text=said,
+                speaker=who,
+                offset=seconds_of(offset) if offset else 0.0,
+                duration=seconds_of(duration) if duration else None,
                 sample_rate=_hertz(row.get(rate or "")),
                 where=where,
             )
-            # JSON can spell half a surrogate pair, which no file name and no hash takes.
-            f"{utterance.id}{row[file]}{utterance.text}{utterance.speaker}".encode()
         except (TypeError, ValueError) as error:
             raise CorpusError(f"{where}: {error}") from error
         yield utterance
 
 
+def _written(row: dict[str, Any], column: str) -> str:
+    """What stands in a column, as text; empty where nothing does. Raises ValueError for a list or an object."""
+    value = row[column]
+    if type(value) is str:
+        return value
+    if not isinstance(value, str | int | float | None):
+        raise ValueError(f"expected a string as {column}, found {str(value)[:60]}")
+    return "" if value is None else str(value)
+
+
 def _hertz(value: Any) -> int:
     """A sampling rate, 0 for none that a recording can have: then its header tells."""
+    if type(value) is int:
+        return value if 1 <= value < 1e7 else 0
     try:
         hertz = float(value or 0)
     except (TypeError, ValueError):
@@ -131,7 +147,7 @@ def read_librispeech(split: Path) -> Iterator[Utterance]:
             flac = transcript.parent / f"{id}.flac"
             yield Utterance(
                 id=id,
-                audio=flac,
+                file=str(flac),
                 text=text[0].strip(),
                 speaker=id.split("-")[0],
                 where=f"{transcript}, line {number}",
@@ -156,7 +172,7 @@ def read_folder(folder: Path) -> Iterator[Utterance]:
         speaker = path.parent.name if path.parent != folder else ""
         words = " ".join(line.strip() for _, line in lines(text))
         id = path.relative_to(folder).with_suffix("").as_posix()
-        yield Utterance(id=id, audio=path, text=words, speaker=speaker, where=str(text))
+        yield Utterance(id=id, file=str(path), text=words, speaker=speaker, where=str(text))
 
 
 def read_common_voice(table: Path) -> Iterator[Utterance]:
@@ -166,7 +182,7 @@ def read_common_voice(table: Path) -> Iterator[Utterance]:
             raise CorpusError(f"{table}, line {number}: path or sentence is missing; found {', '.join(row)}")
         yield Utterance(
             id=Path(row["path"]).stem,
-            audio=table.parent / "clips" / row["path"],
+            file=str(table.parent / "clips" / row["path"]),
             text=row["sentence"],
             speaker=row.get("client_id") or "",
             where=f"{table}, line {number}",
@@ -184,15 +200,15 @@ def read_kaldi(folder: Path) -> Iterator[Utterance]:
         if key in told:
             where = f"{folder / 'text'}, line {number}"
             fault = f"{where}: {key} has a text in line {told[key][0]} already"
-            yield Utterance(id=key, audio=folder, text=value, where=where, fault=fault)
+            yield Utterance(id=key, file=str(folder), text=value, where=where, fault=fault)
         else:
             told[key] = number, value
     segments = folder / "segments"
     if not segments.is_file():
         for id, (number, text) in told.items():
             where = f"{folder / 'text'}, line {number}"
-            file = _recording(recordings, id, where)
-            yield Utterance(id=id, audio=file, text=text, speaker=speakers.get(id, ""), where=where)
+            file = str(_recording(recordings, id, where))
+            yield Utterance(id=id, file=file, text=text, speaker=speakers.get(id, ""), where=where)
         return
     cut: set[str] = set()
     for number, id, value in _kaldi_table(segments):
@@ -202,7 +218,7 @@ def read_kaldi(folder: Path) -> Iterator[Utterance]:
         recording, offset, duration = _stretch(value, expected)
         yield Utterance(
             id=id,
-            audio=_recording(recordings, recording, where),
+            file=str(_recording(recordings, recording, where)),
             text=told.get(id, (0, ""))[1],
             speaker=speakers.get(id, ""),
             offset=offset,
@@ -214,7 +230,7 @@ def read_kaldi(folder: Path) -> Iterator[Utterance]:
         if id not in cut:
             where = f"{folder / 'text'}, line {number}"
             yield Utterance(
-                id=id, audio=folder, text=text, where=where, fault=f"{where}: {id} has a text and no segment"
+                id=id, file=str(folder), text=text, where=where, fault=f"{where}: {id} has a text and no segment"
             )
 
 

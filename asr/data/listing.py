@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import marshal
 import os
 import pickle
@@ -25,6 +26,8 @@ from asr.data.shar import Held, Shard, describe, shards_of
 
 HEADERS = 4096
 """Headers remembered while a corpus is listed: the parts of one recording stand near each other."""
+TOGETHER = 1024
+"""Utterances that are read at once where all are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +74,11 @@ class Listing:
         self._seconds, self._keys, self._faulty = array("d"), array("Q"), array("b")
         self._faults: dict[int, str] = {}
         self._packing = Packing()
-        self._sum = 0
         self.parts = tuple(self._list(cuts, weight) for cuts, weight in mixture.parts)
         self._file.flush()
-        self.seconds, self.keys = np.array(self._seconds, np.float64), _apart(np.array(self._keys, np.uint64))
+        self.seconds, self.keys = np.asarray(self._seconds, np.float64), _apart(np.asarray(self._keys, np.uint64))
         self.faulty = np.array(self._faulty, np.bool_)
-        self.digest = f"{self._sum % 2**64:016x}"
+        self.digest = self._digest()
 
     def __len__(self) -> int:
         return len(self._seconds)
@@ -88,7 +90,16 @@ class Listing:
 
     def texts(self) -> Iterator[str]:
         """Of all, as their corpora have them."""
-        return (self.told(number)[1] for number in range(len(self)))
+        return (text for _, text in self.all_told())
+
+    def all_told(self) -> Iterator[tuple[str, str]]:
+        """As ``told``, of all."""
+        for first in range(0, len(self), TOGETHER):
+            starts = self._starts[first : first + TOGETHER + 1]
+            packed = memoryview(os.pread(self._file.fileno(), starts[-1] - starts[0], starts[0]))
+            for start, end in itertools.pairwise(starts):
+                id, text, *_ = marshal.loads(packed[start - starts[0] : end - starts[0]])
+                yield id, text
 
     def waiting(self, number: int, turn: int = 0) -> Described | Stored:
         """Utterance ``number`` of a source that is no Shar."""
@@ -115,45 +126,44 @@ class Listing:
         first, places = len(self), array("I")
         shards: tuple[Shard, ...] = ()
         if isinstance(cuts, DescribedCuts):
-            self._list_described(cuts, weight)
+            self._list_described(cuts)
             self._file.flush()
-            self._mark_twins(first, weight)
+            self._mark_twins(first)
         elif cuts.shar:
             shards = shards_of(cuts.shar)
-            self._list_shar(cuts, shards, places, weight)
+            self._list_shar(cuts, shards, places)
         else:
             for cut in cuts:
                 text = " ".join(s.text for s in cut.supervisions if s.text)
-                self._add(cut.id, float(cut.duration), marshal.dumps((cut.id, text, pickle.dumps(cut))), weight)
+                self._add(cut.id, float(cut.duration), marshal.dumps((cut.id, text, pickle.dumps(cut))))
         table = np.array(places, np.int64).reshape(-1, 2) if shards else None
         return Part(first=first, last=len(self), weight=weight, shards=shards, places=table)
 
-    def _list_described(self, cuts: DescribedCuts, weight: float) -> None:
+    def _list_described(self, cuts: DescribedCuts) -> None:
         remembered = functools.lru_cache(HEADERS)(header_of)
         for utterance in cuts.taken():
             header = None
             if not is_told(utterance):
                 header = cuts.headers.get(utterance.audio) or remembered(utterance.audio)
             seconds = seconds_of(utterance, header)
-            self._add(utterance.id, seconds, self._packing.pack(utterance, header), weight, bool(utterance.fault))
+            self._add(utterance.id, seconds, self._packing.pack(utterance, header), bool(utterance.fault))
 
-    def _list_shar(self, cuts: LhotseCuts, shards: tuple[Shard, ...], places: array[int], weight: float) -> None:
+    def _list_shar(self, cuts: LhotseCuts, shards: tuple[Shard, ...], places: array[int]) -> None:
         for number, shard in enumerate(shards):
             for line, content in enumerate(shard.lines()):
                 id, text, speaker, seconds = describe(content, f"{shard.cuts}, line {line + 1}")
                 if cuts.takes(speaker, id):
                     places.extend((number, line))
-                    self._add(id, seconds, marshal.dumps((id, text)), weight)
+                    self._add(id, seconds, marshal.dumps((id, text)))
 
-    def _add(self, id: str, seconds: float, packed: bytes, weight: float, faulty: bool = False) -> None:
+    def _add(self, id: str, seconds: float, packed: bytes, faulty: bool = False) -> None:
         self._file.write(packed)
         self._starts.append(self._starts[-1] + len(packed))
         self._seconds.append(seconds)
         self._keys.append(int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest()))
         self._faulty.append(faulty)
-        self._sum += _digest(id, seconds, weight)
 
-    def _mark_twins(self, first: int, weight: float) -> None:
+    def _mark_twins(self, first: int) -> None:
         """Gives those whose id an earlier one of the source has that for a fault."""
         keys = np.array(self._keys[first:], np.uint64)
         order = np.argsort(keys, kind="stable")
@@ -163,10 +173,16 @@ class Listing:
             utterance = self.waiting(number).utterance  # type: ignore[union-attr]
             where = utterance.where if utterance.fault else owners.setdefault(utterance.id, utterance.where)
             if where != utterance.where:
-                self._sum -= _digest(utterance.id, self._seconds[number], weight)
                 self._faults[number], self._faulty[number] = id_taken(utterance, where), True
                 self._seconds[number] = seconds_of(self.waiting(number).utterance, None)  # type: ignore[union-attr]
-                self._sum += _digest(utterance.id, self._seconds[number], weight)
+
+    def _digest(self) -> str:
+        """Of ids and, since batches depend on them, durations and weights; whatever their order."""
+        milliseconds = np.round(self.seconds * 1000).astype(np.int64)
+        weights = np.repeat([part.weight for part in self.parts], [len(part) for part in self.parts])
+        columns = (self.keys, milliseconds, weights)
+        order = np.lexsort(columns)
+        return hashlib.blake2b(b"".join(column[order].tobytes() for column in columns), digest_size=8).hexdigest()
 
 
 def _apart(keys: np.ndarray) -> np.ndarray:
@@ -178,9 +194,3 @@ def _apart(keys: np.ndarray) -> np.ndarray:
     earlier = np.arange(len(keys)) - np.repeat(starts, np.diff(starts, append=len(keys)))
     keys[order] += earlier.astype(np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F)
     return keys
-
-
-def _digest(id: str, seconds: float, weight: float) -> int:
-    """What tells an utterance from others: its id and, since batches depend on them, duration and weight."""
-    name = f"{id} {seconds:.3f}" if weight == 1 else f"{id} {seconds:.3f} {weight:g}"
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -86,6 +87,6 @@ def table_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]
 def seconds_of(value: Any) -> float:
     """A finite number of seconds, 0 or more; raises ValueError."""
     seconds = float(value)
-    if not 0 <= seconds < float("inf"):
+    if not 0 <= seconds < math.inf:
         raise ValueError(f"offset and duration are seconds, 0 or more; found {value}")
     return seconds

@@ -198,7 +198,7 @@ def build_tokeniser(
             )
         return PhoneTokeniser(lexicon.phones, lexicon, settings)
     if isinstance(settings, recipe.Characters):
-        alphabet = sorted(set(settings.alphabet or {c for text in texts for c in text}))
+        alphabet = sorted(set(settings.alphabet or itertools.chain.from_iterable(texts)))
         if not alphabet:
             raise TextError("the training corpora hold no text to take an alphabet from")
         return CharacterTokeniser(alphabet)
