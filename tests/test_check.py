@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import toy
 
+from asr import audio
 from asr.data.remarks import remarks
 from asr.recipe.reading import validate_recipe
 from asr.records import Rejection
-from asr.train.check import SplitReport, Steps, _mismatches
+from asr.train.check import SplitReport, Steps, _mismatches, check
 
 
 def mismatches(steps: int | None, *, cramped: int = 0, **training: object) -> list[str]:
@@ -68,3 +69,15 @@ def test_a_copy_of_a_recording_in_another_split_is_named(tmp_path):
     one, two, three = (str(tmp_path / f"{name}.wav") for name in ("one", "two", "three"))
     [found] = remarks({"train": Corpus(("a", one)), "dev": Corpus(("b", two), ("c", three))})
     assert found.startswith(f"1 recordings of dev are copies of recordings of train, the first {two} of {one}: ")
+
+
+def test_each_utterance_is_read_once_whatever_its_weight_and_its_header_too(tmp_path, monkeypatch):
+    for name, utterances in (("train", 8), ("dev", 3)):
+        toy.write_corpus(tmp_path, utterances, name=name)
+    probe, probed = audio.probe, []
+    monkeypatch.setattr(audio, "probe", lambda path: probed.append(path) or probe(path))
+    train = {"kind": "manifest", "path": "train.jsonl", "weight": 0.25}
+    corpora = {"train": [train], "dev": [{"kind": "manifest", "path": "dev.jsonl"}]}
+    report = check(validate_recipe(toy.recipe(corpora=corpora), "toy"), root=tmp_path, device="cpu")
+    assert [len(split.durations) for split in report.splits] == [8, 3]
+    assert len(probed) == len({*probed}) == 11

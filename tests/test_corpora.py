@@ -888,4 +888,4 @@ def test_joining_with_an_alphabet_without_space_is_a_faulty_recipe():
     ],
 )
 def test_texts_of_one_word_each_are_remarked_upon(texts, warned):
-    assert ("augment.join is off" in lone_words(texts)) == warned
+    assert ("augment.join is off" in lone_words(texts, len(texts))) == warned

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from asr.data import corpora
 from asr.data.corpora import check_not_empty, open_corpora, sources_of
 from asr.errors import CorpusError, RecipeError
 from asr.recipe import Recipe
@@ -63,6 +64,16 @@ def test_a_share_of_a_slice_stays_in_the_slice(tmp_path):
     assert all(both)
     inside = {row["id"] for row in SIX if settings.corpora.train[0].includes(row["speaker"])}
     assert set(both[0] + both[1]) == inside < {row["id"] for row in SIX}
+
+
+def test_what_is_held_out_is_decided_once_for_the_splits_that_are_opened_together(tmp_path, monkeypatch):
+    settings, read = recipe_of(tmp_path, SIX, {"share": 0.5}), []
+    read_manifest = corpora.read_manifest
+    monkeypatch.setattr(corpora, "read_manifest", lambda path: read.append(path) or read_manifest(path))
+    decided: dict = {}
+    train, dev = (open_corpora(settings.corpora.split(name), tmp_path, decided=decided) for name in ("train", "dev"))
+    assert len(read) == 1
+    assert {told.id for told in (*train.told(), *dev.told())} == {row["id"] for row in SIX}
 
 
 def test_a_recipe_with_a_share_is_written_and_read_again(tmp_path):

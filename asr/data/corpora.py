@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 AnySource: TypeAlias = recipe.Corpus | recipe.Subset
 Takes: TypeAlias = Callable[[str, str], bool]
 """Whether the utterance of a speaker, empty where none is named, and an id belongs to a source."""
+Rule: TypeAlias = tuple[tuple[recipe.Corpus, ...], recipe.HeldOut]
+"""Of which corpora what is held out."""
 
 _NAMED = 20
 """Speakers named in one sentence."""
@@ -84,15 +86,22 @@ class Mixture:
         return CutSet(_Only(self.whole(), ids))
 
 
-def open_corpora(sources: Iterable[AnySource], root: Path, *, given: Mapping[str, Given] | None = None) -> Mixture:
-    """The sources, opened and ready to be mixed by their weights; ``given`` is what Python code gave, by split.
+def open_corpora(
+    sources: Iterable[AnySource],
+    root: Path,
+    *,
+    given: Mapping[str, Given] | None = None,
+    decided: dict[Rule, Takes] | None = None,
+) -> Mixture:
+    """The sources, opened and ready to be mixed by their weights; ``given`` is what Python code gave, by split. What is
+    held out is ``decided`` once for all splits that are opened with it.
 
     Raises CorpusError where one is missing; malformed lines raise when they are reached.
     """
     parts: list[tuple[DescribedCuts | LhotseCuts, float]] = []
     for source in sources:
         if isinstance(source, recipe.Subset):
-            parts += _open_subset(source, root, given or {})
+            parts += _open_subset(source, root, given or {}, {} if decided is None else decided)
         else:
             parts.append((_open(source, root, given or {}), source.weight))
     return Mixture(tuple(parts))
@@ -121,10 +130,11 @@ def _open(source: recipe.Corpus, root: Path, given: Mapping[str, Given]) -> Desc
 
 
 def _open_subset(
-    subset: recipe.Subset, root: Path, given: Mapping[str, Given]
+    subset: recipe.Subset, root: Path, given: Mapping[str, Given], decided: dict[Rule, Takes]
 ) -> Iterator[tuple[DescribedCuts | LhotseCuts, float]]:
     whole = [_open(source, root, given) for source in subset.of]
-    is_held_out = _hold_out(whole, subset.rule)
+    rule = (subset.of, subset.rule)
+    is_held_out = decided[rule] = decided.get(rule) or _hold_out(whole, subset.rule)
 
     def within(takes: Takes) -> Takes:
         return lambda speaker, id: takes(speaker, id) and is_held_out(speaker, id) is (subset.split == "dev")
@@ -135,20 +145,27 @@ def _open_subset(
 
 def _hold_out(corpora: Sequence[DescribedCuts | LhotseCuts], rule: recipe.HeldOut) -> Takes:
     """Which utterances of the corpora ``rule`` holds out. Warns where it cannot go by speakers."""
-    names = [name for cuts in corpora for name in cuts.names()]
-    speakers = Counter(speaker or id for speaker, id in names)
     if rule.by == "speaker":
-        if len(speakers) > 1 and any(speaker for speaker, _ in names):
-            chosen = _choose(speakers, rule.share)
-            return lambda speaker, id: (speaker or id) in chosen
-        if names:
-            who = f'one speaker, "{names[0][0]}"' if names[0][0] else "no speakers"
+        speakers: Counter[str] = Counter()
+        named = ""
+        for speaker, id in _names(corpora):
+            speakers[speaker or id] += 1
+            named = named or speaker
+        if len(speakers) > 1 and named:
+            held = _choose(speakers, rule.share)
+            return lambda speaker, id: (speaker or id) in held
+        if speakers:
+            who = f'one speaker, "{named}"' if named else "no speakers"
             log.warning(
                 f"the training corpora name {who}, so the dev set is held out by utterance: it does not show how well "
                 "the model understands new voices"
             )
-    chosen = _choose(Counter(id for _, id in names), rule.share)
+    chosen = _choose(Counter(id for _, id in _names(corpora)), rule.share)
     return lambda _speaker, id: id in chosen
+
+
+def _names(corpora: Sequence[DescribedCuts | LhotseCuts]) -> Iterator[tuple[str, str]]:
+    return (name for cuts in corpora for name in cuts.names())
 
 
 def _choose(utterances: Mapping[str, int], share: float) -> frozenset[str]:
@@ -293,7 +310,7 @@ class DescribedCuts:
 
     def taken(self) -> Iterator[Utterance]:
         """The utterances that belong to this source."""
-        return (u for u in self.utterances() if self.takes(u.speaker or "", u.id))
+        return (u for u in self.utterances() if self.takes(u.speaker, u.id))
 
     def chosen(self) -> Iterator[Utterance]:
         """As ``taken``; one whose id another has already has that for a fault."""
@@ -309,7 +326,7 @@ class DescribedCuts:
 
     def names(self) -> Iterator[tuple[str, str]]:
         """Speaker, empty where none is named, and id of each utterance."""
-        return ((utterance.speaker or "", utterance.id) for utterance in self.chosen())
+        return ((utterance.speaker, utterance.id) for utterance in self.taken())
 
     def _header(self, utterance: Utterance) -> audio.AudioInfo | None:
         if utterance.fault:

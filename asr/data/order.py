@@ -32,10 +32,18 @@ class Epoch:
     """
 
     def __init__(
-        self, listing: Listing, training: recipe.Training, *, seed: int, number: int, joins: recipe.Join | None = None
+        self,
+        listing: Listing,
+        training: recipe.Training,
+        *,
+        seed: int,
+        number: int,
+        joins: recipe.Join | None = None,
+        weighted: bool = True,
     ) -> None:
+        """Unless ``weighted``, every utterance comes once."""
         self._listing, self._joins, self._salt = listing, joins, f"{seed}/{number}"
-        times = _times(listing, seed, number)
+        times = _times(listing, seed, number) if weighted else np.ones(len(listing), np.int32)
         shars = {i: times[part.first : part.last] for i, part in enumerate(listing.parts) if part.shards}
         self._tapes = {
             i: _wind(listing.parts[i], int(wanted.max(initial=0)), f"{self._salt}/{i}") for i, wanted in shars.items()

@@ -25,14 +25,16 @@ _LONE_SHARE, _LONE_LEAST = 0.95, 50
 """Nearly all, and of how many it can be said."""
 
 
-def lone_words(texts: Iterable[str]) -> str:
-    """A sentence where nearly all training ``texts``, of utterances not joined, are of one word; else empty."""
-    lone = total = 0
-    for text in texts:
-        total += 1
-        lone += len(text.split()) == 1 and not _UNSPACED.search(text)
-    if total < _LONE_LEAST or lone < _LONE_SHARE * total:
+def lone_words(texts: Iterable[str], total: int) -> str:
+    """A sentence where nearly all of ``total`` training ``texts``, of utterances not joined, are of one word; else
+    empty, and then few of them are looked at."""
+    if total < _LONE_LEAST:
         return ""
+    lone = total
+    for text in texts:
+        lone -= len(text.split()) != 1 or _UNSPACED.search(text) is not None
+        if lone < _LONE_SHARE * total:
+            return ""
     return (
         f"{lone} of {total} training texts are of one word, and augment.join is off: a network learns to write such a "
         "word anywhere in its clip, so that words in a row will run together and times will be wrong; set augment.join"

@@ -7,7 +7,7 @@ import math
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from asr import recipe, runtime
-from asr.data.batches import load_batches, text_of
-from asr.data.corpora import Mixture, check_not_empty, left_out, open_corpora
+from asr.data.batches import load_ordered
+from asr.data.corpora import Rule, Takes, check_not_empty, left_out, open_corpora
 from asr.data.join import texts_to_spell
 from asr.data.listing import Listing
+from asr.data.order import Epoch
 from asr.data.remarks import remarks
 from asr.model.acoustic import AcousticModel
 from asr.model.criterion import ctc_loss
@@ -27,7 +28,7 @@ from asr.records import Batch, Rejection
 from asr.text.arpabet import English
 from asr.text.tokenise import PhoneTokeniser, build_tokeniser
 from asr.train import start as beginning
-from asr.train.prepare import epoch_of, training_remarks
+from asr.train.prepare import epoch_of, normalised, training_remarks
 from asr.transcribe.corpus import utterances, workers
 
 SPLITS = ("train", "dev", "test")
@@ -124,12 +125,16 @@ def check(
     origin = beginning.open_start(settings.start) if settings.start else None
     if origin is not None:
         settings = beginning.settle(settings, origin)
-    mixtures = {name: open_corpora(sources, root) for name in SPLITS if (sources := settings.corpora.split(name))}
+    held_out: dict[Rule, Takes] = {}
+    mixtures = {
+        name: open_corpora(sources, root, decided=held_out)
+        for name in SPLITS
+        if (sources := settings.corpora.split(name))
+    }
     check_not_empty(mixtures["train"], settings, "train", root)
     check_not_empty(mixtures["dev"], settings, "dev", root)
-    train_cuts = mixtures["train"].whole()
-    texts = (text_of(cut, settings.text.form) for cut in train_cuts)
-    spoken = texts_to_spell(texts, settings.augment.join)
+    listings = {name: Listing(mixture) for name, mixture in mixtures.items()}
+    spoken = texts_to_spell(normalised(settings, listings["train"]), settings.augment.join)
     carried = None
     if origin is not None and settings.start is not None:
         tokeniser = beginning.build_tokeniser_from(origin, settings.text, spoken, root)
@@ -137,18 +142,16 @@ def check(
     else:
         tokeniser = build_tokeniser(settings.text.tokeniser, spoken, root)
     reports, largest = [], None
-    for name, mixture in mixtures.items():
+    for name, listing in listings.items():
         limits = settings.training.utterance_seconds if name == "train" else (0.0, float("inf"))
-        batches = load_batches(
-            mixture.whole(),
+        batches = load_ordered(
+            Epoch(listing, settings.training, seed=settings.seed, number=0, weighted=False).share(),
             dataclasses.replace(
                 utterances(settings),
                 featurise=loader_features(settings.features),
                 tokeniser=tokeniser,
                 seconds=limits,
             ),
-            max_batch_seconds=settings.training.max_batch_seconds,
-            buckets=settings.training.buckets,
             workers=workers(settings),
         )
         durations: list[float] = []
@@ -173,17 +176,19 @@ def check(
     forecast = None
     if largest is not None and len(largest):
         forecast = _forecast(settings, len(tokeniser.tokens), largest, sum(reports[0].durations), device)
-    steps = _count_steps(mixtures["train"], settings)
+    steps = _count_steps(listings["train"], settings)
     return Preflight(
         alphabet=tokeniser.tokens[1:],
         carried=carried,
-        lexicon=_check_lexicon(settings, tokeniser, root) if isinstance(tokeniser, PhoneTokeniser) else None,
+        lexicon=_check_lexicon(settings, tokeniser, listings.values())
+        if isinstance(tokeniser, PhoneTokeniser)
+        else None,
         splits=tuple(reports),
         shared=shared,
         remarks=(
             *(said for name in mixtures for said in left_out(settings.corpora.split(name), root)),
             *remarks(mixtures),
-            *training_remarks(settings, (text_of(cut, settings.text.form) for cut in train_cuts)),
+            *training_remarks(settings, listings["train"]),
             *_mismatches(settings, reports[0], steps),
         ),
         steps=steps,
@@ -191,9 +196,9 @@ def check(
     )
 
 
-def _count_steps(train: Mixture, settings: recipe.Recipe) -> Steps:
+def _count_steps(train: Listing, settings: recipe.Recipe) -> Steps:
     training = settings.training
-    an_epoch = math.ceil(epoch_of(settings, Listing(train), 0).batches / training.accumulate)
+    an_epoch = math.ceil(epoch_of(settings, train, 0).batches / training.accumulate)
     return Steps(an_epoch=an_epoch, in_all=None if training.minutes else an_epoch * training.epochs)
 
 
@@ -224,10 +229,8 @@ def _mismatches(settings: recipe.Recipe, train: SplitReport, steps: Steps) -> It
         )
 
 
-def _check_lexicon(settings: recipe.Recipe, tokeniser: PhoneTokeniser, root: Path) -> LexiconReport:
-    sources = [source for name in SPLITS for source in settings.corpora.split(name)]
-    texts = (text_of(cut, settings.text.form) for cut in open_corpora(sources, root).whole())
-    words = sorted({word for text in texts for word in text.split()})
+def _check_lexicon(settings: recipe.Recipe, tokeniser: PhoneTokeniser, listings: Iterable[Listing]) -> LexiconReport:
+    words = sorted({word for listing in listings for text in normalised(settings, listing) for word in text.split()})
     pronounced = tokeniser.lexicon.within(tokeniser.tokens).pronounced(words)
     known = English().knows if tokeniser.settings.lexicon == "cmudict" else pronounced.__contains__
     return LexiconReport(

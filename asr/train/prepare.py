@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch import nn
 from asr import checkpoint, files, recipe, runtime
 from asr.data.augment import Augmenter
 from asr.data.batches import load_ordered
-from asr.data.corpora import Mixture, check_not_empty, left_out, open_corpora
+from asr.data.corpora import Mixture, Rule, Takes, check_not_empty, left_out, open_corpora
 from asr.data.decoded import Recordings, keep_decoded
 from asr.data.given import Given, GivenRecordings
 from asr.data.join import texts_to_spell
@@ -100,9 +100,7 @@ class TrainingCorpora:
 
     def texts(self) -> Iterator[tuple[str, str]]:
         """Each utterance's id and training text, normalised."""
-        for number in range(len(self.listing)):
-            id, text = self.listing.told(number)
-            yield id, normalise(text, self.recipe.text.form)
+        return ((id, normalise(text, self.recipe.text.form)) for id, text in self.listing.all_told())
 
     def transcripts(self, spelled: Mapping[str, Sequence[int]] | None = None) -> Iterator[Sequence[int]]:
         """The training texts in tokens, each once, and those of an epoch that are joined, as far as they can be
@@ -157,8 +155,10 @@ def prepare(
         before, tokeniser = stored
         settings, origin = runtime.by_first(lambda: beginning.settle_again(settings, before)), None
     with runtime.one_of_machine_first():
-        mixture = open_corpora(settings.corpora.split("train"), root, given=given)
-        dev_mixture = open_corpora(settings.corpora.split("dev"), root, given=given)
+        held_out: dict[Rule, Takes] = {}
+        mixture, dev_mixture = (
+            open_corpora(settings.corpora.split(name), root, given=given, decided=held_out) for name in ("train", "dev")
+        )
         augmenter = Augmenter(settings.augment, root, seed=settings.seed)
         check_not_empty(mixture, settings, "train", root, given)
         check_not_empty(dev_mixture, settings, "dev", root, given)
@@ -170,7 +170,7 @@ def prepare(
     remarks = runtime.by_first(
         lambda: (
             *left_out(settings.corpora.split("train"), root, given),
-            *training_remarks(settings, normalised(settings, listing)),
+            *training_remarks(settings, listing),
         )
     )
     for remark in remarks if runtime.is_first() else ():
@@ -209,11 +209,11 @@ def normalised(settings: recipe.Recipe, listing: Listing) -> Iterator[str]:
     return (normalise(text, settings.text.form) for text in listing.texts())
 
 
-def training_remarks(settings: recipe.Recipe, texts: Iterable[str]) -> tuple[str, ...]:
-    """What may be wrong with training on ``texts``, normalised, as the recipe says."""
+def training_remarks(settings: recipe.Recipe, listing: Listing) -> tuple[str, ...]:
+    """What may be wrong with training on the texts of ``listing`` as the recipe says."""
     if settings.augment.join:
         return ()
-    remark = lone_words(texts)
+    remark = lone_words(normalised(settings, listing), len(listing))
     return (remark,) if remark else ()
 
 
