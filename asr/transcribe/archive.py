@@ -8,7 +8,6 @@ shard, so that memory does not grow with the archive.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import hashlib
 import itertools
 import json
@@ -21,9 +20,9 @@ from typing import Any
 
 from asr import audio, files
 from asr.audio import Member, describe
+from asr.data import shar
 from asr.data.layouts import read_manifest
 from asr.errors import AudioError, CorpusError
-from asr.text.tables import seconds_of
 from asr.transcribe import folders
 
 MOST_ENTRIES = 5000
@@ -230,12 +229,9 @@ def _members(path: Path) -> Iterator[Member]:
 
 def _of_shar(folder: Path) -> Iterator[Entry]:
     """The cuts of a lhotse Shar, each with its audio: the two lie in files of the same number, in the same order."""
-    parts = _parts_of_shar(folder)
-    cuts, tars = [[part for part in parts if (part.suffix == ".tar") is tar] for tar in (False, True)]
-    if len(cuts) != len(tars):
-        raise CorpusError(f"{folder}: {len(cuts)} files of cuts and {len(tars)} of recordings; expected as many")
-    for listing, tar in zip(cuts, tars, strict=True):
-        told = _cuts(listing)
+    for shard in shar.shards_of(folder):
+        assert shard.recordings is not None  # it would be no Shar here
+        listing, tar, told = shard.cuts, shard.recordings, _cuts(shard)
         held = (member for member in _members(tar) if not member.name.endswith((".json", ".nometa")))
         lost = ""
         try:
@@ -255,16 +251,8 @@ def _of_shar(folder: Path) -> Iterator[Entry]:
                 raise CorpusError(f"{tar}: {listing.name} lists no cut for {describe(Path(surplus.name))}")
 
 
-def _cuts(listing: Path) -> Iterator[tuple[str, float]]:
-    """Ids and seconds of a file of lhotse cuts. Raises CorpusError with the line."""
-    number = 0
-    try:
-        with gzip.open(listing, "rt", encoding="utf-8") if listing.suffix == ".gz" else listing.open() as lines:
-            for line in lines:
-                number += 1
-                if line.strip():
-                    cut = files.strict_json(line)
-                    yield str(cut["id"]), seconds_of(cut["duration"])
-    except (KeyError, TypeError, ValueError, OSError, EOFError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise CorpusError(f"{listing}, line {number}: not a lhotse cut: {reason}") from error
+def _cuts(shard: shar.Shard) -> Iterator[tuple[str, float]]:
+    """Ids and seconds of its cuts. Raises CorpusError with the line."""
+    for number, line in enumerate(shard.lines(), 1):
+        id, _, _, seconds = shar.describe(line, f"{shard.cuts}, line {number}")
+        yield id, seconds
