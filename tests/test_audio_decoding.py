@@ -255,6 +255,106 @@ def test_a_stream_that_was_never_closed_is_read_in_every_way(sound, unclosed):
     assert audio.probe(content) == audio.AudioInfo(samples=RATE, sample_rate=RATE, channels=1)
 
 
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFFFFF, 0xFFFFFFFF - 24])
+@pytest.mark.parametrize("order", ["BIG", "LITTLE"])
+def test_an_au_stream_that_was_never_closed_is_read_in_every_way(sound, size, order):
+    file = io.BytesIO()
+    soundfile.write(file, sound, RATE, format="AU", subtype="PCM_16", endian=order)
+    closed = file.getvalue()
+    assert_read_in_every_way(closed[:8] + size.to_bytes(4, order.lower()) + closed[12:], closed)
+
+
+@pytest.mark.parametrize("samples", [0, RATE, 2**64 - 1])
+@pytest.mark.parametrize("size", [0, 2**64 - 1, 2**63 - 1])
+def test_an_rf64_whose_sizes_were_never_filled_in_is_read_in_every_way(sound, size, samples):
+    closed = clip("rf64", sound)
+    sizes = size.to_bytes(8, "little") * 2 + samples.to_bytes(8, "little")
+    assert_read_in_every_way(closed[:20] + sizes + closed[44:], closed)
+
+
+def assert_read_in_every_way(content: bytes, closed: bytes) -> None:
+    whole = audio.read(closed).samples
+    np.testing.assert_array_equal(audio.read(content).samples, whole)
+    np.testing.assert_array_equal(heard(content), whole)
+    np.testing.assert_array_equal(audio.read(content, offset=0.5, duration=0.25).samples, whole[8000:12000])
+    for measure in (audio.probe, audio.outline):
+        assert measure(content) == audio.AudioInfo(samples=RATE, sample_rate=RATE, channels=1)
+
+
+def id3(size: int, *, footer: bool = False) -> bytes:
+    """An ID3v2 tag of ``size`` bytes and its head."""
+    length = bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0))
+    head = b"\x04\0" + (b"\x10" if footer else b"\0") + length
+    return b"ID3" + head + b"TIT2" + bytes(size - 4) + (b"3DI" + head if footer else b"")
+
+
+@pytest.mark.parametrize("container", ["wav", "rf64", "aiff", "au", "flac", "ogg", "opus", "mp3", "aac", "m4a", "wv"])
+def test_what_a_tag_stands_before_is_read_as_without_it(sound, container, tmp_path):
+    content = clip(container, sound)
+    path = tmp_path / "tagged"
+    path.write_bytes(id3(300, footer=True) + id3(100) + content)
+    member = audio.Member(file=path, name="x", start=320, size=path.stat().st_size - 320)
+    for tagged in (path, path.read_bytes(), member):
+        np.testing.assert_array_equal(audio.read(tagged).samples, audio.read(content).samples)
+        np.testing.assert_array_equal(heard(tagged), heard(content))
+        assert audio.probe(tagged) == audio.probe(content)
+
+
+def test_a_tagged_file_shorter_than_its_header_is_named(sound):
+    content = clip("wav", sound)
+    with pytest.raises(AudioError, match=r"is truncated: its header promises 1\.0 s, and 0\.5 s are there"):
+        audio.read(id3(300) + content[: len(content) // 2])
+
+
+def test_a_tag_with_nothing_behind_it_holds_no_audio():
+    for content in (id3(100), id3(100)[:50]):
+        with pytest.raises(AudioError, match="is not audio that can be read"):
+            audio.read(content)
+
+
+# ------------------------------------------------------------------------------------------------- Ogg that is cut
+
+
+@pytest.fixture(scope="module", params=["ogg", "opus", "ogg-flac"])
+def pages(request, sound) -> tuple[bytes, int]:
+    """Two seconds in one of the codecs of Ogg, and where its last page begins."""
+    content = clip(request.param, np.concatenate([sound] * 2))
+    return content, content.rindex(b"OggS")
+
+
+@pytest.mark.parametrize("left", [2, 12, 20, 100])
+def test_an_ogg_file_that_breaks_off_within_a_page_is_named(pages, left, caplog):
+    content, last = pages
+    whole = audio.probe(content).duration
+    assert_cut_off(content[: last + left], whole, 0.05 if left > 14 else 1.0, caplog)
+
+
+def test_joined_ogg_files_of_which_the_last_breaks_off_are_named(pages, caplog):
+    content, last = pages
+    assert_cut_off(content + content[: last + 100], audio.probe(content * 2).duration, 1.1, caplog)
+
+
+def assert_cut_off(content: bytes, whole: float, tolerance: float, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(AudioError, match=r"is truncated: its header promises \d\.\d s, and \d\.\d s are there"):
+        audio.read(content)
+    assert audio.probe(content).duration == pytest.approx(whole, abs=tolerance)
+    assert "is truncated" in warning_of(content, caplog)
+    assert whole - 2.1 < len(heard(content)) / RATE < whole - 0.1
+
+
+def test_an_ogg_file_that_ends_with_a_whole_page_or_another_tag_is_not_named(pages, caplog):
+    content, last = pages
+    for whole in (content, content[:last], content + b"TAG" + bytes(125)):
+        assert not warning_of(whole, caplog)
+        audio.read(whole)
+
+
+def warning_of(content: bytes, caplog: pytest.LogCaptureFixture) -> str:
+    caplog.clear()
+    heard(content)
+    return str(caplog.text)
+
+
 # ------------------------------------------------------------------------------------------------------- in part
 
 

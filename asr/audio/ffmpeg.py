@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import av
 import numpy as np
 
+from asr.audio.ogg import cut_off
 from asr.audio.recording import MAX_SECONDS, Damage, check_rate, reason_of
 from asr.audio.resample import Resampling
 from asr.errors import AudioError
@@ -90,6 +91,7 @@ def opened_track(
         if not head.strip(b"\0"):  # left so by a crash: FFmpeg would hold gigabytes of it in search of a frame
             raise AudioError(f"{name} is not audio that can be read: it begins with zero bytes alone")
         mpeg = _is_whole_mpeg(file, head)
+        lost = cut_off(file)
         file.seek(0)
         container = av.open(file, options={"format_whitelist": _CONTAINERS})
     except (av.FFmpegError, ValueError, OSError) as error:
@@ -103,7 +105,9 @@ def opened_track(
         if tracks[number - 1].codec_context is None:
             reason = reason_of(cause) if cause else "nothing here decodes its codec"
             raise AudioError(f"{name} is not audio that can be read: {reason}")
-        yield Track(container, tracks[number - 1], name, head, Damage() if damage is None else damage, counts=mpeg)
+        track = Track(container, tracks[number - 1], name, head, Damage() if damage is None else damage, counts=mpeg)
+        track.cut_off = lost.seconds(track.sample_rate)
+        yield track
 
 
 def _is_whole_mpeg(file: BinaryIO, head: bytes) -> bool:
@@ -142,6 +146,8 @@ class Track:
         self._format: str = container.format.name.split(",")[0]
         self._tick = float(stream.time_base)
         self._counts = counts
+        self.cut_off = 0.0
+        """Seconds of its last page that the file lacks."""
         self._broke = False
         """Whether a packet was lost since the last frame."""
         self._reached = 0.0
@@ -173,7 +179,7 @@ class Track:
         if promised and self._format == "mp3":  # to the sample, by its encoder, for all of the file
             return promised
         if (self._container.size or 0) <= COUNTED_BYTES:
-            counted = sum(block.shape[1] for block in self.blocks())
+            counted = sum(block.shape[1] for block in self.blocks()) + round(self.cut_off * self.sample_rate)
             return promised if promised - counted > JITTER_SECONDS * self.sample_rate else counted
         if promised and self._format != "flac":  # which may be several, joined, of which the first one speaks
             return promised
@@ -334,7 +340,7 @@ class Track:
     def _close(self, end: float, stop: float | None) -> None:
         """What is missing after the last frame, ``end`` seconds into the recording."""
         self.damage.end = end
-        promised = self._promised or 0.0
+        promised = self._promised or (end + self.cut_off if self.cut_off else 0.0)
         if min(promised, promised if stop is None else stop) - end > JITTER_SECONDS:
             self.damage.promised = promised
         elif self._origin is not None and (self._broke or self._format not in _TIME_STAMPED):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from asr.audio import header
 from asr.errors import AudioError
 
 MAX_SECONDS = 24 * 3600
@@ -136,13 +137,24 @@ def opened(recording: Recording) -> Iterator[BinaryIO]:
             raise AudioError(f"{name} is empty (0 bytes)")
         if isinstance(recording, bytes):
             with _Memory(recording) as memory:
-                yield memory
+                yield _legible(memory)
         elif isinstance(recording, Member):
             with recording.file.open("rb", buffering=0) as whole, _Part(whole, recording.start, size) as part:
-                yield cast(BinaryIO, part)
+                yield _legible(cast(BinaryIO, part))
         else:
             with recording.open("rb") as named, open(named.fileno(), "rb", buffering=0, closefd=False) as file:
-                yield file
+                yield _legible(file)
+
+
+def _legible(file: BinaryIO) -> BinaryIO:
+    """The file as decoders know it: without tags in front of it, and with the size that its writer did not fill in."""
+    start = header.tags(file)
+    change = header.filled_in(file, start)
+    if start or change:
+        size = file.seek(0, os.SEEK_END) - start
+        file = cast(BinaryIO, _Part(file, start, size, change))
+    file.seek(0)
+    return file
 
 
 class _Memory(io.BytesIO):
@@ -157,10 +169,15 @@ class _Memory(io.BytesIO):
 
 
 class _Part(io.RawIOBase):
-    """A part of an open file as a file of its own. As ``_Memory``, it stays where it is rather than raise."""
+    """A part of an open file as a file of its own, with other bytes from a place on if there is a ``change``. As
+    ``_Memory``, it stays where it is rather than raise."""
 
-    def __init__(self, file: io.FileIO, start: int, size: int) -> None:
-        self._file, self._start, self._size, self._position = file, start, size, 0
+    def __init__(
+        self, file: BinaryIO | io.FileIO, start: int, size: int, change: tuple[int, bytes] | None = None
+    ) -> None:
+        self._file: Any = file
+        self._start, self._size, self._position = start, size, 0
+        self._change = change or (0, b"")
 
     def readable(self) -> bool:
         return True
@@ -181,6 +198,10 @@ class _Part(io.RawIOBase):
         wanted = min(len(buffer), max(0, self._size - self._position))
         self._file.seek(self._start + self._position)
         read = self._file.readinto(memoryview(buffer)[:wanted]) or 0
+        at, change = self._change
+        first, last = max(at, self._position), min(at + len(change), self._position + read)
+        if first < last:
+            memoryview(buffer)[first - self._position : last - self._position] = change[first - at : last - at]
         self._position += read
         return read
 

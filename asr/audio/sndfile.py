@@ -17,36 +17,23 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from asr.audio.header import CHUNKS, NEVER_CLOSED, at, chunk
+from asr.audio.ogg import cut_off
 from asr.audio.recording import MAX_SECONDS
 
 HEAD_BYTES = 1024
 SCANNED_BYTES = 1 << 20
 """At once, in search of a second stream."""
-MOST_CHUNKS = 1000
-"""That are looked at. Gigabytes of zeros are chunks of no length, through which either decoder would go one by one."""
 REMEMBERED_FILES = 10_000
 _joined: dict[tuple[int, ...], bool] = {}
 _BEGINS = {b"OggS": b"OggS\0\2\0\0\0\0\0\0\0\0", b"fLaC": b"fLaC\0\0\0\x22"}
 """By a file's first bytes, what a stream in it begins with: an Ogg page so marked at time 0, FLAC's first block."""
-_NEVER_CLOSED = 0x7FFF0000
-"""Sizes from here on are what a writer fills in that does not know yet: 0x7FFFFFFF, 0xFFFFFFFF and what is left of them
-after the header."""
-_CHUNKS = {
-    b"RIFF": (12, "<4sI", b"data"),
-    b"RF64": (12, "<4sI", b"data"),
-    b"RIFX": (12, ">4sI", b"data"),
-    b"FORM": (12, ">4sI", b"SSND"),
-    b"caff": (8, ">4sq", b"data"),
-    b"riff": (40, "<16sQ", b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"),
-}
-"""Formats made of chunks, by their first four bytes: where the first chunk is, how its head is laid out, and which
-holds the samples (WAV, AIFF, CAF, Wave64)."""
 
 
 def reads(file: BinaryIO, *, exactly: bool = True) -> bool:
     """Whether libsndfile would read all of what the file is, should it know the format. Whether a second stream follows
     the first is looked for ``exactly``, all through the file, or not at all."""
-    head = _at(file, 0, 32)
+    head = at(file, 0, 32)
     mark = head[:4]
     is_mpeg = mark[:3] == b"ID3" or (mark[:1] == b"\xff" and mark[1:2] >= b"\xe0")
     if is_mpeg or (mark == b"caff" and head[28:] == b"alac" and _has_broken_sizes(file)):
@@ -56,8 +43,8 @@ def reads(file: BinaryIO, *, exactly: bool = True) -> bool:
 
 def _has_broken_sizes(file: BinaryIO) -> bool:
     """Whether a packet of an ALAC file in CAF claims 2²⁸ bytes or more, of which libsndfile prints what it thinks."""
-    start, length = _chunk(file, *_CHUNKS[b"caff"][:2], b"pakt")
-    sizes = _at(file, start + 24, min(length, SCANNED_BYTES))
+    start, length = chunk(file, *CHUNKS[b"caff"][:2], b"pakt")
+    sizes = at(file, start + 24, min(length, SCANNED_BYTES))
     return re.search(rb"[\x80-\xff]{4}", sizes) is not None
 
 
@@ -99,12 +86,12 @@ def opened_sound(file: BinaryIO) -> Iterator[Sound]:
     """What libsndfile makes of a file. Raises SoundFileError."""
     import soundfile
 
-    excess = _promised_excess(file)
+    excess, lost = _promised_excess(file), cut_off(file)
     file.seek(0)
     source = file.fileno() if isinstance(file, io.FileIO) else file
     with soundfile.SoundFile(source, closefd=False) as opened:
         samples: int = opened.frames
-        promised = samples * excess
+        promised = samples * excess + lost.seconds(opened.samplerate) * opened.samplerate
         if promised > MAX_SECONDS * opened.samplerate:
             promised = samples
         yield Sound(opened, samples, round(promised), opened.samplerate, opened.channels)
@@ -113,45 +100,22 @@ def opened_sound(file: BinaryIO) -> Iterator[Sound]:
 def _promised_excess(file: BinaryIO) -> float:
     """The bytes of samples that a header promises over those that are there, at least 1: libsndfile cuts its count to
     what the file holds, and says nothing."""
-    head = _at(file, 0, HEAD_BYTES)
+    head = at(file, 0, HEAD_BYTES)
     if head[:4] == b"NIST":
         fields = dict(re.findall(rb"\n(\w+) -i (\d{1,12})(?=\n)", head))
         counts = (b"sample_count", b"channel_count", b"sample_n_bytes")
         start, length = HEAD_BYTES, math.prod(int(fields.get(name, 0)) for name in counts)
     elif head[:4] == b".snd" and len(head) > 12:
         start, length = struct.unpack(">4xII", head[:12])
-    elif head[:4] in _CHUNKS:
-        start, length = _chunk(file, *_CHUNKS[head[:4]])
+    elif head[:4] in CHUNKS:
+        start, length = chunk(file, *CHUNKS[head[:4]])
         if head[:4] == b"RF64" and head[12:16] == b"ds64" and len(head) >= 36:
             (length,) = struct.unpack("<Q", head[28:36])  # 4 GB and more do not fit into the chunk's own size
     else:
         return 1.0
     there = file.seek(0, io.SEEK_END) - start
-    is_promise = 0 < there < length and (length < _NEVER_CLOSED or head[:4] == b"RF64")
+    is_promise = 0 < there < length and (length < NEVER_CLOSED or head[:4] == b"RF64")
     return length / there if is_promise else 1.0
-
-
-def _chunk(file: BinaryIO, start: int, layout: str, wanted: bytes) -> tuple[int, int]:
-    """Where the chunk of that name starts and the bytes it claims; (0, 0) where there is none."""
-    head = struct.calcsize(layout)
-    wide = layout.endswith("Q")  # Wave64 counts a chunk's head in and pads to 8 bytes
-    for _ in range(MOST_CHUNKS):
-        if len(content := _at(file, start, head)) < head:
-            return 0, 0
-        name, length = struct.unpack(layout, content)
-        if wide:
-            length -= head
-        if name == wanted:
-            return start + head, length
-        if length < 0:
-            return 0, 0
-        start += head + length + (-length % (8 if wide else 2 if layout.endswith("I") else 1))
-    raise RuntimeError(f"none of its first {MOST_CHUNKS} chunks holds the sound")
-
-
-def _at(file: BinaryIO, start: int, length: int) -> bytes:
-    file.seek(start)
-    return file.read(length)
 
 
 def _is_joined(file: BinaryIO, begins: bytes) -> bool:
