@@ -178,7 +178,8 @@ class Hypothesis:
 
     ``frames[i]`` is the emission frame of ``tokens[i]`` and ``probabilities[i]`` its posterior there. Scores are
     natural logs. Where words do not follow from the tokens (phones), ``spans[i]`` says from which token to which the
-    text's word ``i`` is pronounced. ``remark`` says why a text is empty where something was said.
+    text's word ``i`` is pronounced. ``length`` are the frames read, None where they are not known. ``remark`` says why
+    a text is empty where something was said.
     """
 
     tokens: tuple[int, ...]
@@ -188,6 +189,7 @@ class Hypothesis:
     acoustic_score: float
     lm_score: float = 0.0
     spans: tuple[tuple[int, int], ...] | None = None
+    length: int | None = None
     remark: str = ""
 
     @property

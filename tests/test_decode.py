@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from asr import CtcDecoder, recipe
 from asr.decode.decoder import Decoder, build_decoder
 from asr.decode.greedy import GreedySearch, decode_greedy
-from asr.decode.words import words_of
+from asr.decode.words import TAIL, words_of
 from asr.errors import EmissionsError, LanguageModelError, RecipeError, TextError
 from asr.records import Emissions
 from asr.text.tokenise import CharacterTokeniser
@@ -74,9 +74,24 @@ def test_a_path_followed_in_pieces_reads_as_the_whole(cuts):
 def test_words_have_times_in_seconds_and_the_product_of_their_tokens_probabilities_as_confidence():
     [hypothesis] = decode_greedy(emissions("-ab- -b"), TOKENISER)
     first, second = words_of(hypothesis, TOKENISER, 0.04, offset=1.0)
-    assert (first.text, first.start, first.end) == ("ab", 1.04, 1.12)
+    assert (first.text, first.start, first.end) == ("ab", 1.04, 1.22)
     assert (second.text, second.start, second.end) == ("b", 1.24, 1.28)
     assert first.confidence == pytest.approx(0.9 * 0.9, abs=1e-4)
+
+
+@pytest.mark.parametrize("settings", [recipe.Greedy(), recipe.Beam(width=8)])
+@pytest.mark.parametrize(
+    ("path", "ends"),
+    [
+        ("-ab ------b ------", [0.03 * 3 + TAIL, 0.03 * 11 + TAIL]),  # nothing follows soon
+        ("-ab b- ------", [0.03 * 4, 0.03 * 5 + TAIL]),  # the next word does
+        ("-ab---", [0.03 * 5]),  # the utterance ends: six frames are five steps and what is left of one
+        ("-----b", [0.03 * 6]),
+    ],
+)
+def test_a_word_goes_on_after_its_last_token_up_to_the_next_one_and_the_utterances_end(settings, path, ends):
+    [[hypothesis]] = build_decoder(settings, TOKENISER, root=Path())(emissions(path))
+    assert [word.end for word in words_of(hypothesis, TOKENISER, 0.03)] == pytest.approx(ends)
 
 
 # ------------------------------------------------------------------------------------------- what is no emissions

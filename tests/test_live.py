@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from asr import recipe
 from asr.decode.beam import BeamDecoder
 from asr.decode.greedy import GreedyDecoder, decode_greedy
+from asr.decode.words import TAIL
 from asr.errors import AudioError
 from asr.model.acoustic import AcousticModel
 from asr.model.network import TorchNetwork
@@ -78,7 +79,15 @@ def test_a_searched_word_may_change_until_an_endpoint():
 def test_silence_ends_an_utterance_and_times_are_the_streams(kind):
     path = "-a-b-" + 12 * "-" + "  -c"
     final = [word for heard in hear(live(kind), [frames(path)]) for word in heard.final]
-    assert [(word.text, word.start, word.end) for word in final] == [("ab", 1, 4), ("c", 20, 21)]
+    assert [(word.text, word.start, word.end) for word in final] == [("ab", 1, 4 + TAIL), ("c", 20, 21)]
+
+
+def test_a_greedy_word_is_final_once_its_end_is_known():
+    """Which is that of the word after it, and that one's token may peak later than its first frame."""
+    decoder = LiveDecoder(DECODERS["greedy"], TOKENISER, frame_shift=0.02, endpoint=8, longest=1000)
+    heard = [decoder.feed(frames(path, sure)) for path, sure in (("-ab ", 0.9), ("c", 0.8), ("c", 0.9), ("-", 0.9))]
+    assert [texts(each.final) for each in heard] == [[], [], [], ["ab"]]
+    assert heard[-1].final[0].end == decoder.partial[0].start == 0.1
 
 
 @pytest.mark.parametrize("kind", DECODERS)

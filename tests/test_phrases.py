@@ -216,8 +216,8 @@ def test_words_have_the_frames_at_which_their_tokens_peak():
     log_probs[5] = said(" ")[0]
     [(found,)] = decoder(emissions_of(log_probs))
     assert [(w.text, w.start, w.end) for w in words_of(found, LETTERS, SHIFT)] == [
-        ("go", 0.04, 0.08),
-        ("on", 0.12, 0.18),
+        ("go", 0.04, 0.12),
+        ("on", 0.12, 0.2),
     ]
 
 

@@ -151,7 +151,7 @@ class BeamDecoder:
     def _search(self, log_probs: np.ndarray, lengths: np.ndarray, nbest: int) -> list[tuple[Hypothesis, ...]]:
         (tables, context), limits = _tables_of(self.knowledge), _limits(self.settings, log_probs.shape[2], nbest)
         readings, spelt = self.knowledge.core.search(log_probs, lengths, tables, context, limits, nbest)
-        return _hypotheses(readings, spelt, self.tokeniser, self.knowledge.words)
+        return _hypotheses(readings, spelt, lengths.tolist(), self.tokeniser, self.knowledge.words)
 
 
 class BeamSearch:
@@ -214,7 +214,7 @@ class BeamSearch:
         readings, spelt = np.zeros((1, count), READING), np.zeros(frames * count, self._core.SPELT)
         self._state = self._core.with_room(self._state, self._tables)
         end = self._core.read_out(self._tables, self._state, readings[0], spelt, 0, partial)
-        [hypotheses] = _hypotheses(readings, spelt[:end], self._tokeniser, self._words)
+        [hypotheses] = _hypotheses(readings, spelt[:end], [frames], self._tokeniser, self._words)
         return hypotheses
 
 
@@ -251,15 +251,19 @@ def _limits(settings: recipe.Beam, vocabulary: int, nbest: int) -> tuple[int, in
 
 
 def _hypotheses(
-    readings: np.ndarray, spelt: np.ndarray, tokeniser: Tokeniser, words: Sequence[str] | None
+    readings: np.ndarray,
+    spelt: np.ndarray,
+    lengths: Sequence[int],
+    tokeniser: Tokeniser,
+    words: Sequence[str] | None,
 ) -> list[tuple[Hypothesis, ...]]:
-    """``readings`` (B, N), whose tokens lie in ``spelt`` one after another; NONE ends a list that is shorter. Of
-    readings made of ``words``, each word is told with its last token."""
+    """``readings`` (B, N) of ``lengths`` (B,) frames, whose tokens lie in ``spelt`` one after another; NONE ends a list
+    that is shorter. Of readings made of ``words``, each word is told with its last token."""
     tokens, frames, probabilities = (tuple(spelt[name].tolist()) for name in ("token", "frame", "probability"))
     ended = None if words is None else spelt["word"].tolist()
     _check_score(float(readings["acoustic"][:, 0].max(initial=-math.inf)))
     start, lists = 0, []
-    for row in readings.tolist():
+    for row, length in zip(readings.tolist(), lengths, strict=True):
         hypotheses = []
         for end, acoustic, language in row:
             if end == NONE:
@@ -279,6 +283,7 @@ def _hypotheses(
                     acoustic_score=acoustic,
                     lm_score=language,
                     spans=spans,
+                    length=length,
                 )
             )
             start = end

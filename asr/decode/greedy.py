@@ -80,6 +80,7 @@ class GreedySearch:
             text=self._tokeniser.decode(self._tokens),
             acoustic_score=self._score,
             spans=self._spans(),
+            length=self._read,
         )
 
     def _spans(self) -> tuple[tuple[int, int], ...] | None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -311,7 +311,7 @@ class PhraseDecoder:
             search = self.begin()
             search.take(log_probs[start:end])
             readings.append((start, search.conclude()))
-        return _in_a_row(readings)
+        return replace(_in_a_row(readings), length=len(log_probs))
 
     def read(self, match: Match, log_probs: np.ndarray) -> Hypothesis:
         """The hypothesis of a phrase's tokens: a token's frame is where it is likeliest."""
@@ -337,6 +337,7 @@ class PhraseDecoder:
             text=" ".join(self.words[network.words[places[end - 1]]] for end in ends),
             acoustic_score=match.score,
             spans=tuple(zip(separated, ends, strict=True)),
+            length=len(log_probs),
         )
 
 

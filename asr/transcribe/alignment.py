@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 
 from asr.decode.align import Alignment, Slack, align
+from asr.decode.words import TAIL
 from asr.errors import TextError
 from asr.records import AlignedText, AlignedWord, Emissions, Word
 from asr.text.normalise import normalise
@@ -23,8 +24,6 @@ LAG = 0.03
 word's beginning than its own first token: it is preferred where there is one."""
 SEPARATOR_REACH = 0.12
 """Seconds by which a separator may come before its word's first token and still mark the word's beginning."""
-TAIL = 0.1
-"""Seconds that a word goes on for after its last token, if the next one leaves it the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from asr.audio import Resampling, as_floats
 from asr.decode.decoder import Decoder
-from asr.decode.words import words_of
+from asr.decode.words import own_end, spellings, words_of
 from asr.errors import AudioError
 from asr.records import BLANK, Heard, Hypothesis, Segment, Streaming, Word
 from asr.text.tokenise import Tokeniser
@@ -74,13 +74,13 @@ class LiveDecoder:
                 # Of speech without a pause, the newest word may go on: it is read again.
                 keep = len(words) if ended or len(words) == 1 else max(self.settled, len(words) - 1)
                 close(words[:keep], reading.remark)
-                self._begin_after(words[:keep], words[keep:])
+                self._begin_after(reading, keep)
         self._read(log_probs[begin:])
         if last:
             reading = self.search.conclude()
             words = self._words(reading)
             close(words, reading.remark)
-            self._begin_after(words, ())
+            self._begin_after(reading, len(words))
         hypothesis = self.search.best()
         words = self._words(hypothesis)
         settled = self._settled(hypothesis, words)
@@ -95,11 +95,12 @@ class LiveDecoder:
         self.emissions = emissions
         self.settled = 0
 
-    def _begin_after(self, kept: tuple[Word, ...], left: tuple[Word, ...]) -> None:
-        """A new utterance after the words ``kept`` of this one: with those ``left``, or else with what comes."""
+    def _begin_after(self, reading: Hypothesis, kept: int) -> None:
+        """A new utterance after so many words of this one: with those that are left, or else with what comes."""
         first = len(self.emissions)
-        if left:
-            after, until = (self._frame(time) for time in (kept[-1].end, left[0].start))
+        spelled = spellings(reading, self.tokeniser)
+        if kept < len(spelled):
+            after, until = spelled[kept - 1][-1][1] + 1, spelled[kept][0][1]
             between = self.emissions[after:until, self._quiet].max(axis=1)  # cut between words in the quietest frame
             first = after + int(between.argmax()) if len(between) else until
         else:
@@ -121,17 +122,16 @@ class LiveDecoder:
         first, last = (int(loud[0]), int(loud[-1]) + 1) if len(loud) else (0, len(self.emissions))
         return self.begins + first, self.begins + last
 
-    def _frame(self, time: float) -> int:
-        """The frame of the utterance at ``time``, in seconds of the stream."""
-        return round(time / self.frame_shift) - self.begins
-
     def _settled(self, hypothesis: Hypothesis, words: tuple[Word, ...]) -> int:
-        """How many of the words no later frame can change: with a search that does not revise, those before a
-        boundary."""
+        """How many of the words no later frame can change: with a search that does not revise, those before a boundary,
+        the last of them once it cannot go on, and none whose end is the beginning of a word that has yet to peak."""
         if self.search.revises or not words:
             return 0
-        ended = self.tokeniser.tokens[hypothesis.tokens[-1]].endswith(self.tokeniser.space)
-        return len(words) if ended else len(words) - 1
+        newest, heard = spellings(hypothesis, self.tokeniser)[-1], (len(self.emissions) - 1) * self.frame_shift
+        if self.tokeniser.tokens[hypothesis.tokens[-1]].endswith(self.tokeniser.space):
+            return len(words) if own_end(newest, self.frame_shift) <= heard else len(words) - 1
+        peaks = len(newest) == 1 and int(self.emissions[-1].argmax()) == hypothesis.tokens[-1]
+        return max(self.settled, len(words) - 1 - peaks)
 
 
 class LiveRecogniser:
