@@ -747,3 +747,44 @@ def test_openais_package_for_node_gets_all_of_it_over_tls(recogniser, said, tmp_
     heard = [*stream.feed((32767 * samples).astype("<i2")).final, *stream.finish().final]
     assert "".join(got["realtime"]["deltas"]) == got["realtime"]["transcript"] == " ".join(w.text for w in heard)
     assert heard
+
+
+CHROMIUM = next(filter(None, map(shutil.which, [os.environ.get("CHROMIUM", "chromium"), "google-chrome"])), None)
+
+
+@pytest.mark.skipif(
+    not (CHROMIUM and has_node_package("puppeteer-core")),
+    reason="needs Chromium, at $CHROMIUM or as chromium, node, and npm install puppeteer-core, where NODE_PATH says",
+)
+def test_in_chromium_the_page_writes_what_is_said_and_plays_and_saves_a_recording(running, recogniser, said, tmp_path):
+    """By the keyboard alone, in two widths, light and dark."""
+    (tmp_path / "speech.wav").write_bytes(recorded())
+    done = subprocess.run(
+        ["node", CLIENT.with_name("page.cjs"), running.url, tmp_path / "speech.wav", tmp_path],
+        env={**os.environ, "CHROMIUM": str(CHROMIUM)},
+        capture_output=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    got = json.loads(done.stdout)
+    assert not got["errors"]
+    assert all(got["reached"].values())
+    assert not any(got["outside"].values()), got["outside"]
+    assert ["live", "log", "polite"] in got["roles"]
+    # What a microphone gives is its own affair: on a busy machine Chromium's loses some.
+    stream = recogniser.stream(sample_rate=got["said"]["rate"])
+    heard = [*stream.feed(np.fromfile(tmp_path / "sent.f32", "<f4")).final, *stream.finish().final]
+    assert " ".join(got["said"]["text"]) == " ".join(word.text for word in heard) != ""
+    assert (got["played"]["word"], got["played"]["at"] >= said.words[-1].start) == (said.words[-1].text, True)
+    saved = {form: (tmp_path / f"speech.{form}").read_text() for form in ("txt", "srt", "vtt", "json")}
+    assert saved["txt"] == said.to_text() + "\n"
+    assert re.findall("[abc]+", saved["srt"]) == re.findall("[abc]+", saved["vtt"]) == said.text.split()
+    assert [word for part in json.loads(saved["json"])["segments"] for word in part["words"]] == [
+        {
+            "text": word.text,
+            "start": word.start,
+            "end": word.end,
+            "confidence": pytest.approx(word.confidence, abs=1e-3),
+        }
+        for word in said.words
+    ]
