@@ -57,9 +57,7 @@ FADING_DECIBELS = 1.0
 
 def frame_loudness(energies: np.ndarray) -> np.ndarray:
     """The natural log of each frame's mean mel energy (T,), from log-mel energies (T, mels)."""
-    highest = energies.max(-1)
-    total = np.exp(energies - highest[:, None]).mean(-1)
-    return np.asarray(highest + np.log(total))
+    return np.asarray(np.log(np.exp(energies).mean(-1)))
 
 
 def silent(energies: np.ndarray, level: float) -> np.ndarray:

@@ -83,21 +83,27 @@ class FrontEnd:
     def measure(self, energies: np.ndarray, level: float | None = None) -> Statistics:
         """The statistics of an utterance over its active frames; ``level`` stands in for its own."""
         level = self.level(energies) if level is None else level
-        active = frame_loudness(energies) >= np.float32(level - ACTIVE_DECIBELS * DECIBEL)
+        power = np.exp(energies)
+        active = power.mean(1) >= np.exp(np.float32(level - ACTIVE_DECIBELS * DECIBEL))
         faintest = np.float32(level - UNHEARD_DECIBELS * DECIBEL)
         floor = faintest
         mean: np.ndarray = np.zeros(feature_size(self.settings), np.float32)
         variance = mean
         if active.any():
-            audible = log_of_sum(energies[active], faintest)
+            audible = np.log(power[active] + np.exp(faintest))
             floor = np.maximum(audible.mean(0) - np.float32(FLOOR_DECIBELS * DECIBEL), faintest)
-            values = self.shape(energies, floor)[active]
-            mean, variance = values.mean(0), values.var(0)
+            power += np.exp(floor)
+            values = self._coefficients(np.log(power, out=power))[active]
+            mean = values.mean(0)
+            variance = np.square(values - mean).mean(0)
         return Statistics(floor=np.asarray(floor), mean=mean, deviation=np.sqrt(variance) + np.float32(DEVIATION_FLOOR))
 
     def shape(self, energies: np.ndarray, floor: np.ndarray | None = None) -> np.ndarray:
         """Features (T, F) before normalisation, of energies to which ``floor`` was added."""
-        values = log_of_sum(energies, np.float32(FIXED_FLOOR) if floor is None else floor)
+        return self._coefficients(log_of_sum(energies, np.float32(FIXED_FLOOR) if floor is None else floor))
+
+    def _coefficients(self, values: np.ndarray) -> np.ndarray:
+        """Of log-mel energies (T, mels) the features (T, F): themselves, or MFCCs with their deltas."""
         if self.dct is None:
             return values
         values = np.asarray(values @ self.dct)
@@ -157,11 +163,11 @@ def _dct(coefficients: int, mels: int) -> np.ndarray:
 
 
 def log_of_sum(one: np.ndarray, other: np.ndarray | np.float32) -> np.ndarray:
-    """log(e^a + e^b) in float32. numpy's own goes number by number; its maximum, exp and log do not."""
-    total = np.asarray(one - other)
-    np.negative(np.abs(total, out=total), out=total)
-    np.log(np.exp(total, out=total) + np.float32(1), out=total)
-    total += np.maximum(one, other)
+    """log(e^a + e^b) of log-mel energies, in float32, which holds their energies themselves: none is below
+    ``LOG_FLOOR``. numpy's own goes number by number."""
+    total: np.ndarray = np.exp(one)
+    total += np.exp(other)
+    np.log(total, out=total)
     return total
 
 
