@@ -8,6 +8,8 @@ from typing import Any
 from asr import __version__
 
 Schema = dict[str, Any]
+LANGUAGE = "^([A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*)?$"
+"""A tag, or nothing."""
 
 
 def document(models: Sequence[str]) -> Schema:
@@ -93,7 +95,11 @@ def _transcribe(models: Sequence[str]) -> Schema:
         *("temperature", "include[]", "chunking_strategy"),
         file={"type": "string", "format": "binary", "description": "A recording of any format."},
         model={"type": "string", "enum": list(models), "description": "Left out: the first."},
-        language={"type": "string", "description": "A tag such as en; refused where it is not the model's."},
+        language={
+            "type": "string",
+            "pattern": LANGUAGE,
+            "description": "A tag such as en; refused where it is not the model's.",
+        },
         prompt={"type": "string", "description": "Phrases to favour, with commas between; others are passed over."},
         **{
             "keywords[]": {**_TEXTS, "description": 'Phrases to favour: "Kettering", or with a weight "Kettering:8".'},
@@ -101,10 +107,15 @@ def _transcribe(models: Sequence[str]) -> Schema:
             "include[]": _list({"enum": ["logprobs"]}),
         },
         response_format={"enum": ["json", "text", "srt", "verbose_json", "vtt"], "default": "json"},
-        stream={"type": "boolean", "description": "Server-sent events: transcript.text.delta, transcript.text.done."},
+        stream={
+            "enum": ["false", "true", "0", "1"],
+            "description": "Server-sent events: transcript.text.delta, transcript.text.done.",
+        },
         temperature={"type": "number", "minimum": 0, "maximum": 1, "description": "Changes nothing."},
         chunking_strategy={"type": "string", "enum": ["auto", "server_vad"], "description": "Changes nothing."},
     )
+    detailed = {"required": ["response_format"], "properties": {"response_format": {"const": "verbose_json"}}}
+    form["dependentSchemas"] = {"timestamp_granularities[]": detailed}
     kinds = {"application/json": {"anyOf": [_VERBOSE, _JSON]}}
     kinds |= {kind: _TEXT for kind in ("text/plain", "text/vtt", "text/event-stream")}
     return _post("What is said in a recording.", form, kinds)
@@ -114,7 +125,7 @@ def _align(models: Sequence[str]) -> Schema:
     form = _object(
         "model",
         file={"type": "string", "format": "binary", "description": "A recording of any format."},
-        text={"type": "string", "description": "What is said in it."},
+        text={"type": "string", "pattern": r"\S", "description": "What is said in it."},
         model={"type": "string", "enum": list(models)},
     )
     null = _or_null("number")
