@@ -14,6 +14,7 @@ import time
 import tracemalloc
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from asr.cli import main
 from asr.cli.archive import progress_line
 from asr.errors import AsrError, AudioError, CorpusError
 from asr.export.directory import write_graphs
-from asr.transcribe import archive, ledger, merge, pool, worker
+from asr.transcribe import archive, ledger, merge, pool, ray_pool, worker
 from asr.transcribe.archive import Entry, Shard
 from asr.transcribe.worker import Orders, Refusal, Report, Worker
 
@@ -534,6 +535,26 @@ def test_a_ray_cluster_that_loses_a_node_transcribes_what_one_process_does(model
     assert all(finished(out)[name] == when for name, when in before.items())
     for name in ("transcripts.jsonl", "failures.jsonl"):
         assert (out / name).read_bytes() == (alone / name).read_bytes(), name
+
+
+def test_a_ray_cluster_without_a_processor_to_spare_is_said_and_waited_for(tmp_path, monkeypatch, caplog):
+    actor = SimpleNamespace(remote=lambda *_: SimpleNamespace(load=SimpleNamespace(remote=object)))
+    full = SimpleNamespace(
+        init=lambda **_: None,
+        remote=lambda **_: lambda _worker: actor,
+        wait=lambda asked, timeout: ([], asked),  # noqa: ARG005
+        cluster_resources=lambda: {"CPU": 2.0},
+        available_resources=dict,
+    )
+    monkeypatch.setitem(sys.modules, "ray", full)
+    monkeypatch.setattr(ray_pool, "PATIENCE_SECONDS", -1.0)
+    waiting = ray_pool.RayPool(Orders(model=tmp_path, shards=tmp_path, threads=2), "auto")
+    waiting.start()
+    assert waiting.events(0.0) == []
+    assert caplog.messages == [
+        "no worker has begun: each needs 2 processors of one node, and in the cluster 0 of 2 CPUs and 0 of 0 GPUs are "
+        "free; waiting for nodes that have them"
+    ]
 
 
 def test_without_ray_it_is_named_with_the_line_to_type(model, clips, tmp_path, monkeypatch):

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import time
 from typing import Any
 
 from asr.errors import AsrError, MissingExtraError
 from asr.transcribe.archive import Shard
 from asr.transcribe.pool import Died, Done, Event, Ready
 from asr.transcribe.worker import Orders, Refusal, Worker
+
+PATIENCE_SECONDS = 60.0
+"""Without a worker, until it is said: the cluster may be full, or lack its nodes."""
+
+log = logging.getLogger(__name__)
 
 
 class RayPool:
@@ -35,6 +42,8 @@ class RayPool:
         self._actors: dict[int, Any] = {}
         self._asked: dict[Any, int] = {}
         self._started = 0
+        self._loaded: set[int] = set()
+        self._without_since = time.monotonic()
 
     def start(self) -> int:
         self._started += 1
@@ -47,6 +56,11 @@ class RayPool:
 
     def events(self, seconds: float) -> list[Event]:
         answered, _ = self._ray.wait(list(self._asked), timeout=seconds)
+        if self._loaded:
+            self._without_since = time.monotonic()
+        elif not answered and time.monotonic() - self._without_since > PATIENCE_SECONDS:
+            self._without_since = time.monotonic()
+            log.warning(self._why_nobody_works())
         return [self._heard(self._asked.pop(reference), reference) for reference in answered]
 
     def _heard(self, worker: int, reference: Any) -> Event:
@@ -54,10 +68,21 @@ class RayPool:
             answer = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             self._end(self._actors.pop(worker))  # it may only have been out of reach
+            self._loaded.discard(worker)
             return Died(worker=worker, reason=str(error).strip().splitlines()[0])
         if isinstance(answer, Refusal):
             raise AsrError(answer.sentence)
+        self._loaded.add(worker)
         return Ready(worker=worker) if answer is None else Done(worker=worker, report=answer)
+
+    def _why_nobody_works(self) -> str:
+        wanted = f"{self._orders.threads} processors" + (" and a GPU" if self._orders.device.startswith("cuda") else "")
+        free, there = self._ray.available_resources(), self._ray.cluster_resources()
+        amounts = " and ".join(f"{free.get(kind, 0):g} of {there.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU"))
+        return (
+            f"no worker has begun: each needs {wanted} of one node, and in the cluster {amounts} are free; waiting for "
+            "nodes that have them"
+        )
 
     def close(self) -> None:
         for actor in self._actors.values():
