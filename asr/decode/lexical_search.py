@@ -11,6 +11,12 @@ will never change places, so the best of them goes before the rest: with a 4-gra
 
 A separator ends a word, where there is one, and is a prefix of its own; more of them in a row, or at the start, say no
 more than the first.
+
+Why a second loop over the frames: what it shares with the first (the tokens of a frame, frames of the blank alone, the
+bounds of the beam) are the functions of ``prefix_search`` that both call. How a prefix stays, grows, meets another and
+enters the tree is not shared, and is most of a frame. There the text is the prefix, so what it grows by is found by its
+token; here a frame may also end words and begin others, several for one token, that meet others by their history. One
+loop would ask at each of these steps which of the two it is, with records that have the fields of both.
 """
 
 from __future__ import annotations
@@ -22,7 +28,17 @@ import numpy as np
 
 from asr.decode.compiled import compiled
 from asr.decode.lexical import conclude, earn, hope, outlook
-from asr.decode.prefix_search import BEAM, LEAST, NONE, PROGRESS, READING, likely_tokens, nth_largest
+from asr.decode.prefix_search import (
+    BEAM,
+    NONE,
+    PROGRESS,
+    READING,
+    cut,
+    divisor_of,
+    likely_tokens,
+    pass_over,
+    thresholds,
+)
 from asr.decode.tree import OFF, START, descend
 from asr.records import BLANK
 
@@ -224,7 +240,7 @@ def _place_of(state, history, token, beam_count, candidate_count):  # type: igno
 @compiled
 def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped-def]
     """As ``prefix_search.advance``."""
-    width, token_limit, token_threshold, score_threshold, spare = limits
+    width, token_limit, _, _, spare = limits
     prefixes, histories, beams, candidates, masses = (
         state.prefixes,
         state.histories,
@@ -234,10 +250,8 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
     )
     tokens, probabilities, dense = state.tokens, state.probabilities, state.dense
     now = state.progress[0]
-    least_log_prob = np.float32(token_threshold)
-    sure_blank = math.log1p(-math.exp(token_threshold)) if token_threshold < 0.0 else 0.0
-    floor = math.exp(-score_threshold)
-    before, scale, rested = now.frames - frame, now.scale, False
+    least_log_prob, sure_blank, floor = thresholds(limits)
+    before, rested = now.frames - frame, False
     first_end, hoping = tables.tree.first_end, len(tables.phrases.share) > 0
     while frame < len(log_probs):
         count = 0
@@ -249,18 +263,8 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
         ):
             break
         frame += 1
-        if count == NONE:
-            scale = np.inf
-            continue
-        if count == 0:
-            if blank_log_prob == -np.inf:
-                continue
-            if not rested:
-                for i in range(now.beams):
-                    beams[i].blank += beams[i].nonblank
-                    beams[i].nonblank = 0.0
-                rested = True
-            scale += blank_log_prob
+        if count <= 0:
+            rested = pass_over(state, count, blank_log_prob, rested)
             continue
 
         rested = False
@@ -386,29 +390,20 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
         if best == 0.0 or best == np.inf:
             for j in range(count):
                 dense[tokens[j]] = 0.0
-            scale += best
+            now.scale += best
             continue
 
-        least, ties = max(best * floor, LEAST), candidate_count
-        sober_least, sober_ties = max(sober_best * floor, LEAST), candidate_count
         if candidate_count > width:
             _compare(state, candidate_count, spare)
             for i in range(candidate_count):
                 masses[i] = (candidates[i].blank + candidates[i].nonblank) * candidates[i].share
-            nth, equals = nth_largest(masses, candidate_count, width)
-            if nth > least:
-                least, ties = nth, equals
-            if hoping:
-                for i in range(candidate_count):
-                    mass = (candidates[i].blank + candidates[i].nonblank) * candidates[i].share
-                    masses[i] = mass * candidates[i].sober
-                nth, equals = nth_largest(masses, candidate_count, width)
-                if nth > sober_least:
-                    sober_least, sober_ties = nth, equals
-        rescale = 1.0
-        if not 1e-50 < best < 1e50:
-            rescale = 1.0 / best
-            scale += math.log(best)
+        least, ties = cut(best * floor, masses, candidate_count, width)
+        if hoping and candidate_count > width:
+            for i in range(candidate_count):
+                mass = (candidates[i].blank + candidates[i].nonblank) * candidates[i].share
+                masses[i] = mass * candidates[i].sober
+        sober_least, sober_ties = cut(sober_best * floor, masses, candidate_count if hoping else 0, width)
+        rescale = 1.0 / divisor_of(best, now)
         beam_count = 0
         for i in range(candidate_count):
             candidate = candidates[i]
@@ -444,7 +439,7 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
         for j in range(count):
             dense[tokens[j]] = 0.0
         now.beams = beam_count
-    now.frames, now.scale = before + frame, scale
+    now.frames = before + frame
     return frame
 
 

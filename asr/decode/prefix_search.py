@@ -180,6 +180,54 @@ def nth_largest(values, count, n):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def thresholds(limits):  # type: ignore[no-untyped-def]
+    """What a frame is held to: a token's least log probability; the blank's above which it has so much of the frame
+    that no token can pass; and the share of the best mass that a candidate has at the least."""
+    _, _, token_threshold, score_threshold, _ = limits
+    sure_blank = math.log1p(-math.exp(token_threshold)) if token_threshold < 0.0 else 0.0
+    return np.float32(token_threshold), sure_blank, math.exp(-score_threshold)
+
+
+@compiled
+def pass_over(state, count, blank_log_prob, rested):  # type: ignore[no-untyped-def]
+    """Reads a frame without tokens, for which ``likely_tokens`` found none or NONE. The first that is the blank's alone
+    ends what the beams end in, the next are one factor for all: whether they have ``rested`` so."""
+    now, beams = state.progress[0], state.beams
+    if count == NONE:
+        now.scale = np.inf
+        return rested
+    if blank_log_prob == -np.inf:
+        return rested  # nothing is possible here but what is impossible everywhere
+    if not rested:
+        for i in range(now.beams):
+            beams[i].blank += beams[i].nonblank
+            beams[i].nonblank = 0.0
+    now.scale += blank_log_prob
+    return True
+
+
+@compiled
+def cut(least, masses, count, width):  # type: ignore[no-untyped-def]
+    """The mass that is kept at the least of the first ``count``, of which only ``width`` have room, and how many of
+    those that have just that mass are. Masses are used up where they are more than that."""
+    least, ties = max(least, LEAST), count
+    if count > width:
+        nth, equals = nth_largest(masses, count, width)
+        if nth > least:
+            least, ties = nth, equals
+    return least, ties
+
+
+@compiled
+def divisor_of(best, now):  # type: ignore[no-untyped-def]
+    """What all masses are divided by to stay in range, of which ``now`` keeps account."""
+    if 1e-50 < best < 1e50:
+        return 1.0
+    now.scale += math.log(best)
+    return best
+
+
+@compiled
 def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped-def]
     """Searches on from ``frame``; returns the first frame not read.
 
@@ -189,18 +237,15 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
     Hotwords that are begun lift a prefix for a while. So that this drives no other one out, there are two competitions
     for ``width`` places each where there are hotwords: one of the masses, and one of the sober masses, without hope.
     """
-    width, token_limit, token_threshold, score_threshold, _ = limits
+    width, token_limit, _, _, _ = limits
     progress, prefixes, rows, beams, candidates, masses, tokens, probabilities, dense = state
     now = progress[0]
-    least_log_prob = np.float32(token_threshold)
-    # Where the blank has nearly all of a frame, nothing is left for a token to pass the threshold with.
-    sure_blank = math.log1p(-math.exp(token_threshold)) if token_threshold < 0.0 else 0.0
-    floor = math.exp(-score_threshold)
+    least_log_prob, sure_blank, floor = thresholds(limits)
     early_floor = floor if tables is None else 0.0  # a language model may lift what is behind
     hoping = False
     if tables is not None:
         hoping = len(tables.hotwords.sober) > 2
-    before, scale, rested = now.frames - frame, now.scale, False
+    before, rested = now.frames - frame, False
     while frame < len(log_probs):
         count = 0
         blank_log_prob = log_probs[frame, BLANK]
@@ -209,20 +254,8 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
         if count > 0 and now.prefixes + len(beams) > len(prefixes):
             break
         frame += 1
-
-        if count == NONE:
-            scale = np.inf
-            continue
-        if count == 0:
-            if blank_log_prob == -np.inf:
-                continue  # nothing is possible here but what is impossible everywhere
-            # The first such frame ends what the beams end in, the next are one factor for all.
-            if not rested:
-                for i in range(now.beams):
-                    beams[i].blank += beams[i].nonblank
-                    beams[i].nonblank = 0.0
-                rested = True
-            scale += blank_log_prob
+        if count <= 0:
+            rested = pass_over(state, count, blank_log_prob, rested)
             continue
 
         rested = False
@@ -290,29 +323,20 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
         if best == 0.0 or best == np.inf:
             for j in range(count):
                 dense[tokens[j]] = 0.0
-            scale += best
-            continue  # as above
+            now.scale += best
+            continue  # as where nothing is possible, or what is no log probability
 
-        least, ties = max(best * floor, LEAST), candidate_count
-        sober_least, sober_ties = max(sober_best * floor, LEAST), candidate_count
         if candidate_count > width:
             for i in range(candidate_count):
                 masses[i] = candidates[i].blank + candidates[i].nonblank
-            nth, equals = nth_largest(masses, candidate_count, width)
-            if nth > least:
-                least, ties = nth, equals
-            if hoping:
-                for i in range(candidate_count):
-                    masses[i] = candidates[i].blank + candidates[i].nonblank
-                    if tables is not None:
-                        masses[i] *= tables.hotwords.sober[candidates[i].hotword]
-                nth, equals = nth_largest(masses, candidate_count, width)
-                if nth > sober_least:
-                    sober_least, sober_ties = nth, equals
-        rescale = 1.0
-        if not 1e-50 < best < 1e50:
-            rescale = 1.0 / best
-            scale += math.log(best)
+        least, ties = cut(best * floor, masses, candidate_count, width)
+        if hoping and candidate_count > width:
+            for i in range(candidate_count):
+                masses[i] = candidates[i].blank + candidates[i].nonblank
+                if tables is not None:
+                    masses[i] *= tables.hotwords.sober[candidates[i].hotword]
+        sober_least, sober_ties = cut(sober_best * floor, masses, candidate_count if hoping else 0, width)
+        rescale = 1.0 / divisor_of(best, now)
         prefix_count, beam_count = now.prefixes, 0
         for i in range(candidate_count):
             candidate = candidates[i]
@@ -367,7 +391,7 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
         now.prefixes, now.beams = prefix_count, beam_count
         if grown and len(rows):
             break
-    now.frames, now.scale = before + frame, scale
+    now.frames = before + frame
     return frame
 
 
