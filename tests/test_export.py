@@ -191,20 +191,19 @@ def test_sherpa_onnx_gets_a_nemo_ctc_model(tmp_path, normalise):
 
 @pytest.mark.parametrize("subsampling", [2, 4])
 def test_sherpa_onnx_gets_what_reads_samples_and_says_the_same_at_any_level(tmp_path, subsampling):
-    import onnx
-    from onnx.reference import ReferenceEvaluator
+    import onnxruntime
 
     features = {"kind": "log_mel", "sample_rate": 16000, "mels": 24}
     encoder = {**SMALL, "kind": "lstm", "conv": {"channels": [3, 3], "subsampling": subsampling}}
     save(tmp_path / "model", features=features, encoder=encoder)
     words = np.concatenate(noise(16000))
     exported = export_sherpa(tmp_path / "model", tmp_path / "out", clip=0.01 * (words - words.mean()))
-    graph = onnx.load(tmp_path / "out" / "model.onnx")
-    assert [node.name for node in graph.graph.input] == ["samples"]
+    graph = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
+    assert [node.name for node in graph.get_inputs()] == ["samples"]
     _, clip = exported.comparisons  # the noise has offsets, which sherpa-onnx takes off
     assert clip.largest < 0.01
     assert clip.other == 0
-    [log_probs] = ReferenceEvaluator(graph).run(None, {"samples": words[None, :8000]})
+    [log_probs] = graph.run(None, {"samples": words[None, :8000]})
     assert log_probs.shape[1] == pytest.approx(0.5 / 0.02, abs=2)  # as sherpa-onnx reckons times
 
 
