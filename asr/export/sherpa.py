@@ -378,6 +378,8 @@ def _furthest(module: nn.Module, network: _EmulatedSamples | _EmulatedEnergies) 
         with torch.inference_mode():
             expected = module(*map(torch.from_numpy, batch)).numpy()
         apart = np.abs(expected - network.run(*batch))
-        ends = batch[1] // network._step if len(batch) > 1 else np.array([apart.shape[1]])
+        ends = np.array([apart.shape[1]])
+        if isinstance(network, _EmulatedEnergies):
+            ends = batch[1] // network._step
         furthest = max(furthest, float(apart[np.arange(apart.shape[1]) < ends[:, None]].max()))
     return furthest
