@@ -8,10 +8,11 @@ import pytest
 from asr import recipe
 from asr.audio.utterances import SpeechMemory, UtteranceCutter
 from asr.onnx.features import FrontEnd
+from asr.recipe.frames import delta_reach
 
 RATE = 8000
 FRONT_END = FrontEnd(recipe.LogMel(sample_rate=RATE, mels=8))
-FRAMES = {"shift": FRONT_END.settings.shift, "mels": 8, "reach": FRONT_END.reach}
+FRAMES = {"shift": FRONT_END.settings.shift, "mels": 8, "reach": delta_reach(FRONT_END.settings)}
 
 
 def energies(samples: np.ndarray) -> np.ndarray:
