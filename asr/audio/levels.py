@@ -26,6 +26,9 @@ FLOOR_DECIBELS = 25.0
 """Below a mel bin's mean over active frames lies its floor. In AN4 and LibriSpeech rooms lie 25 to 35 dB below."""
 DEVIATION_FLOOR = 1e-3
 """Added to an utterance's standard deviations, which digital silence leaves at nothing."""
+LEAST_DEVIATION = 0.25
+"""What a mel bin's energies are divided by at the least: in a band that the recording lacks they hardly deviate at all,
+and a click would be hundreds of deviations. Cepstral coefficients have no such band, since each hears all."""
 
 SILENT_DECIBELS = 40.0
 """Below the level a frame is silent."""

@@ -25,9 +25,9 @@ from asr.data.cuts import FAULT
 from asr.data.decoded import Recordings
 from asr.data.join import Joined
 from asr.data.listing import Waiting
-from asr.errors import CorpusError, TextError
+from asr.errors import AudioError, CorpusError, TextError
 from asr.model.collation import LoadedUtterance, collate
-from asr.records import Batch, Fault, Rejection
+from asr.records import Batch, Fault, Rejection, Waveform
 from asr.text.normalise import normalise
 from asr.text.tokenise import PhoneTokeniser, Tokeniser, frames_needed
 
@@ -175,19 +175,22 @@ def text_of(cut: Any, normalisation: str) -> str:
 
 
 def load_samples(cut: Any, sample_rate: int) -> np.ndarray:
-    """A cut's audio (S,), mono at ``sample_rate``. Raises Refused where it cannot be read."""
-    return mixed(load_channels(cut, sample_rate))
+    """A cut's audio (S,), mono at ``sample_rate``, resampled as that of a file is. Raises Refused where it cannot be
+    read."""
+    samples = mixed(load_channels(cut))
+    try:
+        return audio.prepare(Waveform(samples=samples, sample_rate=cut.sampling_rate), sample_rate).samples
+    except AudioError as error:
+        raise Refused("unreadable", _first_line(error)) from error
 
 
-def load_channels(cut: Any, sample_rate: int | None = None) -> np.ndarray:
-    """A cut's audio (channels, S), at ``sample_rate`` if one is given. Raises Refused where it cannot be read."""
+def load_channels(cut: Any) -> np.ndarray:
+    """A cut's audio (channels, S). Raises Refused where it cannot be read."""
     if fault := (getattr(cut, "custom", None) or {}).get(FAULT):
         raise Refused("unreadable", fault)
     if not cut.has_recording:
         raise Refused("unreadable", "the cut has no recording")
     try:
-        if sample_rate is not None and cut.sampling_rate != sample_rate:
-            cut = cut.resample(sample_rate)
         channels: np.ndarray = cut.load_audio()
     except IndexError as error:
         raise Refused("unreadable", "its recording has fewer channels than the cut names") from error

@@ -26,6 +26,7 @@ from asr.audio.levels import (
     DEVIATION_FLOOR,
     FIXED_FLOOR,
     FLOOR_DECIBELS,
+    LEAST_DEVIATION,
     LEVEL_SECONDS,
     LOG_FLOOR,
     UNHEARD_DECIBELS,
@@ -146,7 +147,10 @@ class FeatureExtractor(nn.Module):
         values = self.shape(energies, floor)
         mean = (values * active).sum(1, keepdim=True) / count
         variance = ((values - mean).square() * active).sum(1, keepdim=True) / count
-        return Statistics(floor=floor, mean=mean, deviation=variance.sqrt() + DEVIATION_FLOOR)
+        deviation = variance.sqrt() + DEVIATION_FLOOR
+        if isinstance(self.settings, recipe.LogMel):
+            deviation = deviation.clamp(min=LEAST_DEVIATION)
+        return Statistics(floor=floor, mean=mean, deviation=deviation)
 
     @torch.no_grad()
     def shape(self, energies: Features, floor: Tensor | None = None) -> Tensor:

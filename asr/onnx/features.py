@@ -18,6 +18,7 @@ from asr.audio.levels import (
     DEVIATION_FLOOR,
     FIXED_FLOOR,
     FLOOR_DECIBELS,
+    LEAST_DEVIATION,
     LEVEL_SECONDS,
     LOG_FLOOR,
     MARGIN_SECONDS,
@@ -96,7 +97,10 @@ class FrontEnd:
             values = self._coefficients(np.log(power, out=power))[active]
             mean = values.mean(0)
             variance = np.square(values - mean).mean(0)
-        return Statistics(floor=np.asarray(floor), mean=mean, deviation=np.sqrt(variance) + np.float32(DEVIATION_FLOOR))
+        deviation = np.sqrt(variance) + np.float32(DEVIATION_FLOOR)
+        if self.dct is None:
+            deviation = np.maximum(deviation, np.float32(LEAST_DEVIATION))
+        return Statistics(floor=np.asarray(floor), mean=mean, deviation=deviation)
 
     def shape(self, energies: np.ndarray, floor: np.ndarray | None = None) -> np.ndarray:
         """Features (T, F) before normalisation, of energies to which ``floor`` was added."""
