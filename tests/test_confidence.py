@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from asr import recipe
 from asr.records import Segment, Transcript, Word
 from asr.transcribe.confidence import FOREIGN_CONFIDENCE, FOREIGN_WORDS, Confidence
 
@@ -25,6 +26,13 @@ def transcript(words: int, confidence: float) -> Transcript:
 def test_speech_is_foreign_where_many_words_have_a_low_mean_confidence(words, confidence, foreign):
     heard = Confidence()
     heard.add(transcript(words, confidence))
+    assert heard.is_foreign is foreign
+
+
+@pytest.mark.parametrize(("confidence", "foreign"), [(0.69, True), (0.73, False)])
+def test_calibrated_confidences_are_foreign_where_they_lie_below_the_dev_sets(confidence, foreign):
+    heard = Confidence(recipe.Calibration(mean=0.8))  # log odds 1.39; 0.71 has half a unit less
+    heard.add(transcript(FOREIGN_WORDS, confidence))
     assert heard.is_foreign is foreign
 
 

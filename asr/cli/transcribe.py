@@ -102,7 +102,7 @@ def transcribe(
     with said_if_slow(COMPILING):
         recogniser.warm_up()
     began = time.perf_counter()
-    failed, seconds, confidence = 0, 0.0, Confidence()
+    failed, seconds, confidence = 0, 0.0, Confidence(recogniser.decoder.calibration)
     with _listening(waiting, channels, track) as (progress, advance):
         outcomes = recogniser.transcribe_all(
             (sys.stdin.buffer.read() if job.recording is None else job.recording for job in waiting),

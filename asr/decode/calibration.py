@@ -59,8 +59,10 @@ def fit_calibration(words: Sequence[Sequence[float]], hits: Sequence[bool]) -> r
         value = np.logaddexp(0.0, logits).sum() - right @ logits + 0.5 * (away @ away)
         return value, evidence.T @ (expit(logits) - right) + away
 
-    offset, slope, length = minimize(cost, prior, jac=True).x.round(3).tolist()
-    return recipe.Calibration(offset=offset, slope=slope, length=length)
+    weights = minimize(cost, prior, jac=True).x.round(3)
+    offset, slope, length = weights.tolist()
+    mean = round(float(expit(evidence @ weights).mean()), 3) if len(words) else None
+    return recipe.Calibration(offset=offset, slope=slope, length=length, mean=mean)
 
 
 def confidence(probabilities: Sequence[float], calibration: recipe.Calibration | None) -> float:

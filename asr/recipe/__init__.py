@@ -483,11 +483,13 @@ class LstmFusion(Section):
 
 class Calibration(Section):
     """What makes of a word of n tokens, whose posteriors' product is p, its confidence:
-    sigmoid(``offset`` + ``slope`` log(p / (1 - p)) + ``length`` n), as ``asr tune`` fits it to a dev set."""
+    sigmoid(``offset`` + ``slope`` log(p / (1 - p)) + ``length`` n), as ``asr tune`` fits it to a dev set, whose words
+    have a ``mean`` confidence by it."""
 
     offset: float = 0.0
     slope: float = 1.0
     length: float = 0.0
+    mean: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 class Beam(Section):
