@@ -229,6 +229,12 @@ def test_odd_yaml_is_a_sentence(load, text, message):
     assert message in fault_of(load, text)
 
 
+def test_a_character_that_yaml_forbids_is_named_in_one_line(load):
+    fault = fault_of(load, "data: \x07")
+    assert "unacceptable character #x0007: special characters are not allowed in" in fault
+    assert "\n" not in fault
+
+
 # ----------------------------------------------------------------------------------------------------- files
 
 

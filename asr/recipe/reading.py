@@ -83,7 +83,8 @@ def _parse_yaml(text: str, where: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise RecipeError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise RecipeError(f"{where}{line}: not valid YAML: {reason}") from error
     except RecipeError as error:
         raise RecipeError(f"{where}, {error}") from None
     except (RecursionError, ValueError) as error:
