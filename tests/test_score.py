@@ -426,6 +426,10 @@ def test_each_mistake_is_one_sentence_that_names_and_counts_and_exit_code_1(tmp_
         ([hyp("a.stm", "t A s 2 1 a"), lower], "a.stm, line 1: 2 1 is no stretch of time"),
         ([hyp("b.stm", "t A s 1 2 { a / b"), lower], "b.stm, line 1: an opening brace without a closing one"),
         ([hyp("a.trn", ";;", "a b } / c (u1)"), lower], "a.trn, line 2: a closing brace without an opening one"),
+        (
+            [hyp("deep.trn", ";;", "{ " * 1500 + "a (u1)"), lower],
+            "deep.trn, line 2: braces are nested more than 50 deep",
+        ),
         ([good, hyp("d.ctm", "u1 A * * <ALT>")], "d.ctm, line 1: <ALT> does not follow from the lines before"),
         (
             [good, hyp("e.ctm", "u1 A * * <ALT_BEGIN>", "u1 A 0 1 a")],

@@ -33,6 +33,9 @@ _NEVER = 10**12
 _FILLERS_DROPPED = ("english", "spelled")
 """The forms of text that drop filled pauses."""
 
+DEEPEST = 50
+"""Alternatives within alternatives; people write two."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arc:
@@ -95,9 +98,9 @@ def word_graph(text: str, form: str = "none", *, fragments: bool = False) -> Wor
     """The graph of a transcript in NIST's notation, its words normalised to ``form``, runs of plain words together.
 
     With ``fragments`` the hyphen that marks one is kept, whatever the form. Raises ValueError where braces do not
-    match.
+    match, or are nested more than ``DEEPEST`` deep.
     """
-    elements = _elements(_Tokens(text), form, fragments, nested=False)
+    elements = _elements(_Tokens(text), form, fragments, depth=0)
     arcs = [_START]
     ends: tuple[int, ...] = (0,)
     for place, element in enumerate(elements):
@@ -121,8 +124,12 @@ class _Tokens:
         return token
 
 
-def _elements(tokens: _Tokens, form: str, fragments: bool, *, nested: bool) -> list[_Element]:
-    """The elements up to the end; in a choice of alternatives, up to its closing brace, as one ``_Choice``."""
+def _elements(tokens: _Tokens, form: str, fragments: bool, *, depth: int) -> list[_Element]:
+    """The elements up to the end; within braces, of which ``depth`` are open, up to the closing one, as one
+    ``_Choice``."""
+    if depth > DEEPEST:
+        raise ValueError(f"braces are nested more than {DEEPEST} deep")
+    nested = depth > 0
     alternatives: list[list[_Element]] = [[]]
     run: list[str] = []  # plain words, normalised together
 
@@ -141,7 +148,7 @@ def _elements(tokens: _Tokens, form: str, fragments: bool, *, nested: bool) -> l
             continue
         flush()
         if token == "{":
-            alternatives[-1] += _elements(tokens, form, fragments, nested=True)
+            alternatives[-1] += _elements(tokens, form, fragments, depth=depth + 1)
         elif token == "/":
             alternatives.append([])
         elif nested:
