@@ -44,6 +44,11 @@ def test_a_fitted_calibration_believes_words_as_far_as_they_are_right():
     assert error(fitted) < 0.03 < 0.2 < error(None)
 
 
+@pytest.mark.parametrize(("hit", "mean"), [(True, 0.999), (False, 0.001)])
+def test_words_that_are_all_right_or_all_wrong_leave_the_mean_short_of_certainty(hit, mean):
+    assert fit_calibration([[float(hit)] * 3] * 5000, [hit] * 5000).mean == mean
+
+
 def test_few_words_move_a_calibration_little_and_none_not_at_all():
     assert fit_calibration([], []) == recipe.Calibration()
     fitted = fit_calibration([[0.9, 0.9]], [True])

@@ -61,7 +61,7 @@ def fit_calibration(words: Sequence[Sequence[float]], hits: Sequence[bool]) -> r
 
     weights = minimize(cost, prior, jac=True).x.round(3)
     offset, slope, length = weights.tolist()
-    mean = round(float(expit(evidence @ weights).mean()), 3) if len(words) else None
+    mean = round(_bounded(float(expit(evidence @ weights).mean())), 3) if len(words) else None
     return recipe.Calibration(offset=offset, slope=slope, length=length, mean=mean)
 
 
@@ -76,5 +76,9 @@ def confidence(probabilities: Sequence[float], calibration: recipe.Calibration |
 
 def log_odds(probability: float) -> float:
     """log(p / (1 - p)), as if a network were never surer than 0.999: beyond that its figures say little."""
-    bounded = min(max(probability, 0.001), 0.999)
+    bounded = _bounded(probability)
     return math.log(bounded / (1.0 - bounded))
+
+
+def _bounded(probability: float) -> float:
+    return min(max(probability, 0.001), 0.999)
