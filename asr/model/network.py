@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,7 +39,7 @@ class TorchNetwork:
         """As ``Streaming`` says. Raises AsrError for an encoder of the user's own, whose states nothing here knows."""
         if not isinstance(self.model.encoder, Encoder):
             raise AsrError("an encoder of one's own reads whole recordings alone, so it cannot read live speech")
-        return Stream(TorchChunks(self.model), chunk=chunk, context=context)
+        return Stream(self._chunks, chunk=chunk, context=context)
 
     @property
     def batches_streams(self) -> bool:
@@ -49,4 +50,8 @@ class TorchNetwork:
         self, streams: Sequence[Stream[Statistics, States]], samples: Sequence[np.ndarray], *, last: Sequence[bool]
     ) -> list[np.ndarray | Exception]:
         """As ``Streaming`` says."""
-        return feed_together(TorchChunks(self.model), streams, samples, last)
+        return feed_together(self._chunks, streams, samples, last)
+
+    @functools.cached_property
+    def _chunks(self) -> TorchChunks:
+        return TorchChunks(self.model)
