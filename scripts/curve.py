@@ -94,6 +94,7 @@ def interval_of(points: list[Point]) -> tuple[float, Interval | None]:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key, on both sides.")
 @click.option("--set-scratch", multiple=True, metavar="KEY=VALUE", help="On the side from scratch alone.")
 @click.option("--set-start", multiple=True, metavar="KEY=VALUE", help="On the other alone.")
+@click.option("--decoding", multiple=True, metavar="KEY=VALUE", help="Override the decoder, on both sides.")
 @click.option("--own-units", is_flag=True, help="The recipe's units on both sides, not the start model's where it is.")
 def main(
     path: Path,
@@ -107,6 +108,7 @@ def main(
     overrides: tuple[str, ...],
     set_scratch: tuple[str, ...],
     set_start: tuple[str, ...],
+    decoding: tuple[str, ...],
     own_units: bool,
 ) -> None:
     """Train on parts of RECIPE's corpus from scratch and from a start model, and print the WER of each on its test.
@@ -141,7 +143,7 @@ def main(
                 train_acoustic_model(
                     settings.model_copy(update={"data": str(root)}), directory, root=root, device=device, resume=True
                 )
-                recogniser = Recogniser.load(directory, device=device)
+                recogniser = Recogniser.load(directory, device=device, decoding=decoding)
                 scores = evaluate(recogniser, sources_of(settings, "test"), root=root)
                 systems = tuple(score.system for score in scores)
                 points.append(Point(side=side, utterances=count, seed=seed, directory=directory, systems=systems))
