@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import math
+import multiprocessing
 import shutil
 import signal
 import time
@@ -25,7 +26,7 @@ from asr.recipe import reading
 from asr.recipe.reading import validate_recipe
 from asr.text.tokenise import CharacterTokeniser
 from asr.train import optimiser
-from asr.train.acoustic import loss_of
+from asr.train.acoustic import AcousticTask, loss_of
 from asr.train.acoustic import train_acoustic_model as train
 from asr.train.step import Trainer
 from asr.transcribe.corpus import utterances
@@ -314,6 +315,19 @@ def test_a_stopped_run_by_the_clock_goes_on_with_the_time_that_it_has_left(corpu
     meta = train(settings_of(epochs=1, minutes=1.02), directory, root=corpus, resume=True)
     assert 1.02 <= meta["training"]["minutes"] < 2
     assert meta["training"]["epochs"] >= 2
+
+
+def test_an_epoch_that_the_clock_cuts_short_ends_its_loader(corpus, tmp_path, monkeypatch):
+    left = []
+    score_dev = AcousticTask.score_dev
+
+    def counting(task, model, monitor):
+        left.append(len(multiprocessing.active_children()))
+        return score_dev(task, model, monitor)
+
+    monkeypatch.setattr(AcousticTask, "score_dev", counting)
+    train(settings_of(minutes=0.001, workers=1, max_batch_seconds=3), tmp_path / "model", root=corpus)
+    assert left == [0]
 
 
 def test_the_dev_set_is_scored_as_often_as_asked_for_and_after_the_last_epoch(corpus, tmp_path):

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -240,9 +240,11 @@ def load_batches(
     return load_ordered(itertools.islice(whole, skip, None, every), dataset, workers=workers)
 
 
-def load_ordered(batches: Iterable[Sequence[Any]], dataset: Utterances, *, workers: int = 0) -> Iterator[Batch]:
+def load_ordered(
+    batches: Iterable[Sequence[Any]], dataset: Utterances, *, workers: int = 0
+) -> Generator[Batch, None, None]:
     """``batches`` of cuts, of what becomes cuts (``data.listing``) or of what is joined, loaded by so many ``workers``
-    in their order. Raises CorpusError where one of those dies."""
+    in their order. Closing it ends them. Raises CorpusError where one of those dies."""
     loader = torch.utils.data.DataLoader(
         dataset,
         sampler=batches,

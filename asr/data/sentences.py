@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ class SentenceBatches:
     def __len__(self) -> int:
         return len(self._cuts) - 1
 
-    def epoch(self, number: int, *, skip: int = 0, every: int = 1) -> Iterator[SentenceBatch]:
+    def epoch(self, number: int, *, skip: int = 0, every: int = 1) -> Generator[SentenceBatch, None, None]:
         """The batches of epoch ``number``, the first ``skip`` left out, and of the rest one in ``every``."""
         random = np.random.default_rng((self.seed, number))
         order = np.lexsort((random.random(len(self.text)), self._lengths))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ class AcousticTask:
             self._final = self._build_criterion()
         return self._spelled is not None or choosing is None or number < choosing
 
-    def epoch(self, number: int, *, skip: int, every: int) -> Iterator[Batch]:
+    def epoch(self, number: int, *, skip: int, every: int) -> Generator[Batch, None, None]:
         begins = self._settings.from_epoch if isinstance(self._settings, recipe.CtcCrf) else 0
         self.criterion = self._final if number >= begins else ctc_loss
         return self.corpora.train(number, skip, every, self._spelled)

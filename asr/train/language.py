@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ class LanguageTask:
     def ready(self, number: int, monitor: Monitor, stop: threading.Event) -> bool:  # noqa: ARG002
         return True
 
-    def epoch(self, number: int, *, skip: int, every: int) -> Iterator[SentenceBatch]:
+    def epoch(self, number: int, *, skip: int, every: int) -> Generator[SentenceBatch, None, None]:
         return self._batches.epoch(number, skip=skip, every=every)
 
     def loss(self, model: LanguageModel, batch: SentenceBatch) -> Loss:

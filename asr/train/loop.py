@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import platform
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,9 +46,9 @@ class Task(Protocol[M, B]):
         stop meanwhile: then it begins anew when the run goes on."""
         ...
 
-    def epoch(self, number: int, *, skip: int, every: int) -> Iterator[B]:
+    def epoch(self, number: int, *, skip: int, every: int) -> Generator[B, None, None]:
         """The batches of epoch ``number``, the first ``skip`` left out and of the rest one in ``every``: the same ones
-        whenever it is asked."""
+        whenever it is asked. Closing it ends the processes that load them."""
         ...
 
     def loss(self, model: M, batch: B) -> Loss: ...
@@ -78,7 +79,7 @@ def train(task: Task[M, B], settings: recipe.TrainerSettings, directory: Path, *
     """
     model, rank, world = task.model, runtime.rank(), runtime.world()
     runtime.copy_from_first([*model.parameters(), *model.buffers()])
-    averaged = copy.deepcopy(model).eval()
+    averaged = _copy_of(model).eval()
     trainer = Trainer(model, task.loss, settings)
     progress = load_state(directory, trainer) or Progress()
     settings, changes, another = go_on(progress, settings, _agreed(task.contents), processes=world)
@@ -98,28 +99,28 @@ def train(task: Task[M, B], settings: recipe.TrainerSettings, directory: Path, *
                 save_state(directory, progress, trainer)
                 raise TrainingStopped(f"stopped before epoch {progress.epoch + 1} after {progress.step} steps")
             model.train()
-            batches = task.epoch(progress.epoch, skip=progress.batch + rank, every=world)
-            for group in agreed_groups(batches, settings.accumulate, monitor, stop):
-                if group.stop or (progress.step and group.seconds - saved > settings.save_minutes * 60):
-                    monitor.read()
-                    save_state(directory, progress, trainer)
-                    saved = progress.seconds
-                if group.stop:
-                    raise TrainingStopped(f"stopped in epoch {progress.epoch + 1} after {progress.step} steps")
-                if progress.batch and is_time_up(group.seconds, settings):
-                    break
-                # Dropout and SpecAugment depend on the place in the run alone, so a resumed run draws the same.
-                seeds = [(seed, progress.epoch, progress.batch + place) for place in group.places]
-                progress.batch += group.size
-                monitor.reject(group.rejected)
-                if not group.labels:
-                    continue
-                left = share_left(progress.decay_step, total_steps, group.seconds, settings)
-                rate = learning_rate(progress.step, left, settings, warm_from=progress.warm_from)
-                frozen = task.frozen(progress.step)
-                figures = trainer.step(group.own, rate, labels=group.labels, seeds=seeds, frozen=frozen)
-                progress.step += 1
-                monitor.step(figures)
+            with contextlib.closing(task.epoch(progress.epoch, skip=progress.batch + rank, every=world)) as batches:
+                for group in agreed_groups(batches, settings.accumulate, monitor, stop):
+                    if group.stop or (progress.step and group.seconds - saved > settings.save_minutes * 60):
+                        monitor.read()
+                        save_state(directory, progress, trainer)
+                        saved = progress.seconds
+                    if group.stop:
+                        raise TrainingStopped(f"stopped in epoch {progress.epoch + 1} after {progress.step} steps")
+                    if progress.batch and is_time_up(group.seconds, settings):
+                        break
+                    # Dropout and SpecAugment depend on the place in the run alone, so a resumed run draws the same.
+                    seeds = [(seed, progress.epoch, progress.batch + place) for place in group.places]
+                    progress.batch += group.size
+                    monitor.reject(group.rejected)
+                    if not group.labels:
+                        continue
+                    left = share_left(progress.decay_step, total_steps, group.seconds, settings)
+                    rate = learning_rate(progress.step, left, settings, warm_from=progress.warm_from)
+                    frozen = task.frozen(progress.step)
+                    figures = trainer.step(group.own, rate, labels=group.labels, seeds=seeds, frozen=frozen)
+                    progress.step += 1
+                    monitor.step(figures)
             monitor.read()
             if progress.step == 0:
                 raise TrainingError(f"nothing could be trained on; {directory}/training/rejected.jsonl says why")
@@ -139,6 +140,15 @@ def train(task: Task[M, B], settings: recipe.TrainerSettings, directory: Path, *
             save_state(directory, progress, trainer)
             saved = progress.seconds
     return describe_run(task, progress)
+
+
+def _copy_of(model: M) -> M:
+    """A copy whose recurrent weights lie in one piece of memory, as cuDNN wants them: copying takes them apart."""
+    copied = copy.deepcopy(model)
+    for module in copied.modules():
+        if isinstance(module, nn.RNNBase):
+            module.flatten_parameters()
+    return copied
 
 
 def _agreed(contents: Contents) -> Contents:

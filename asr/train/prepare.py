@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ class TrainingCorpora:
 
     def train(
         self, epoch: int, skip: int = 0, every: int = 1, spelled: Mapping[str, Sequence[int]] | None = None
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         """Augmented batches of one epoch, the first ``skip`` left out and of the rest one in ``every``. ``spelled`` are
         the tokens of some utterances, by id, in place of the tokeniser's."""
         settings = self.recipe
