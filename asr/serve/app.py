@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asr.errors import AsrError
-from asr.serve import listen, page, realtime, transcriptions, uploads
+from asr.serve import listen, page, realtime, subtitles, transcriptions, uploads
 from asr.serve.engine import Engine, Models, Settings
 from asr.serve.errors import RequestError, unexpected
 from asr.serve.metrics import CONTENT_TYPE, Metrics
@@ -59,6 +59,7 @@ def build_app(models: Models, settings: Settings) -> Starlette:
     routes: list[BaseRoute] = [
         *_status_routes(models, engine, metrics),
         *transcriptions.routes(models, settings, engine),
+        *subtitles.routes(),
         *realtime.routes(models, settings, streams),
         *listen.routes(models, settings, streams),
         *page.routes(settings),

@@ -20,6 +20,7 @@ def document(models: Sequence[str]) -> Schema:
         "paths": {
             "/v1/audio/transcriptions": {"post": _transcribe(models)},
             "/v1/audio/alignments": {"post": _align(models)},
+            "/v1/subtitles": {"post": _subtitle()},
             "/v1/models": {"get": _get("The models.", _object(object=_TEXT, data=_list(_MODEL)), errors=(401,))},
             "/v1/models/{name}": {
                 "get": {
@@ -134,11 +135,18 @@ def _align(models: Sequence[str]) -> Schema:
     return _post("When each word of a text is said in a recording.", form, {"application/json": aligned})
 
 
-def _post(summary: str, form: Schema, kinds: dict[str, Schema]) -> Schema:
-    body = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+def _subtitle() -> Schema:
+    seconds = {"type": "number", "minimum": 0, "maximum": 1e7}
+    words = {**_list(_object(text=_TEXT, start=seconds, end=seconds)), "description": "Of a stretch of speech."}
+    asked = {**_object(format={"enum": ["srt", "vtt"]}, segments=_list(words)), "additionalProperties": False}
+    kinds = {"text/plain": _TEXT, "text/vtt": _TEXT}
+    return _post("Subtitles of words that were heard already.", asked, kinds, body="application/json")
+
+
+def _post(summary: str, form: Schema, kinds: dict[str, Schema], *, body: str = "multipart/form-data") -> Schema:
     return {
         "summary": summary,
-        "requestBody": body,
+        "requestBody": {"required": True, "content": {body: {"schema": form}}},
         "responses": _answers(kinds, 400, 401, 403, 404, 408, 413, 500, 503),
     }
 

@@ -2,7 +2,6 @@
 
 const DOUBTFUL = 0.85, UNSURE = 0.5; // confidences below which a word is shown so
 const UNSENT_SECONDS = 10; // of audio that waits for the network, after which speaking is ended
-const CUE = { letters: 84, seconds: 7 }; // of a subtitle, at the most
 
 const element = (id) => document.getElementById(id);
 const [model, speak, state, live, partial, trouble] =
@@ -22,12 +21,18 @@ function shade(confidence) {
   return confidence < UNSURE ? "unsure" : confidence < DOUBTFUL ? "doubtful" : "";
 }
 
+// Minutes, of which an hour may have more than 60, and seconds.
+function clock(seconds) {
+  const tenths = Math.round(10 * seconds);
+  return `${String(Math.floor(tenths / 600)).padStart(2, "0")}:${((tenths % 600) / 10).toFixed(1).padStart(4, "0")}`;
+}
+
 function wordElement(word, kind = "span") {
   const shown = document.createElement(kind);
   shown.className = `word ${shade(word.confidence ?? 1)}`;
   shown.textContent = word.text;
   if (word.confidence !== undefined) {
-    shown.title = `${Math.round(100 * word.confidence)} % sure, at ${clock(word.start, ".").slice(3, -2)}`;
+    shown.title = `${Math.round(100 * word.confidence)} % sure, at ${clock(word.start)}`;
   }
   return shown;
 }
@@ -38,40 +43,28 @@ function fill(container, words, kind) {
 
 // Downloads: segments are lists of words, each {text, start, end, confidence}.
 
-function clock(seconds, point) {
-  const all = Math.round(1000 * seconds);
-  const two = (number) => String(Math.floor(number)).padStart(2, "0");
-  const [hours, minutes, rest] = [all / 3600000, (all / 60000) % 60, (all / 1000) % 60];
-  return `${two(hours)}:${two(minutes)}:${two(rest)}${point}${String(all % 1000).padStart(3, "0")}`;
-}
-
-function cues(segments) {
-  const all = [];
-  for (const words of segments) {
-    let cue = null;
-    for (const word of words) {
-      const long = cue && (cue.text.length + 1 + word.text.length > CUE.letters || word.end - cue.start > CUE.seconds);
-      if (!cue || long) all.push(cue = { start: word.start, end: word.end, text: word.text });
-      else Object.assign(cue, { end: word.end, text: `${cue.text} ${word.text}` });
-    }
-  }
-  return all;
-}
-
 const textOf = (words) => words.map((word) => word.text).join(" ");
 const FORMS = {
   txt: (segments) => segments.map(textOf).join("\n") + "\n",
-  srt: (segments) => cues(segments).map((cue, i) =>
-    `${i + 1}\n${clock(cue.start, ",")} --> ${clock(cue.end, ",")}\n${cue.text}\n`).join("\n"),
-  vtt: (segments) => ["WEBVTT\n", ...cues(segments).map((cue) => {
-    const text = cue.text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-    return `${clock(cue.start, ".")} --> ${clock(cue.end, ".")}\n${text}\n`;
-  })].join("\n"),
+  srt: (segments) => subtitles("srt", segments),
+  vtt: (segments) => subtitles("vtt", segments),
   json: (segments) => JSON.stringify({
     text: segments.map(textOf).join(" "),
     segments: segments.map((words) => ({ start: words[0].start, end: words.at(-1).end, text: textOf(words), words })),
   }, null, 1) + "\n",
 };
+
+// The server parts words into cues, as it does those of a file.
+async function subtitles(format, segments) {
+  const answer = await fetch("/v1/subtitles", {
+    method: "POST",
+    headers: { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) },
+    body: JSON.stringify({ format, segments }),
+  });
+  if (answer.status === 401) lock();
+  if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
+  return answer.text();
+}
 
 function offer(group, name, segments) {
   group.hidden = false;
@@ -80,15 +73,21 @@ function offer(group, name, segments) {
     button.type = "button";
     button.textContent = `.${form}`;
     button.setAttribute("aria-label", `Download as ${form}`);
-    button.onclick = () => {
-      const link = document.createElement("a");
-      link.href = URL.createObjectURL(new Blob([FORMS[form](segments.filter((words) => words.length))]));
-      link.download = `${name}.${form}`;
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-    };
+    button.onclick = () => save(form, name, segments.filter((words) => words.length));
     return button;
   }));
+}
+
+async function save(form, name, segments) {
+  try {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([await FORMS[form](segments)]));
+    link.download = `${name}.${form}`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  } catch (error) {
+    complain(`${name}.${form} was not written: ${error.message}.`);
+  }
 }
 
 // Speaking.
