@@ -237,29 +237,49 @@ def test_a_global_map_makes_contractions_and_hesitations_alike(tmp_path):
 SCTK = Path(os.environ.get("SCTK", "/nowhere"))
 """A copy of SCTK's sources."""
 
-TRN = ("-i", "spu_id")
+TESTS = ((170, 76, 20, 40), (178, 75, 13, 33))
 OWN_TESTS = [
-    ("tests.ref", "trn", "tests.hyp", "trn", TRN, (178, 75, 13, 33)),
-    ("tests.hyp", "trn", "tests.ref", "trn", TRN, (178, 75, 33, 13)),
-    ("csrnab.ref", "trn", "csrnab.hyp", "trn", (), (1263, 131, 12, 26)),
-    ("lvc_ref.stm", "stm", "lvc_hyp.ctm", "ctm", (), (1015, 539, 227, 170)),
-    ("lvc_refe.stm", "stm", "lvc_hyp.ctm", "ctm", (), (959, 502, 213, 164)),
-    ("lvc_refm.stm", "stm", "lvc_hypm.ctm", "ctm", (), (23, 9, 21, 33)),
-    ("test.cantonese.stm", "stm", "test.cantonese.ctm", "ctm", (), (26, 4, 4, 5)),
-    ("stm2ctm_missing.ref.stm", "stm", "stm2ctm_missing.hyp-missfile1.ctm", "ctm", (), (66, 49, 47, 11)),
-    ("tima_ref.ctm", "ctm", "tima_hyp.ctm", "ctm", (), (569, 253, 106, 47)),
+    # its counts without -F and with it
+    ("csrnab.ref", "csrnab.hyp", (1263, 131, 12, 26), (1263, 131, 12, 26)),
+    ("csrnab1.ref", "csrnab1.hyp", (55, 8, 1, 1), (55, 8, 1, 1)),
+    ("lvc_ref.stm", "lvc_hyp.ctm", (1013, 540, 226, 171), (1015, 539, 227, 170)),
+    ("lvc_ref.stm", "lvc_hypc.ctm", (1013, 540, 226, 171), (1015, 539, 227, 170)),
+    ("lvc_ref.stm", "lvc_hypr.ctm", (239, 143, 1397, 59), (239, 143, 1397, 59)),
+    ("lvc_refe.stm", "lvc_hyp.ctm", (957, 503, 212, 165), (959, 502, 213, 164)),
+    ("lvc_refm.stm", "lvc_hypm.ctm", (23, 9, 21, 33), (23, 9, 21, 33)),
+    ("lvc_refr.stm", "lvc_hyp.ctm", (448, 237, 110, 1039), (448, 237, 110, 1039)),
+    ("lvc_refr.stm", "lvc_hypr.ctm", (239, 143, 413, 59), (239, 143, 413, 59)),
+    ("mand_ref.stm", "mand_hyp.ctm", (33, 3, 1, 1), (35, 1, 1, 1)),
+    ("stm2ctm_missing.ref.stm", "stm2ctm_missing.hyp.ctm", (83, 58, 21, 18), (83, 58, 21, 18)),
+    ("stm2ctm_missing.ref.stm", "stm2ctm_missing.hyp-missall.ctm", (0, 0, 162, 0), (0, 0, 162, 0)),
+    ("stm2ctm_missing.ref.stm", "stm2ctm_missing.hyp-missfile1.ctm", (66, 49, 47, 11), (66, 49, 47, 11)),
+    ("stm2ctm_missing.ref.stm", "stm2ctm_missing.hyp-missfile2chanB.ctm", (50, 38, 74, 18), (50, 38, 74, 18)),
+    ("test.cantonese.stm", "test.cantonese.ctm", (26, 5, 3, 5), (26, 4, 4, 5)),
+    ("test.turkish.ref", "test.turkish.hyp", (7, 0, 7, 7), (7, 0, 7, 7)),
+    ("test.ukranian.ref", "test.ukranian.hyp", (59, 7, 0, 2), (59, 7, 0, 2)),
+    ("test.vietnamese.ref.trn", "test.vietnamese.hyp.trn", (624, 0, 136, 208), (624, 0, 136, 208)),
+    ("tests.ref", "tests.hyp", *TESTS),
+    ("tests.hyp", "tests.ref", (170, 76, 40, 20), (178, 75, 33, 13)),
+    *((f"tests.ref.utf8-{size}bytes", f"tests.hyp.utf8-{size}bytes", *TESTS) for size in range(1, 5)),
+    ("tima_ref.ctm", "tima_hyp.ctm", (566, 256, 103, 47), (569, 253, 106, 47)),
 ]
+NORMALISED = {"tests.ref.utf8-2bytes": "none"}
+"""Where small letters and capitals are different words: there sclite makes only those of ASCII alike."""
 
 
 @pytest.mark.skipif(not SCTK.is_dir(), reason="SCTK=FOLDER names no copy of SCTK's sources")
-@pytest.mark.parametrize(("ref", "ref_form", "hyp", "hyp_form", "_options", "sclite"), OWN_TESTS)
-def test_the_files_of_sclites_own_tests_count_as_sclite_counts_them(ref, ref_form, hyp, hyp_form, _options, sclite):
-    folder = SCTK / "src" / "sclite" / "testdata"
-    references = read_references(folder / ref, ref_form)
-    rules = Rules(normalisation="lower", fragments=True)
-    [system] = score(references, [read_hypotheses(folder / hyp, references, hyp_form)], rules)
-    words = system.words
-    assert (words.hits, words.substitutions, words.deletions, words.insertions) == sclite
+@pytest.mark.parametrize(("ref", "hyp", "plain", "with_fragments"), OWN_TESTS)
+def test_the_files_of_sclites_own_tests_count_as_sclite_counts_them(tmp_path, ref, hyp, plain, with_fragments):
+    for name in (ref, hyp):
+        text = (SCTK / "src" / "sclite" / "testdata" / name).read_bytes()
+        (tmp_path / name).write_text(text.decode("gb18030" if name.startswith("mand") else "utf-8"))
+    forms = [name[-3:] if name[-3:] in ("stm", "ctm") else "trn" for name in (ref, hyp)]
+    references = read_references(tmp_path / ref, forms[0])
+    hypotheses = read_hypotheses(tmp_path / hyp, references, forms[1])
+    for fragments, sclite in ((False, plain), (True, with_fragments)):
+        rules = Rules(normalisation=NORMALISED.get(ref, "lower"), fragments=fragments)
+        words = score(references, [hypotheses], rules)[0].words
+        assert (words.hits, words.substitutions, words.deletions, words.insertions) == sclite
 
 
 @pytest.mark.skipif(not SCTK.is_dir(), reason="SCTK=FOLDER names no copy of SCTK's sources")
