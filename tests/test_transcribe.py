@@ -2,6 +2,7 @@
 
 import itertools
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -228,6 +229,21 @@ def test_folders_are_searched_and_outputs_mirror_them(tmp_path):
     assert folders.find_recordings(several) == [tmp_path / "a" / "x.wav", tmp_path / "b" / "x.wav"]
     assert folders.common_folder(several) == tmp_path
     assert folders.common_folder([str(tmp_path / "a" / "x.wav")]) == tmp_path / "a"
+
+
+def test_no_transcript_leaves_the_output_folder_however_its_recording_is_named(tmp_path, monkeypatch):
+    for name in ("a/x.wav", "a/y.wav", "b/x.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b" / "link").symlink_to("../a")
+    monkeypatch.chdir(tmp_path / "a")
+    names = ["x.wav", "../b/x.wav", "../a/y.wav", str(tmp_path / "a" / "x.wav"), "../b/link/../b/x.wav"]
+    found = folders.find_recordings(names)
+    assert found == [Path("x.wav"), Path("../b/x.wav"), Path("../a/y.wav")]  # each once
+    stems = folders.output_stems(found, folders.common_folder(names))
+    assert [str(stem) for stem in stems.values()] == ["a/x", "b/x", "a/y"]
+    linked = folders.output_stems([Path("../b/link/y.wav")], folders.common_folder([".."]))
+    assert [str(stem) for stem in linked.values()] == ["b/link/y"]
 
 
 def test_folders_that_are_links_are_searched_once_and_a_link_that_leads_nowhere_is_named(tmp_path, caplog):

@@ -148,7 +148,7 @@ def _counted(names: Sequence[str], into: Inventory) -> Iterator[Path]:
 def _found(names: Sequence[str]) -> Iterator[Path]:
     for name in names:
         for match in folders.matching(name):
-            yield from _within(match.absolute())
+            yield from _within(folders.direct(match))
 
 
 def _within(path: Path) -> Iterator[Path]:

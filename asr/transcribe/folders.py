@@ -19,15 +19,16 @@ def find_recordings(names: Sequence[str]) -> list[Path]:
     What is named itself is taken for a recording whatever it is called. Raises AudioError for a folder or a pattern
     that leads to none.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for name in names:
         inside = [
             file for match in matching(name) for file in (audio.recordings_below(match) if match.is_dir() else [match])
         ]
         if not inside:
             raise AudioError(f"{name} holds no recordings: no file in it is called .wav, .flac, .mp3 or the like")
-        found |= dict.fromkeys(inside)
-    return list(found)
+        for recording in inside:
+            found.setdefault(direct(recording), recording)
+    return list(found.values())
 
 
 def matching(name: str) -> list[Path]:
@@ -41,11 +42,18 @@ def matching(name: str) -> list[Path]:
     return matches
 
 
+def direct(path: Path) -> Path:
+    """The absolute path without ``..``: links that one leads out of are followed, and no other."""
+    parts = path.absolute().parts
+    beyond = len(parts) - parts[::-1].index("..") if ".." in parts else 0
+    return Path(*parts[:beyond]).resolve().joinpath(*parts[beyond:])
+
+
 def common_folder(names: Iterable[str]) -> Path:
     """The innermost folder that holds everything named; of a single folder, itself."""
     parents = []
     for name in names:
-        path = Path(name).absolute()
+        path = direct(Path(name))
         while glob.has_magic(str(path)) and not path.exists():
             path = path.parent
         parents.append(path if path.is_dir() else path.parent)
@@ -55,7 +63,7 @@ def common_folder(names: Iterable[str]) -> Path:
 def output_stems(recordings: Sequence[Path], base: Path) -> dict[Path, Path]:
     """For each recording a path of its own, relative to the output folder and without suffix: the folders are those
     below ``base``, and recordings that differ in nothing but the suffix keep it (``a.wav``, ``a.mp3``)."""
-    whole = {recording: Path(os.path.relpath(recording.absolute(), base)) for recording in recordings}
+    whole = {recording: Path(os.path.relpath(direct(recording), base)) for recording in recordings}
     times = Counter(path.with_suffix("") for path in whole.values())
     stems = {
         recording: path if times[path.with_suffix("")] > 1 else path.with_suffix("")

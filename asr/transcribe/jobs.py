@@ -45,7 +45,7 @@ def plan(named: Sequence[str], recordings: Sequence[Path | None], out: Path, for
     for recording in recordings:
         stem = out / (stems[recording] if recording else "standard-input")
         outputs = folders.output_paths(stem, forms)
-        if recording and recording.absolute() in {path.absolute() for path in outputs.values()}:
+        if recording and folders.direct(recording) in map(folders.direct, outputs.values()):
             raise AsrError(f"the transcript of {recording} would take its place: give another --out")
         jobs.append(Job(recording, outputs))
     return jobs
