@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from asr import recipe
 from asr.decode import align as engine
 from asr.decode.align import Slack, align
+from asr.decode.words import TAIL
 from asr.errors import TextError
 from asr.records import AlignedText, AlignedWord, Emissions, Word
 from asr.text.tokenise import CharacterTokeniser, build_tokeniser
 from asr.transcribe import formats
-from asr.transcribe.alignment import LAG, SEPARATOR_REACH, TAIL, align_text, spell
+from asr.transcribe.alignment import LAG, SEPARATOR_REACH, align_text, spell
 
 TOKENISER = CharacterTokeniser(" abc")  # ids: blank 0, space 1, a 2, b 3, c 4
 

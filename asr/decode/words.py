@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from asr import recipe
+from asr.audio.loudness import Loudness
 from asr.decode.calibration import confidence
 from asr.records import Hypothesis, Word
 from asr.text.tokenise import Tokeniser
@@ -13,8 +14,8 @@ from asr.text.tokenise import Tokeniser
 Spelling = list[tuple[str, int, float]]
 """A word's tokens: text, frame, probability."""
 TAIL = 0.1
-"""Seconds that a word goes on for after the frame of its last token, if the next one leaves it the time: a network of
-CTC writes a token once it is sure of it, and is silent for the rest of its sound."""
+"""Seconds that a word goes on for after the frame of its last token, if the next one leaves it the time and its sound
+is not heard to end: a network of CTC writes a token once it is sure of it, and is silent for the rest of its sound."""
 
 
 def words_of(
@@ -23,28 +24,41 @@ def words_of(
     frame_shift: float,
     offset: float = 0.0,
     calibration: recipe.Calibration | None = None,
+    loudness: Loudness | None = None,
 ) -> tuple[Word, ...]:
-    """The hypothesis's words. A word spans its first token's frame to its last's and ``TAIL`` seconds more, up to the
-    next word and to the utterance's end; its confidence is the product of its tokens' probabilities: that all are
-    right, as far as the network can tell; or what ``calibration`` makes of that. Frame shift and offset are seconds."""
+    """The hypothesis's words. A word begins with its first token's frame and goes on after its last's until its sound
+    ends, where the utterance's ``loudness`` tells that, or for ``TAIL`` seconds; up to the next word and to the
+    utterance's end. Its confidence is the product of its tokens' probabilities: that all are right, as far as the
+    network can tell; or what ``calibration`` makes of that. Frame shift and offset are seconds."""
     spelled = spellings(hypothesis, tokeniser)
     texts = ["".join(text for text, _, _ in word) for word in spelled]
     if hypothesis.spans is not None:
         texts = hypothesis.text.split()
+    ends = [
+        end_of(word[0][1] * frame_shift, last_sound(word, frame_shift), limit * frame_shift, loudness)
+        for word, limit in zip(spelled, _limits(spelled, hypothesis.length), strict=True)
+    ]
     return tuple(
         Word(
             text=text,
             start=round(offset + word[0][1] * frame_shift, 3),
-            end=round(offset + min(own_end(word, frame_shift), limit * frame_shift), 3),
+            end=round(offset + end, 3),
             confidence=round(confidence([probability for _, _, probability in word], calibration), 4),
         )
-        for text, word, limit in zip(texts, spelled, _limits(spelled, hypothesis.length), strict=True)
+        for text, word, end in zip(texts, spelled, ends, strict=True)
     )
 
 
-def own_end(word: Spelling, frame_shift: float) -> float:
-    """When a word ends, in seconds of the utterance, if neither another word nor the utterance's end comes first."""
-    return (word[-1][1] + 1) * frame_shift + TAIL
+def last_sound(word: Spelling, frame_shift: float) -> float:
+    """When the frame of a word's last token is over, in seconds of the utterance."""
+    return (word[-1][1] + 1) * frame_shift
+
+
+def end_of(begin: float, heard: float, limit: float, loudness: Loudness | None = None) -> float:
+    """When a word ends that begins at ``begin`` and whose last token is over at ``heard``; no later than ``limit``, the
+    next word or the end of all. In seconds."""
+    end = loudness.end_of_sound(begin, heard, limit) if loudness else None
+    return min(heard + TAIL, limit) if end is None else min(end, limit)
 
 
 def _limits(spelled: Sequence[Spelling], length: int | None) -> list[float]:

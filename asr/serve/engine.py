@@ -272,9 +272,10 @@ class Engine:
         try:
             with _warnings_of_this_thread(work.warnings):
                 work.decoder = _decoder(work)
-                blocks = self._heard(work, audio.stream(work.recording, sample_rate=network.sample_rate))
-                cut = pieces(blocks, rate=network.sample_rate, frame=frame_samples(network), vad=True)
-                for piece, utterance in uttered(cut):
+                rate, frame = network.sample_rate, frame_samples(network)
+                blocks = self._heard(work, audio.stream(work.recording, sample_rate=rate))
+                cut = pieces(blocks, rate=rate, frame=frame, vad=True)
+                for piece, utterance in uttered(cut, rate=rate, frame=frame):
                     self._offer(work, piece, utterance)
         except _Cancelled:
             return

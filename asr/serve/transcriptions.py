@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from asr import audio
 from asr.audio import describe
+from asr.audio.loudness import Meter
 from asr.errors import AsrError, AudioError
 from asr.records import AlignedText, Segment, Transcript, Word
 from asr.serve.engine import Engine, Event, Finished, Models, Settings, Work, model_of, too_long
@@ -347,23 +348,22 @@ class _Gone(AsrError):
 def _align(recogniser: Recogniser, recording: Path, text: str, most: float, gone: Flag) -> AlignedText:
     """As ``Recogniser.align``, until ``gone``. Raises AudioError, TextError, RequestError."""
     from asr.transcribe.alignment import align_text, spell  # numba's import takes a second
-    from asr.transcribe.emissions import emissions_of
+    from asr.transcribe.emissions import emissions_of, frame_samples
 
-    network, heard = recogniser.network, 0
+    network = recogniser.network
+    meter = Meter(rate=network.sample_rate, frame=frame_samples(network))
 
     def blocks() -> Iterator[np.ndarray]:
-        nonlocal heard
-        for block in audio.stream(recording, sample_rate=network.sample_rate):
-            heard += len(block)
+        for block in meter.through(audio.stream(recording, sample_rate=network.sample_rate)):
             if gone.is_set():
                 raise _Gone
-            if heard > most * network.sample_rate:
+            if meter.seconds > most:
                 raise too_long(most)
             yield block
 
     spelling = spell(text, recogniser.tokeniser, recogniser.recipe.text.form)
     emissions = emissions_of(network, blocks(), tokens=len(recogniser.tokeniser.tokens))
-    return align_text(emissions, spelling, recogniser.tokeniser, duration=heard / network.sample_rate)
+    return align_text(emissions, spelling, recogniser.tokeniser, duration=meter.seconds, loudness=meter.loudness())
 
 
 def _alignment(aligned: AlignedText) -> dict[str, Any]:

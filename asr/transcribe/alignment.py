@@ -12,8 +12,9 @@ import itertools
 import math
 from dataclasses import dataclass
 
+from asr.audio.loudness import Loudness
 from asr.decode.align import Alignment, Slack, align
-from asr.decode.words import TAIL
+from asr.decode.words import end_of
 from asr.errors import TextError
 from asr.records import AlignedText, AlignedWord, Emissions, Word
 from asr.text.normalise import normalise
@@ -74,9 +75,16 @@ def spell(text: str, tokeniser: Tokeniser, normalisation: str, *, skip_unknown: 
 
 
 def align_text(
-    emissions: Emissions, spelling: Spelling, tokeniser: Tokeniser, *, duration: float, slack: Slack | None = None
+    emissions: Emissions,
+    spelling: Spelling,
+    tokeniser: Tokeniser,
+    *,
+    duration: float,
+    loudness: Loudness | None = None,
+    slack: Slack | None = None,
 ) -> AlignedText:
-    """Where a text's words lie in a recording of ``duration`` seconds, from its emissions (a batch of one).
+    """Where a text's words lie in a recording of ``duration`` seconds, from its emissions (a batch of one), and from
+    its ``loudness`` where their sounds end.
 
     Raises TextError where the recording has no room for the text.
     """
@@ -99,7 +107,7 @@ def align_text(
             continue
         begins = [_onset(frame, shift) for frame in found.first[slice(*span)]]
         begins[0] = _word_onset(found, span, spelling, shift)
-        end = min(float(found.last[span[1] - 1] + 1) * shift + TAIL, limit)
+        end = end_of(begins[0], float(found.last[span[1] - 1] + 1) * shift, limit, loudness)
         words.append(_timed(text, span, begins, end, spelling, tokeniser, found))
         limit = begins[0]
     aligned = iter(reversed(words))

@@ -12,7 +12,7 @@ import numpy as np
 
 from asr.audio import Resampling, as_floats
 from asr.decode.decoder import Decoder
-from asr.decode.words import own_end, spellings, words_of
+from asr.decode.words import TAIL, last_sound, spellings, words_of
 from asr.errors import AudioError
 from asr.records import BLANK, Heard, Hypothesis, Segment, Streaming, Word
 from asr.text.tokenise import Tokeniser
@@ -129,7 +129,7 @@ class LiveDecoder:
             return 0
         newest, heard = spellings(hypothesis, self.tokeniser)[-1], (len(self.emissions) - 1) * self.frame_shift
         if self.tokeniser.tokens[hypothesis.tokens[-1]].endswith(self.tokeniser.space):
-            return len(words) if own_end(newest, self.frame_shift) <= heard else len(words) - 1
+            return len(words) if last_sound(newest, self.frame_shift) + TAIL <= heard else len(words) - 1
         peaks = len(newest) == 1 and int(self.emissions[-1].argmax()) == hypothesis.tokens[-1]
         return max(self.settled, len(words) - 1 - peaks)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from asr import audio, checkpoint, recipe
 from asr.audio import Recording
+from asr.audio.loudness import Meter
 from asr.decode.decoder import Decoder, build_decoder
 from asr.decode.greedy import GreedyDecoder
 from asr.decode.rescore import TextModel, TokenModel
@@ -20,7 +21,7 @@ from asr.recipe.reading import validate_recipe
 from asr.records import AlignedText, Batch, Emissions, Hypothesis, Network, Streaming, Transcript, Waveform, blanks
 from asr.text.normalise import normalise
 from asr.text.tokenise import PhoneTokeniser, Tokeniser
-from asr.transcribe.emissions import emissions_of
+from asr.transcribe.emissions import emissions_of, frame_samples
 from asr.transcribe.live import CHUNK_SECONDS, CONTEXT_SECONDS, ENDPOINT_SECONDS, LiveRecogniser
 from asr.transcribe.recordings import Channels, Source, Transcription
 
@@ -197,8 +198,9 @@ class Recogniser:
         from asr.transcribe.alignment import align_text, spell  # numba's import takes a second
 
         spelling = spell(text, self.tokeniser, self.recipe.text.form, skip_unknown=skip_unknown)
-        emissions, duration = self.emit(recording, sample_rate=sample_rate)
-        return align_text(emissions, spelling, self.tokeniser, duration=duration)
+        emissions, meter = self._measured(recording, sample_rate)
+        loudness = meter.loudness()
+        return align_text(emissions, spelling, self.tokeniser, duration=meter.seconds, loudness=loudness)
 
     def stream(
         self,
@@ -242,17 +244,15 @@ class Recogniser:
 
     def emit(self, recording: Audible, *, sample_rate: int | None = None) -> tuple[Emissions, float]:
         """A recording's emissions, a batch of one, and its duration in seconds, whatever that is. Raises AudioError."""
-        rate, heard = self.network.sample_rate, 0
+        emissions, meter = self._measured(recording, sample_rate)
+        return emissions, meter.seconds
 
-        def counted(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-            nonlocal heard
-            for block in blocks:
-                heard += len(block)
-                yield block
-
-        blocks = source_of(recording, sample_rate, rate).blocks(None)
-        emissions = emissions_of(self.network, counted(blocks), tokens=len(self.tokeniser.tokens))
-        return emissions, heard / rate
+    def _measured(self, recording: Audible, sample_rate: int | None) -> tuple[Emissions, Meter]:
+        """A recording's emissions, a batch of one, and what has measured it."""
+        rate = self.network.sample_rate
+        meter = Meter(rate=rate, frame=frame_samples(self.network))
+        blocks = meter.through(source_of(recording, sample_rate, rate).blocks(None))
+        return emissions_of(self.network, blocks, tokens=len(self.tokeniser.tokens)), meter
 
 
 def source_of(recording: Audible | Recording, sample_rate: int | None, rate: int, track: int = 1) -> Source:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from asr.audio.loudness import Meter
 from asr.decode.decoder import Decoder
 from asr.decode.words import words_of
 from asr.errors import AudioError
@@ -42,6 +43,7 @@ class Passage:
 
     channel: int | None
     start: int
+    meter: Meter
     stop: int = 0
     emissions: list[np.ndarray] = field(default_factory=list)
 
@@ -113,7 +115,8 @@ class Transcription:
             channels = [self._channels]
         for channel in channels:
             blocks = self._counted(source.blocks(channel), reading)
-            for piece, utterance in uttered(pieces(blocks, rate=self._rate, frame=frame, vad=self._vad), channel):
+            cut = pieces(blocks, rate=self._rate, frame=frame, vad=self._vad)
+            for piece, utterance in uttered(cut, channel, rate=self._rate, frame=frame):
                 self._pool.append(_Waiting(piece, utterance, reading))
                 if not piece.goes_on:
                     yield
@@ -175,12 +178,16 @@ class Transcription:
         return Transcript(segments=tuple(ordered), duration=round(reading.samples / self._rate, 3))
 
 
-def uttered(cut: Iterable[Piece], channel: int | None = None) -> Iterator[tuple[Piece, Passage]]:
-    """The pieces of one channel, each with the utterance that it is a part of."""
+def uttered(
+    cut: Iterable[Piece], channel: int | None = None, *, rate: int, frame: int
+) -> Iterator[tuple[Piece, Passage]]:
+    """The pieces of one channel, cut at ``rate`` and ``frame`` as ``pieces`` does, each with its utterance."""
     utterance: Passage | None = None
     for piece in cut:
-        utterance = utterance or Passage(channel, piece.start)
+        utterance = utterance or Passage(channel, piece.start, Meter(rate=rate, frame=frame))
         utterance.stop = piece.stop
+        own = piece.first * frame
+        utterance.meter.feed(piece.samples[own : own + piece.stop - piece.start])
         yield piece, utterance
         if not piece.goes_on:
             utterance = None
@@ -202,7 +209,7 @@ def decoded(
                 text=best.text,
                 start=round(start, 3),
                 end=round(utterance.stop / rate, 3),
-                words=words_of(best, tokeniser, shift, start, decoder.calibration),
+                words=words_of(best, tokeniser, shift, start, decoder.calibration, utterance.meter.loudness()),
                 channel=utterance.channel,
                 remark=best.remark,
             )

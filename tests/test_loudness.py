@@ -1,0 +1,106 @@
+"""The end of a sound, as loudness tells it, and words that end with theirs."""
+
+import json
+import random
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+import asr
+from asr import recipe
+from asr.audio.loudness import Loudness, Meter
+from asr.decode.decoder import build_decoder
+from asr.decode.words import TAIL, words_of
+from asr.records import Emissions
+from asr.text.tokenise import CharacterTokeniser
+from asr.transcribe.alignment import align_text, spell
+
+TOKENISER = CharacterTokeniser(" ab")
+ROOM = -60.0
+
+
+def loudness(*parts: tuple[float, float]) -> Loudness:
+    """Of seconds at so many dB each, in levels of 10 ms."""
+    levels = [np.full(round(seconds * 100), level, np.float32) for seconds, level in parts]
+    return Loudness(levels=np.concatenate(levels), seconds=0.01)
+
+
+@pytest.mark.parametrize(
+    ("parts", "end"),
+    [
+        ([(0.5, -20), (0.5, ROOM)], 0.5),
+        ([(0.5, -20), (0.5, -120)], 0.5),  # digital silence
+        ([(0.5, -20), (0.1, -50), (0.5, ROOM)], 0.6),  # it fades
+        ([(0.3, -20), (0.08, ROOM), (0.05, -40), (0.5, ROOM)], 0.43),  # a plosive's closure and its release
+        ([(0.3, -20), (0.3, ROOM), (0.5, -20)], 0.3),  # what comes after a pause is another sound
+        ([(0.5, -20), (0.5, -35)], None),  # the room is too loud to hear an end
+        ([(1.0, -20), (0.5, ROOM)], None),  # out of reach
+        ([(0.5, -20)], None),  # the recording ends before the sound does
+    ],
+)
+def test_a_sound_ends_where_it_is_35_decibels_down_or_the_room_is_heard(parts, end):
+    found = loudness(*parts).end_of_sound(0.1, 0.25, 2.0)
+    assert found == (None if end is None else pytest.approx(end))
+
+
+def test_nothing_before_a_limit_is_nothing_to_tell_by():
+    assert loudness((0.5, -20), (0.5, ROOM)).end_of_sound(0.1, 0.25, 0.26) is None
+    assert loudness((0.5, -20)).end_of_sound(0.6, 0.7, 2.0) is None
+
+
+@given(silence=st.floats(0.0, 3.0), level=st.sampled_from([ROOM, -120.0]))
+def test_what_is_far_from_a_word_does_not_move_its_end(silence, level):
+    near = [(0.5, -20), (0.6, ROOM)]
+    alone = loudness(*near).end_of_sound(0.1, 0.25, 9.0)
+    before = round(silence, 2)
+    found = loudness((before, level), *near, (silence, level)).end_of_sound(before + 0.1, before + 0.25, 9.0)
+    assert found == pytest.approx(before + alone)
+
+
+@given(cuts=st.lists(st.integers(0, 1000), max_size=5), frame=st.sampled_from([20, 25, 160]))
+def test_samples_are_measured_alike_whatever_their_blocks(cuts, frame):
+    samples = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+    whole, parts = Meter(rate=1000, frame=frame), Meter(rate=1000, frame=frame)
+    whole.feed(samples)
+    assert sum(map(len, parts.through(np.split(samples, sorted(cuts))))) == 1000
+    assert parts.seconds == 1.0
+    np.testing.assert_array_equal(parts.loudness().levels, whole.loudness().levels)
+
+
+def test_a_word_ends_with_its_sound_in_transcripts_and_alignments():
+    path = "-ab -------a---------"
+    log_probs = np.full((len(path), 4), np.log(0.1 / 3), np.float32)
+    log_probs[np.arange(len(path)), ["- ab".index(letter) for letter in path]] = np.log(0.9)
+    said = Emissions(log_probs=log_probs[None], lengths=np.array([len(path)]), frame_shift=0.1)
+    heard = loudness((0.1, ROOM), (0.5, -20), (0.45, ROOM), (0.3, -30), (0.7, ROOM))
+    [[best]] = build_decoder(recipe.Greedy(), TOKENISER, root=Path())(said)
+    assert [word.end for word in words_of(best, TOKENISER, 0.1, loudness=heard)] == pytest.approx([0.6, 1.35])
+    assert [word.end for word in words_of(best, TOKENISER, 0.1)] == pytest.approx([0.3 + TAIL, 1.2 + TAIL])
+    spelling = spell("ab a", TOKENISER, "words")
+    aligned = align_text(said, spelling, TOKENISER, duration=2.05, loudness=heard)
+    assert [word.end for word in aligned.words] == pytest.approx([0.6, 1.35])
+
+
+def test_joined_digits_end_where_their_clips_do(shared_data):
+    """Eight clips of one speaker with silence between; no word times were ever learnt from them."""
+    english, draw, rate = asr.load("english"), random.Random(1), 8000
+    clips = [json.loads(line) for line in (shared_data / "fsdd" / "test.jsonl").read_text().splitlines()]
+    errors: list[float] = []
+    for speaker in ("jackson", "nicolas", "theo"):
+        chosen = draw.sample([clip for clip in clips if clip["speaker"] == speaker], 8)
+        parts, ends, at = [], [], 0
+        for clip in chosen:
+            sound, _ = soundfile.read(shared_data / "fsdd" / clip["audio_filepath"], dtype="float32")
+            parts += [np.zeros(int(draw.uniform(0.2, 0.5) * rate), np.float32), sound]
+            at += sum(map(len, parts[-2:]))
+            ends.append(at / rate)
+        joined = np.concatenate([*parts, np.zeros(rate // 2, np.float32)])
+        words = english.align(joined, " ".join(clip["text"] for clip in chosen), sample_rate=rate).words
+        errors += [abs(word.end - end) for word, end in zip(words, ends, strict=True) if word.end is not None]
+    assert len(errors) >= 22
+    assert statistics.median(errors) < 0.03
