@@ -8,6 +8,8 @@ import math
 import multiprocessing
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -243,6 +245,52 @@ def test_accumulated_batches_give_the_gradient_of_one_batch(corpus):
     # After one step Adam's first moment is a tenth of the clipped gradient.
     for parts, whole in zip(momenta_after(cuts[:2], cuts[2:]), momenta_after(cuts), strict=True):
         torch.testing.assert_close(parts, whole, atol=1e-6, rtol=1e-3)
+
+
+def test_the_optimiser_takes_the_steps_of_torchs_adamw_bit_for_bit_and_goes_on_from_its_state():
+    def trained_by(build, *, again: bool) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2)
+        stepping = build(model)
+        for number in range(4):
+            if again and number == 2:
+                state, stepping = stepping.state_dict(), build(model)
+                stepping.load_state_dict(state)
+            model(torch.randn(5, 3)).square().sum().backward()
+            stepping.step()
+            stepping.zero_grad()
+        return model.state_dict()
+
+    settings = recipe.TrainerSettings(weight_decay=0.1)
+
+    def torchs(model: nn.Module) -> torch.optim.AdamW:
+        groups = [{"params": [model.weight], "weight_decay": 0.1}, {"params": [model.bias], "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
+
+    def ours(model: nn.Module) -> torch.optim.AdamW:
+        return optimiser.build_optimiser(model, settings)
+
+    found = [trained_by(ours, again=again) for again in (False, True)]
+    for name, tensor in trained_by(torchs, again=True).items():
+        assert all(torch.equal(one[name], tensor) for one in found)
+
+
+def test_training_loads_neither_torchs_compiler_nor_numba(corpus, tmp_path):
+    toy.write_recipe(tmp_path / "toy.yaml", training={**toy.recipe()["training"], "epochs": 1})
+    script = """
+import sys
+from pathlib import Path
+from asr.recipe.reading import load_recipe
+from asr.train.acoustic import train_acoustic_model
+from asr.train.monitor import Monitor
+Monitor._draw = lambda _: None
+recipe, out, data = map(Path, sys.argv[1:])
+train_acoustic_model(load_recipe(recipe), out, root=data, device="cpu")
+print({"torch._dynamo", "triton", "numba"} & sys.modules.keys() or "neither")
+"""
+    words = [sys.executable, "-c", script, tmp_path / "toy.yaml", tmp_path / "model", corpus]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=250)
+    assert done.stdout == "neither\n", done.stderr
 
 
 def test_the_last_batches_of_an_epoch_are_trained_on_though_they_fill_no_group(corpus, tmp_path):

@@ -24,7 +24,6 @@ from asr.data.join import texts_to_spell
 from asr.data.listing import Listing
 from asr.data.order import Epoch
 from asr.data.remarks import lone_words
-from asr.decode.ngram import NgramModel
 from asr.errors import RecipeError, TextError
 from asr.model.acoustic import AcousticModel
 from asr.model.features import loader_features
@@ -32,7 +31,6 @@ from asr.records import Batch
 from asr.text.normalise import normalise
 from asr.text.tokenise import PhoneTokeniser, Tokeniser, build_tokeniser
 from asr.train import start as beginning
-from asr.train.kneser_ney import estimate, read_text
 from asr.train.stretch import Contents
 from asr.transcribe.corpus import plain_batches, utterances, workers
 
@@ -256,6 +254,9 @@ def untrained(settings: recipe.Recipe, tokeniser: Tokeniser, encoder: type[nn.Mo
 def words_compete(directory: Path, listing: Listing, settings: recipe.Recipe) -> recipe.Beam:
     """The decoder of a model of phones before ``asr tune`` chooses one: how often the training text has each word
     tells words apart that sound alike."""
+    from asr.decode.ngram import NgramModel
+    from asr.train.kneser_ney import estimate, read_text
+
     sentences = (text.split() for text in normalised(settings, listing))
     NgramModel.from_arpa(estimate(read_text(sentences), order=1).model).save(directory / UNIGRAMS)
     return recipe.Beam(language_model=UNIGRAMS, alpha=1.0, beta=0.0)
