@@ -96,6 +96,25 @@ def test_no_header_is_read_where_the_manifest_tells_duration_and_rate_and_memory
     assert peak < 600 * 5000
 
 
+def test_an_utterance_of_a_manifest_takes_few_bytes_of_memory_even_for_a_moment(tmp_path):
+    def peaks(rows: int) -> tuple[int, int]:
+        manifest(tmp_path, rows)
+        tracemalloc.start()
+        try:
+            listing = listed(tmp_path, kind="manifest", path="m.jsonl")
+            _, to_list = tracemalloc.get_traced_memory()
+            tracemalloc.reset_peak()
+            epoch(listing)
+            return to_list, tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    few, many = peaks(2000), peaks(12000)
+    to_list, to_order = ((after - before) / 10000 for before, after in zip(few, many, strict=True))
+    assert to_list < 65, "25 kept: seconds, a key, a place in the file; and what sorts them"
+    assert to_order < 110
+
+
 def test_a_header_is_read_where_the_manifest_does_not_tell_all(tmp_path, monkeypatch):
     probed = []
 

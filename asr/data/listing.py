@@ -165,11 +165,8 @@ class Listing:
 
     def _mark_twins(self, first: int) -> None:
         """Gives those whose id an earlier one of the source has that for a fault."""
-        keys = np.array(self._keys[first:], np.uint64)
-        order = np.argsort(keys, kind="stable")
-        same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
         owners: dict[str, str] = {}
-        for number in sorted({int(order[i + more]) + first for i in same for more in (0, 1)}):
+        for number in (_repeated(np.array(self._keys[first:], np.uint64)) + first).tolist():
             utterance = self.waiting(number).utterance  # type: ignore[union-attr]
             where = utterance.where if utterance.fault else owners.setdefault(utterance.id, utterance.where)
             if where != utterance.where:
@@ -182,15 +179,27 @@ class Listing:
         weights = np.repeat([part.weight for part in self.parts], [len(part) for part in self.parts])
         columns = (self.keys, milliseconds, weights)
         order = np.lexsort(columns)
-        return hashlib.blake2b(b"".join(column[order].tobytes() for column in columns), digest_size=8).hexdigest()
+        digest = hashlib.blake2b(digest_size=8)
+        for column in columns:
+            for first in range(0, len(order), TOGETHER):
+                digest.update(column[order[first : first + TOGETHER]].tobytes())
+        return digest.hexdigest()
+
+
+def _repeated(keys: np.ndarray) -> np.ndarray:
+    """Where in ``keys`` (N,) those stand that come more than once, in order."""
+    ordered = np.sort(keys)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    return np.flatnonzero(np.isin(keys, twice)) if len(twice) else np.empty(0, np.int64)
 
 
 def _apart(keys: np.ndarray) -> np.ndarray:
     """``keys`` (N,), those that are equal told apart: of an id that several sources have, an epoch must not put the
     copies side by side."""
-    order = np.argsort(keys, kind="stable")
-    first = np.concatenate([[True], keys[order][1:] != keys[order][:-1]])[: len(keys)]
-    starts = np.flatnonzero(first)
-    earlier = np.arange(len(keys)) - np.repeat(starts, np.diff(starts, append=len(keys)))
-    keys[order] += earlier.astype(np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F)
+    numbers = _repeated(keys)
+    numbers = numbers[np.argsort(keys[numbers], kind="stable")]
+    same = keys[numbers]
+    starts = np.flatnonzero(np.concatenate([[True], same[1:] != same[:-1]])[: len(same)])
+    earlier = np.arange(len(same)) - np.repeat(starts, np.diff(starts, append=len(same)))
+    keys[numbers] += earlier.astype(np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F)
     return keys

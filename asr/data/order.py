@@ -49,15 +49,12 @@ class Epoch:
             i: _wind(listing.parts[i], int(wanted.max(initial=0)), f"{self._salt}/{i}") for i, wanted in shars.items()
         }
         self._windows = max([1, *(math.ceil(wanted.sum() / training.shuffle_window) for wanted in shars.values())])
-        numbers, turns = _each(times)
-        places = self._places(numbers, turns)
-        order = np.argsort(places, kind="stable")
-        self._numbers, self._turns = numbers[order], turns[order]
-        self.utterances = len(order)
-        self.seconds = float(listing.seconds[numbers].sum())
-        seconds, windows = listing.seconds[self._numbers], places[order].astype(np.int32)
-        self._ends = np.arange(1, len(order) + 1)
-        self._are_joined = np.zeros(len(order), np.bool_)
+        self._numbers, self._turns = _each(times)
+        windows = self._arrange()
+        seconds = listing.seconds[self._numbers]
+        self.utterances, self.seconds = len(seconds), float(seconds.sum())
+        self._ends = np.arange(1, len(seconds) + 1, dtype=np.int32)
+        self._are_joined = np.zeros(len(seconds), np.bool_)
         if joins is not None:
             self._ends, self._are_joined, seconds = self._join(training.utterance_seconds, joins)
             windows = windows[self._ends - 1]
@@ -82,6 +79,13 @@ class Epoch:
 
     # ------------------------------------------------------------------------------------------------- the drawing
 
+    def _arrange(self) -> np.ndarray:
+        """Puts the utterances into the epoch's order; the window of each, (N,)."""
+        places = self._places(self._numbers, self._turns)
+        order = np.argsort(places, kind="stable")
+        self._numbers, self._turns = self._numbers[order], self._turns[order]
+        return places[order].astype(np.int32)
+
     def _places(self, numbers: np.ndarray, turns: np.ndarray) -> np.ndarray:
         """(N,): where in the epoch each utterance comes, counted in windows."""
         places = draw(self._listing.keys[numbers], turns, _number(self._salt))
@@ -105,7 +109,7 @@ class Epoch:
             ends.append(end)
             are_joined.append(is_joined)
             seconds.append(unit.duration)
-        return np.array(ends, np.int64), np.frombuffer(are_joined, np.bool_), np.array(seconds)
+        return np.array(ends, np.int32), np.frombuffer(are_joined, np.bool_), np.array(seconds)
 
     def _named(self, span: slice) -> Iterator[_Named]:
         for number, turn in zip(self._numbers[span].tolist(), self._turns[span].tolist(), strict=True):
@@ -208,7 +212,8 @@ def _times(listing: Listing, seed: int, number: int) -> np.ndarray:
 def _each(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The utterances of an epoch, each as often as it comes; and which time each is, from 0."""
     numbers = np.repeat(np.arange(len(times), dtype=np.int32), times)
-    turns = np.arange(len(numbers), dtype=np.int32) - np.repeat(np.cumsum(times) - times, times).astype(np.int32)
+    turns = np.arange(len(numbers), dtype=np.int32)
+    turns -= np.repeat(np.cumsum(times, dtype=np.int32) - times, times)
     return numbers, turns
 
 
@@ -221,10 +226,8 @@ def _batch(
     Each bucket has an equal share of the audio. A batch is filled from one of them, in order, while its longest unit
     times their number is at most ``most`` seconds, and it comes in the window where it was filled, anywhere.
     """
-    sorted_seconds = np.sort(seconds)
-    shares = np.cumsum(sorted_seconds) / max(float(sorted_seconds.sum()), 1e-9)
-    wanted = np.arange(1, buckets) / buckets if len(seconds) >= 2 * buckets else np.empty(0)
-    bucket_of = np.searchsorted(sorted_seconds[np.searchsorted(shares, wanted)], seconds, side="right").astype(np.int32)
+    limits = _limits(seconds, buckets if len(seconds) >= 2 * buckets else 1)
+    bucket_of = np.searchsorted(limits, seconds, side="right").astype(np.int32)
     batch_of, batches = array("i"), 0
     last, size, longest = [0] * buckets, [0] * buckets, [0.0] * buckets
     for bucket, duration in zip(bucket_of.data, seconds.data, strict=True):
@@ -235,7 +238,7 @@ def _batch(
         size[bucket] += 1
         longest[bucket] = length
         batch_of.append(last[bucket])
-    filled = np.array(batch_of, np.int32)
+    filled = np.asarray(batch_of, np.int32)
     window_of = np.zeros(batches, np.int32)
     window_of[filled] = windows  # of several units the last
     order = np.argsort(window_of + np.random.default_rng(seed).random(batches), kind="stable")
@@ -249,12 +252,27 @@ def _batch(
     return np.argsort(place, kind="stable").astype(np.int32), bounds, passed
 
 
+def _limits(seconds: np.ndarray, buckets: int) -> np.ndarray:
+    """(buckets - 1,): the shortest unit of each bucket but the first."""
+    ordered = np.sort(seconds)
+    shares = np.cumsum(ordered)
+    shares /= max(float(ordered.sum()), 1e-9)
+    limits: np.ndarray = ordered[np.searchsorted(shares, np.arange(1, buckets) / buckets)]
+    return limits
+
+
 def draw(keys: np.ndarray, turns: np.ndarray, seed: int) -> np.ndarray:
     """(N,) in [0, 1), of each id and turn the same again for the same ``seed``: SplitMix64 (Steele et al. 2014)."""
-    mixed = keys + np.uint64(seed) + turns.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = turns.astype(np.uint64)
+    mixed *= np.uint64(0x9E3779B97F4A7C15)
+    mixed += keys
+    mixed += np.uint64(seed)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    drawn: np.ndarray = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) / 2.0**53
+        mixed ^= mixed >> np.uint64(shift)
+        mixed *= np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    mixed >>= np.uint64(11)
+    drawn: np.ndarray = mixed / 2.0**53
     return drawn
 
 
