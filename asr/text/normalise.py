@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from asr.errors import MissingExtraError, TextError
 
@@ -43,8 +43,8 @@ def normalise(text: str, form: str) -> str:
     A language may follow the form, "words tr": in Turkish (tr) and Azeri (az) the small letter of I is ı, that of İ i.
     """
     form, _, language = form.partition(" ")
-    if form in ("words", "lower", "none") and _is_plain(parts := text.split()):
-        return " ".join(parts)
+    if form in ("words", "lower", "none") and _is_plain(text):
+        return " ".join(text.split()) if "  " in text or text[:1] == " " or text[-1:] == " " else text
     if form == "spelled":
         # Taken apart before, too: Whisper's form drops a number's leading zeros. It leaves a 1 by itself a word.
         text = _DIGIT.sub(r" \g<digit> ", _CAPITALS.sub(lambda run: " ".join(run[0]), text))
@@ -71,15 +71,15 @@ def normalise(text: str, form: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def _is_plain(words: Sequence[str]) -> bool:
-    """Whether ``words`` are small letters of ASCII, with apostrophes within at the most, in which every form leaves
-    them as they are: texts for language models mostly are, and this is told ten times as fast."""
-    together = "".join(words)
-    if "'" in together:
-        if any(word[0] == "'" or word[-1] == "'" for word in words):
+def _is_plain(text: str) -> bool:
+    """Whether the words of ``text`` are small letters of ASCII, with apostrophes within at the most and spaces between
+    them, which every form leaves as they are: most texts of corpora are, and this is told ten times as fast."""
+    letters = text.replace(" ", "")
+    if "'" in letters:
+        if " '" in text or "' " in text or text[0] == "'" or text[-1] == "'":
             return False
-        together = together.replace("'", "")
-    return together.isascii() and together.isalpha() and together.islower()
+        letters = letters.replace("'", "")
+    return letters.isascii() and letters.isalpha() and letters.islower()
 
 
 def _lower(text: str, language: str) -> str:

@@ -198,7 +198,7 @@ def build_tokeniser(
             )
         return PhoneTokeniser(lexicon.phones, lexicon, settings)
     if isinstance(settings, recipe.Characters):
-        alphabet = sorted(set(settings.alphabet or itertools.chain.from_iterable(texts)))
+        alphabet = sorted(set(settings.alphabet) if settings.alphabet else _characters(texts))
         if not alphabet:
             raise TextError("the training corpora hold no text to take an alphabet from")
         return CharacterTokeniser(alphabet)
@@ -221,6 +221,17 @@ def build_tokeniser(
         reason = str(error).rpartition("]")[2].strip() or "there is no text to learn from"
         raise TextError(f"a sentencepiece vocabulary of {settings.vocabulary} cannot be learnt: {reason}") from error
     return SentencePieceTokeniser(model.getvalue())
+
+
+def _characters(texts: Iterable[str]) -> set[str]:
+    """Those of all ``texts``. Most texts have none that is new, which ``str.translate`` tells sooner than a set."""
+    found: set[str] = set()
+    known: dict[int, None] = {}
+    for text in texts:
+        if text.translate(known):
+            found.update(text)
+            known = dict.fromkeys(map(ord, found))
+    return found
 
 
 def tokeniser_from_json(text: str, lexicon: Callable[[Sequence[str]], PronunciationLexicon] | None = None) -> Tokeniser:
