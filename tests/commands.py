@@ -27,7 +27,6 @@ SERVER.set_forkserver_preload(
         "asr.tune",
         "lhotse",
         "matplotlib.figure",
-        "torch._dynamo",
         "torch.utils.tensorboard",
         "torchaudio",
     ]

@@ -19,6 +19,9 @@ from safetensors.torch import load_file
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from asr import cli, recipe, runtime
+from asr.data.corpora import open_corpora
+from asr.data.listing import Listing
+from asr.data.shards import write_shards
 from asr.errors import AsrError, RecipeError, TrainingError
 from asr.recipe.reading import validate_recipe
 from asr.train import acoustic
@@ -40,9 +43,20 @@ def corpus(tmp_path_factory) -> Path:
     return folder
 
 
-def settings_of(corpus: Path, **training: object) -> recipe.Recipe:
+@pytest.fixture(scope="module")
+def tar(corpus) -> dict[str, str]:
+    """A source that has the 24 utterances that can be read in several tar files."""
+    listing = Listing(open_corpora(settings_of(corpus).corpora.train, corpus))
+    write_shards(listing, corpus / "tar", shard_hours=8 / 3600)
+    assert len(list((corpus / "tar").glob("*.tar"))) > 3
+    return {"kind": "lhotse", "path": "tar"}
+
+
+def settings_of(corpus: Path, source: dict[str, str] | None = None, **training: object) -> recipe.Recipe:
     """Phones, dropout, SpecAugment, an n-gram of labels, pronunciations chosen before the second epoch."""
     raw = toy.recipe(text={"tokeniser": {"kind": "phones", "lexicon": str(corpus / "lexicon.txt")}})
+    if source:
+        raw["corpora"] = {**raw["corpora"], "train": [source]}
     small = {
         "epochs": 2,
         "max_batch_seconds": 3.2,
@@ -52,9 +66,16 @@ def settings_of(corpus: Path, **training: object) -> recipe.Recipe:
     return validate_recipe({**raw, "training": {**raw["training"], **small, **training}}, "toy")
 
 
-def train(settings: recipe.Recipe, directory: Path, corpus: Path, stop_rank: int = -1, stop_after: int = 0):
+def train(
+    settings: recipe.Recipe,
+    directory: Path,
+    corpus: Path,
+    stop_rank: int = -1,
+    stop_after: int = 0,
+    stop_by: signal.Signals = signal.SIGTERM,
+):
     """Trains, and returns the steps, and batch by batch the epoch and the ids that this process trained on. The process
-    ``stop_rank`` is told to stop after so many batches."""
+    ``stop_rank`` gets the signal ``stop_by`` after so many batches."""
     heard: list[tuple[int, tuple[str, ...]]] = []
 
     class Recording(acoustic.AcousticTask):
@@ -65,7 +86,7 @@ def train(settings: recipe.Recipe, directory: Path, corpus: Path, stop_rank: int
         def loss(self, model, batch):
             heard.append((self.number, batch.ids))
             if runtime.rank() == stop_rank and len(heard) == stop_after:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), stop_by)
             return super().loss(model, batch)
 
     acoustic.AcousticTask = Recording
@@ -179,6 +200,22 @@ def test_three_processes_hear_each_utterance_once_though_the_batches_do_not_divi
     assert heard_by_all(results, 0) == everything
     assert len({steps for steps, _ in results}) == 1
     assert sum(len(heard) for _, heard in results) % 3
+
+
+def test_two_processes_that_read_tar_files_and_are_killed_train_what_one_trains(corpus, tmp_path, tar, everything):
+    window = {"shuffle_window": 8, "workers": 1, "save_minutes": 1e-6}
+    settings = settings_of(corpus, tar, **window)
+    [(steps, in_turn)] = together(1, train, settings_of(corpus, tar, accumulate=2, **window), tmp_path / "one", corpus)
+    for epoch in (0, 1):
+        assert heard_by_all([(steps, in_turn)], epoch) == everything
+    killed = together(2, train, settings, tmp_path / "killed", corpus, 1, 4, signal.SIGKILL)
+    assert killed[1] is None, "it died with what it had heard"
+    stopped = state_of(tmp_path / "killed")["progress"]
+    assert (stopped["epoch"], stopped["batch"]) == (0, 6), "three steps of two batches"
+    rest = together(2, train, settings, tmp_path / "killed", corpus)
+    assert [done for done, _ in rest] == [steps, steps]
+    assert runtime.interleaved([heard for _, heard in rest]) == in_turn[6:]
+    assert same_weights(tmp_path / "one", tmp_path / "killed"), "so the batches before the kill were those of one"
 
 
 def test_four_processes_train_the_same_again_and_what_one_does_but_for_rounding(corpus, tmp_path):
