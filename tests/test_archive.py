@@ -412,6 +412,23 @@ def test_more_shards_than_files_may_be_open_merge_alike(tmp_path, monkeypatch):
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
+def test_merging_takes_no_memory_by_the_transcript(tmp_path, monkeypatch):
+    monkeypatch.setattr(merge, "OPEN_FILES", 4)
+
+    def peak(shards: int) -> int:
+        folder = tmp_path / str(shards)
+        folder.mkdir()
+        paths = write_shards(folder, [[f"{number:03}-{place:02}" for place in range(40)] for number in range(shards)])
+        tracemalloc.start()
+        assert merge.merge(paths, folder).transcribed == 40 * shards
+        _, highest = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return highest
+
+    peak(2)
+    assert peak(80) - peak(10) < 20 * 2800
+
+
 # ------------------------------------------------------------------------------------------------ what is remembered
 
 
