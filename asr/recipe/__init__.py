@@ -1,9 +1,7 @@
 """The whole recipe schema: a class a section, a field a key, defaults included. ``recipe.reading`` reads files."""
 
-from __future__ import annotations
-
 import zlib
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -28,7 +26,7 @@ LowToHigh = AfterValidator(_low_to_high)
 class Section(BaseModel):
     """A mapping in a recipe: unknown keys are faults, values are strict, numbers finite, results frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
     is_advised: ClassVar[bool] = True
     """Whether a recipe's writer can use it: faults name no kind that Python code alone can give."""
 
@@ -46,7 +44,7 @@ class CorpusSettings(Section):
     leave_out: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _ordered(self) -> CorpusSettings:
+    def _ordered(self) -> Self:
         if self.speakers[0] >= self.speakers[1]:
             raise ValueError(f"speakers is a slice of [0, 1], low to high; found {list(self.speakers)}")
         return self
@@ -242,7 +240,7 @@ class Mfcc(FeatureSettings):
     deltas: bool = True
 
     @model_validator(mode="after")
-    def _enough_mels(self) -> Mfcc:
+    def _enough_mels(self) -> Self:
         if self.coefficients > self.mels:
             raise ValueError(f"{self.coefficients} coefficients need at least as many mels; found {self.mels}")
         return self
@@ -304,7 +302,7 @@ class Convolution(Section):
     subsampling: Literal[1, 2, 4] = 4
 
     @model_validator(mode="after")
-    def _enough_layers(self) -> Convolution:
+    def _enough_layers(self) -> Self:
         if self.subsampling == 4 and len(self.channels) < 2:
             raise ValueError("subsampling 4 is two strides of 2, so it needs two channel counts or more")
         return self
@@ -546,7 +544,7 @@ class Recipe(Section):
     decoder: Decoder = Greedy()
 
     @model_validator(mode="after")
-    def _warps_mels_alone(self) -> Recipe:
+    def _warps_mels_alone(self) -> Self:
         masks = self.augment.spec_augment
         if self.start and "features" not in self.model_fields_set:
             return self
@@ -555,14 +553,14 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _can_spell_what_is_joined(self) -> Recipe:
+    def _can_spell_what_is_joined(self) -> Self:
         tokeniser = self.text.tokeniser
         if self.augment.join and isinstance(tokeniser, Characters) and " " not in (tokeniser.alphabet or " "):
             raise ValueError("augment.join needs a space in text.tokeniser.alphabet, to set words apart")
         return self
 
     @model_validator(mode="after")
-    def _has_the_middle_layer(self) -> Recipe:
+    def _has_the_middle_layer(self) -> Self:
         middle = self.training.intermediate
         if self.start and "encoder" not in self.model_fields_set:
             return self
