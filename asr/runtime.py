@@ -8,6 +8,7 @@ import itertools
 import os
 import random
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -164,6 +165,18 @@ def free_memory() -> int:
         with contextlib.suppress(OSError, ValueError):  # "max": no limit
             free = min(free, int(Path("/sys/fs/cgroup", limit).read_text()))
     return free // (_of_torchrun("LOCAL_WORLD_SIZE", 1) if world() > 1 else 1)
+
+
+def resident_memory() -> int:
+    """Bytes of memory that this process has now, or, where there is no /proc, that it ever had."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        import resource
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else 1024 * most
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def default_workers() -> int:

@@ -34,8 +34,8 @@ tokeniser_option = click.option(
 )
 
 
-LEAST_MEMORY, OWN_MEMORY, BYTES_A_WORD = 250_000_000, 150_000_000, 250
-"""Bytes: the least to train n-grams in, what the program itself takes, and what each word of the vocabulary does."""
+LEAST_MEMORY, LEAST_FOR_SORTING = 250_000_000, 100_000_000
+"""Bytes: the least to train n-grams in, and what of it is for sorting, however much the words of the text take."""
 READING_SHARE, ESTIMATING_SHARE = 0.45, 0.4
 """Of the time that training n-grams takes; the rest is writing."""
 COMPILED = (".lm", ".ngrams", ".safetensors")
@@ -147,7 +147,7 @@ def train(
         return
     from asr.decode.arpa import write_arpa
     from asr.decode.ngram import NgramModel
-    from asr.runtime import free_memory
+    from asr.runtime import free_memory, resident_memory
     from asr.train import kneser_ney
     from asr.train.columns import Workspace
 
@@ -162,12 +162,13 @@ def train(
         text = kneser_ney.read_text(
             sentences, vocabulary=vocabulary, min_count=min_count, workspace=Workspace(folder=folder)
         )
-        rest = (memory or free_memory() // 2) - OWN_MEMORY - BYTES_A_WORD * len(text.words)
+        # Of text in millions of different words, what reading took is not given back to the system.
+        rest = (memory or free_memory() // 2) - resident_memory()
         estimate = kneser_ney.estimate(
             text,
             order=order,
             prune=prune if prune is not None else (0, 0, 1)[:order],
-            workspace=Workspace(folder=folder, memory=max(rest, LEAST_MEMORY - OWN_MEMORY)),
+            workspace=Workspace(folder=folder, memory=max(rest, LEAST_FOR_SORTING)),
             advance=lambda step, fraction: progress.show(step, READING_SHARE + ESTIMATING_SHARE * fraction),
         )
         written = READING_SHARE + ESTIMATING_SHARE
