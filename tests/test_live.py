@@ -161,6 +161,7 @@ def test_a_one_directional_model_reads_a_stream_as_it_reads_the_whole_file(
     encoder, conv, normalise, length, cuts, chunk
 ):
     reader = recogniser({**encoder, "conv": conv}, normalise)
+    # In steady noise no sound is heard to end, so that words end alike, by their last token.
     samples = (np.random.default_rng(length).standard_normal(length) * 0.1).astype(np.float32)
     # An endpoint is a word boundary of its own: without one, live text is the file's.
     stream = reader.stream(chunk=chunk, endpoint=1000.0)

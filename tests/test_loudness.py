@@ -38,6 +38,7 @@ def loudness(*parts: tuple[float, float]) -> Loudness:
         ([(0.5, -20), (0.1, -50), (0.5, ROOM)], 0.6),  # it fades
         ([(0.3, -20), (0.08, ROOM), (0.05, -40), (0.5, ROOM)], 0.43),  # a plosive's closure and its release
         ([(0.3, -20), (0.3, ROOM), (0.5, -20)], 0.3),  # what comes after a pause is another sound
+        ([(0.4, -30), (0.2, 10), (0.5, -80)], 0.6),  # a bang, beside which the word was quiet, does not end it
         ([(0.5, -20), (0.5, -35)], None),  # the room is too loud to hear an end
         ([(1.0, -20), (0.5, ROOM)], None),  # out of reach
         ([(0.5, -20)], None),  # the recording ends before the sound does

@@ -201,6 +201,21 @@ def test_subtitles_of_what_are_no_words_are_refused_by_place(running, body, para
     assert answer.json()["error"]["param"] == param
 
 
+def test_a_request_for_subtitles_full_of_faults_is_refused_for_its_first(running):
+    body = b'{"format": "srt", "segments": [[' + b"{}," * 600_000 + b"{}]]}"
+    began = time.process_time()
+    answer = httpx.post(f"{running.url}/v1/subtitles", content=body, timeout=60)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "segments.0.0.text")
+    assert time.process_time() - began < 5  # a list of all faults would take 9 s, and 2 GB
+
+
+def test_text_of_subtitles_stays_within_its_cue(running):
+    words = [{"text": text, "start": 1, "end": 2} for text in ("a\n\n2\n00:00:00,000 --> 1", " ", "b")]
+    answer = httpx.post(f"{running.url}/v1/subtitles", json={"format": "srt", "segments": [words, []]})
+    assert answer.text.count("\n\n") == 0
+    assert "b" in answer.text
+
+
 def test_a_request_for_subtitles_has_an_end(running):
     body = b'{"format": "srt", "segments": [' + b" " * subtitles.LARGEST_BYTES + b"]}"
     assert httpx.post(f"{running.url}/v1/subtitles", content=body).status_code == 413

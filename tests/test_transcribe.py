@@ -244,6 +244,12 @@ def test_no_transcript_leaves_the_output_folder_however_its_recording_is_named(t
     assert [str(stem) for stem in stems.values()] == ["a/x", "b/x", "a/y"]
     linked = folders.output_stems([Path("../b/link/y.wav")], folders.common_folder([".."]))
     assert [str(stem) for stem in linked.values()] == ["b/link/y"]
+    (tmp_path / "e" / "c").mkdir(parents=True)
+    (tmp_path / "e" / "x.wav").touch()
+    (tmp_path / "a" / "l").symlink_to("../e/c")
+    names = ["*/../x.wav"]
+    patterned = folders.output_stems(folders.find_recordings(names), folders.common_folder(names))
+    assert [str(stem) for stem in patterned.values()] == ["e/x"]
 
 
 def test_folders_that_are_links_are_searched_once_and_a_link_that_leads_nowhere_is_named(tmp_path, caplog):

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 REACH_SECONDS = 0.5
-"""After a moment, in which the end of the sound that is heard then is looked for."""
+"""How long after a word's last token the end of its sound is looked for."""
 PAUSE_SECONDS = 0.1
-"""Of quiet end a sound: the closure of a plosive is shorter."""
+"""A sound ends with a quiet this long; a plosive's closure is shorter."""
 FALL_DECIBELS = 35.0
 """Below its loudest a sound is over."""
 ROOM_DECIBELS = 6.0
 """Above the quietest that follows, which is the room's noise, it is over too."""
 LEAST_FALL_DECIBELS = 20.0
 """From the loudest to that: in a louder room an end is not heard."""
+_AT_ONCE = 1 << 16
+"""Samples that are squared at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +33,13 @@ class Loudness:
         seconds. None where it does not end within reach, or cannot be told from its room."""
         first, stop = round(heard / self.seconds), round(min(limit, heard + REACH_SECONDS) / self.seconds)
         after = self.levels[first:stop]
-        sound = self.levels[round(begin / self.seconds) : stop]
+        sound = self.levels[min(round(begin / self.seconds), first) : stop]
         if len(after) < 3:
             return None
         room = float(np.convolve(after, np.full(3, 1 / 3), "valid").min())
-        loudest = float(sound.max())
-        over = max(loudest - FALL_DECIBELS, room + ROOM_DECIBELS)
-        if loudest - over < LEAST_FALL_DECIBELS:
-            return None
+        loudest = np.maximum.accumulate(sound)[len(sound) - len(after) :]  # so far: a bang to come is another sound
+        over = np.maximum(loudest - FALL_DECIBELS, room + ROOM_DECIBELS)
+        over[loudest - over < LEAST_FALL_DECIBELS] = -np.inf
         loud = np.flatnonzero(np.append(after > over, True))  # as if it were loud again after all this
         pauses = np.diff(loud, prepend=-1) - 1
         found = np.flatnonzero(pauses * self.seconds >= PAUSE_SECONDS)
@@ -48,7 +49,8 @@ class Loudness:
 
 
 class Meter:
-    """Measures samples, block by block, at ``rate`` Hz: two levels each emission frame of ``frame`` samples."""
+    """Measures samples, block by block, at ``rate`` Hz: two levels an emission frame of ``frame`` samples, one where
+    that is an odd number."""
 
     def __init__(self, *, rate: int, frame: int) -> None:
         self.samples = 0
@@ -59,12 +61,15 @@ class Meter:
         self._levels: list[np.ndarray] = []
 
     def feed(self, samples: np.ndarray) -> None:
+        """Measures (S,) float32 samples more."""
         self.samples += len(samples)
-        samples = np.concatenate([self._left, samples])
-        whole = len(samples) // self._step * self._step
-        self._left = samples[whole:].copy()
-        energies = np.square(samples[:whole].reshape(-1, self._step)).mean(axis=1)
-        self._levels.append((10 * np.log10(energies + 1e-10)).astype(np.float32))
+        for start in range(0, len(samples), _AT_ONCE):
+            block = np.concatenate([self._left, samples[start : start + _AT_ONCE]])
+            whole = len(block) // self._step * self._step
+            self._left = block[whole:].copy()
+            frames = block[:whole].reshape(-1, self._step).astype(np.float64)
+            energies = np.einsum("ij,ij->i", frames, frames) / self._step
+            self._levels.append((10 * np.log10(energies + 1e-10)).astype(np.float32))
 
     def through(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """The same blocks, measured on the way."""

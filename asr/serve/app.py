@@ -59,7 +59,7 @@ def build_app(models: Models, settings: Settings) -> Starlette:
     routes: list[BaseRoute] = [
         *_status_routes(models, engine, metrics),
         *transcriptions.routes(models, settings, engine),
-        *subtitles.routes(),
+        *subtitles.routes(settings),
         *realtime.routes(models, settings, streams),
         *listen.routes(models, settings, streams),
         *page.routes(settings),

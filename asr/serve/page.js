@@ -62,8 +62,9 @@ async function subtitles(format, segments) {
     body: JSON.stringify({ format, segments }),
   });
   if (answer.status === 401) lock();
-  if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
-  return answer.text();
+  if (answer.ok) return answer.text();
+  const refusal = await answer.json().catch(() => null);
+  throw new Error(refusal?.error?.message ?? `the server answered ${answer.status}`);
 }
 
 function offer(group, name, segments) {

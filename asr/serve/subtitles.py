@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.requests import Request
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from asr.records import Segment, Transcript, Word
+from asr.serve.engine import Settings
 from asr.serve.errors import RequestError, invalid
 from asr.transcribe.formats import as_srt, as_vtt
 
-LARGEST_BYTES = 8 << 20
-"""Of a request: the words of some fifty hours."""
+LARGEST_BYTES = 2 << 20
+"""Of a request: the words of some three hours, each with its times and confidence."""
 KINDS = {"srt": "text/plain", "vtt": "text/vtt"}
 
 Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
@@ -35,44 +36,60 @@ class _Asked(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["srt", "vtt"]
-    segments: list[list[_Said]]
+    # The first fault is enough: a list of a million would take gigabytes.
+    segments: Annotated[list[Annotated[list[_Said], FailFast()]], FailFast()]
     """The words of each stretch of speech, in order of time."""
 
-    def written(self) -> str:
-        segments = (_segment(words) for words in self.segments if words)
-        transcript = Transcript(segments=tuple(segments), duration=0.0)
-        return (as_srt if self.format == "srt" else as_vtt)(transcript) + "\n"
 
+def routes(settings: Settings) -> list[Route]:
+    one_at_a_time = asyncio.Semaphore(1)  # of work that no request may have all threads for
 
-def routes() -> list[Route]:
     async def answer(request: Request) -> Response:
-        asked = _parsed(await _body(request))
-        return Response(await asyncio.to_thread(asked.written), media_type=KINDS[asked.format])
+        body = await _body(request, settings.idle_timeout)
+        async with one_at_a_time:
+            text, form = await asyncio.to_thread(_written, body)
+        return Response(text, media_type=KINDS[form])
 
     return [Route("/v1/subtitles", answer, methods=["POST"])]
 
 
-async def _body(request: Request) -> bytes:
-    """Raises RequestError before more than the most is in memory."""
-    body = bytearray()
-    async for part in request.stream():
-        body += part
+async def _body(request: Request, idle_timeout: float) -> bytes:
+    """Raises RequestError before more than the most is in memory, and where nothing comes for so many seconds."""
+    body, more = bytearray(), True
+    while more:
+        try:
+            message = await asyncio.wait_for(request.receive(), idle_timeout)
+        except TimeoutError:
+            sentence = f"nothing came for {idle_timeout:g} s, and the request has not ended"
+            raise RequestError(408, sentence, code="timeout") from None
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
         if len(body) > LARGEST_BYTES:
             raise RequestError(413, f"a request for subtitles has {LARGEST_BYTES} bytes at most", code="too_large")
     return bytes(body)
 
 
-def _parsed(body: bytes) -> _Asked:
-    """Raises RequestError for what is no such JSON, and names where."""
+def _written(body: bytes) -> tuple[str, str]:
+    """The subtitles and their form. Raises RequestError for what is no such JSON, and names where."""
     try:
-        return _Asked.model_validate_json(body)
+        asked = _Asked.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise invalid(f"{where or 'the body'}: {first['msg']}"[:300], where or None) from error
+    segments = tuple(segment for words in asked.segments if (segment := _segment(words)).words)
+    transcript = Transcript(segments=segments, duration=0.0)
+    return (as_srt if asked.format == "srt" else as_vtt)(transcript) + "\n", asked.format
 
 
 def _segment(words: list[_Said]) -> Segment:
-    said = [Word(text=word.text, start=word.start, end=max(word.start, word.end), confidence=1.0) for word in words]
-    text = " ".join(word.text for word in said)
-    return Segment(text=text, start=said[0].start, end=said[-1].end, words=tuple(said))
+    """Their text in one line: an empty one would end a cue."""
+    said = [
+        Word(text=text, start=word.start, end=max(word.start, word.end), confidence=1.0)
+        for word in words
+        if (text := " ".join(word.text.split()))
+    ]
+    start, end = (said[0].start, said[-1].end) if said else (0.0, 0.0)
+    return Segment(text=" ".join(word.text for word in said), start=start, end=end, words=tuple(said))

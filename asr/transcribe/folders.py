@@ -43,7 +43,7 @@ def matching(name: str) -> list[Path]:
 
 
 def direct(path: Path) -> Path:
-    """The absolute path without ``..``: links that one leads out of are followed, and no other."""
+    """The absolute path without ``..``: links before the last of these are followed, and none after it."""
     parts = path.absolute().parts
     beyond = len(parts) - parts[::-1].index("..") if ".." in parts else 0
     return Path(*parts[:beyond]).resolve().joinpath(*parts[beyond:])
@@ -54,6 +54,8 @@ def common_folder(names: Iterable[str]) -> Path:
     parents = []
     for name in names:
         path = direct(Path(name))
+        if glob.has_magic(name) and not Path(name).exists():  # after a link, .. leads elsewhere than the pattern says
+            parents += [direct(match) if match.is_dir() else direct(match).parent for match in matching(name)]
         while glob.has_magic(str(path)) and not path.exists():
             path = path.parent
         parents.append(path if path.is_dir() else path.parent)
