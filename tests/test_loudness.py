@@ -19,6 +19,8 @@ from asr.decode.words import TAIL, words_of
 from asr.records import Emissions
 from asr.text.tokenise import CharacterTokeniser
 from asr.transcribe.alignment import align_text, spell
+from asr.transcribe.pieces import pieces
+from asr.transcribe.recordings import uttered
 
 TOKENISER = CharacterTokeniser(" ab")
 ROOM = -60.0
@@ -71,6 +73,25 @@ def test_samples_are_measured_alike_whatever_their_blocks(cuts, frame):
     assert sum(map(len, parts.through(np.split(samples, sorted(cuts))))) == 1000
     assert parts.seconds == 1.0
     np.testing.assert_array_equal(parts.loudness().levels, whole.loudness().levels)
+
+
+def test_less_than_a_level_is_no_loudness():
+    meter = Meter(rate=1000, frame=20)
+    meter.feed(np.zeros(0, np.float32))
+    meter.feed(np.ones(9, np.float32))
+    assert meter.seconds == 0.009
+    assert len(meter.loudness().levels) == 0
+    assert meter.loudness().end_of_sound(0.0, 0.0, 1.0) is None
+
+
+def test_an_utterance_that_is_read_in_pieces_is_measured_once():
+    samples = np.random.default_rng(1).normal(size=100 * 1000).astype(np.float32)
+    cut = list(uttered(pieces(np.split(samples, 10), rate=1000, frame=20, vad=False), rate=1000, frame=20))
+    assert len(cut) > 1
+    assert len({id(passage) for _, passage in cut}) == 1
+    whole = Meter(rate=1000, frame=20)
+    whole.feed(samples)
+    np.testing.assert_array_equal(cut[0][1].meter.loudness().levels, whole.loudness().levels)
 
 
 def test_a_word_ends_with_its_sound_in_transcripts_and_alignments():
