@@ -25,7 +25,7 @@ Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
 class _Said(BaseModel):
     """A word as ``asr transcribe --format json`` and the server's events write it; its confidence is passed over."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
     text: str
     start: Seconds
@@ -33,7 +33,7 @@ class _Said(BaseModel):
 
 
 class _Asked(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     format: Literal["srt", "vtt"]
     # The first fault is enough: a list of a million would take gigabytes.
