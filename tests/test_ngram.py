@@ -11,6 +11,7 @@ import lzma
 import math
 import random
 import re
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from asr.decode import ngram
@@ -516,3 +518,26 @@ def test_a_header_made_to_exhaust_the_reader_is_a_sentence(tmp_path):
         path.write_bytes(len(header).to_bytes(8, "little") + header)
         with pytest.raises(LanguageModelError, match="not a whole language model"):
             NgramModel.load(path)
+
+
+def test_a_file_is_written_tensor_by_tensor_and_read_by_the_safetensors_package(tmp_path):
+    rng = np.random.default_rng(0)
+    tensors = {
+        "words": rng.integers(0, 9, 500_000, np.int32),
+        "log_probs": rng.normal(size=500_000).astype(np.float32),
+        "none": np.zeros(0, np.int32),
+        "spelling": np.frombuffer("a\nä".encode(), np.uint8),
+    }
+    path = tmp_path / "x.safetensors"
+    tracemalloc.start()
+    try:
+        with path.open("wb") as file:
+            ngram._write_tensors(file, tensors, {"format": "of ours"})
+        assert tracemalloc.get_traced_memory()[1] < 200_000
+    finally:
+        tracemalloc.stop()
+    with safe_open(path, "np") as read:
+        assert read.metadata() == {"format": "of ours"}
+        assert set(read.keys()) == set(tensors)
+        for name, tensor in tensors.items():
+            np.testing.assert_array_equal(read.get_tensor(name), tensor)

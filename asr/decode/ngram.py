@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from safetensors.numpy import save as safetensors
@@ -323,7 +323,7 @@ class NgramModel:
         remarks = json.dumps(self.remarks, ensure_ascii=False)
         metadata = {"format": FORMAT, "order": str(self.order), "source": source, "remarks": remarks}
         with files.replacing(path, "wb") as file:
-            file.write(safetensors({**self.arrays._asdict(), "spelling": spelling}, metadata))
+            _write_tensors(file, {**self.arrays._asdict(), "spelling": spelling}, metadata)
 
     def index(self, word: str) -> int:
         """The word's id; that of <unk> where the model does not know it."""
@@ -401,6 +401,23 @@ def _build(arpa: Arpa, name: str) -> tuple[NgramArrays, list[str]]:
         )
     _link(arrays)
     return arrays, remarks
+
+
+_DTYPES = {"int32": "I32", "float32": "F32", "uint8": "U8"}
+
+
+def _write_tensors(file: IO[bytes], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """A safetensors file, tensor by tensor: the package's own ``save`` holds all of it in memory twice over."""
+    header: dict[str, object] = {"__metadata__": metadata}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _DTYPES[tensor.dtype.name], "shape": tensor.shape, "data_offsets": (start, end)}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # what follows is aligned
+    file.write(len(text).to_bytes(8, "little") + text)
+    for tensor in tensors.values():
+        file.write(np.ascontiguousarray(tensor).view(np.uint8).data)
 
 
 def _build_sorted(listings: Listings) -> NgramArrays:
