@@ -6,13 +6,14 @@ import asyncio
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from asr.records import Segment, Transcript, Word
 from asr.serve.engine import Settings
 from asr.serve.errors import RequestError, invalid
+from asr.serve.uploads import blocks
 from asr.transcribe.formats import as_srt, as_vtt
 
 LARGEST_BYTES = 2 << 20
@@ -55,17 +56,9 @@ def routes(settings: Settings) -> list[Route]:
 
 async def _body(request: Request, idle_timeout: float) -> bytes:
     """Raises RequestError before more than the most is in memory, and where nothing comes for so many seconds."""
-    body, more = bytearray(), True
-    while more:
-        try:
-            message = await asyncio.wait_for(request.receive(), idle_timeout)
-        except TimeoutError:
-            sentence = f"nothing came for {idle_timeout:g} s, and the request has not ended"
-            raise RequestError(408, sentence, code="timeout") from None
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
+    body = bytearray()
+    async for block in blocks(request, idle_timeout, "request"):
+        body += block
         if len(body) > LARGEST_BYTES:
             raise RequestError(413, f"a request for subtitles has {LARGEST_BYTES} bytes at most", code="too_large")
     return bytes(body)

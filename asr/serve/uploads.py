@@ -108,23 +108,33 @@ def _too_large(settings: Settings) -> RequestError:
     )
 
 
-async def _read(request: Request, parts: _Parts, file: IO[bytes], settings: Settings) -> Form:
-    while not parts.complete:
+async def blocks(request: Request, idle_timeout: float, what: str) -> AsyncIterator[bytes]:
+    """The body of a request, as it comes; ``what`` it is, for the sentence where nothing came for ``idle_timeout``
+    seconds. Raises RequestError then, and ClientDisconnect."""
+    more = True
+    while more:
         try:
-            message = await asyncio.wait_for(request.receive(), settings.idle_timeout)
+            message = await asyncio.wait_for(request.receive(), idle_timeout)
         except TimeoutError:
-            raise RequestError(
-                408, f"nothing came for {settings.idle_timeout:g} s, and the form has not ended", code="timeout"
-            ) from None
+            sentence = f"nothing came for {idle_timeout:g} s, and the {what} has not ended"
+            raise RequestError(408, sentence, code="timeout") from None
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        parts.feed(message.get("body", b""))
+        yield message.get("body", b"")
+        more = message.get("more_body", False)
+
+
+async def _read(request: Request, parts: _Parts, file: IO[bytes], settings: Settings) -> Form:
+    async for block in blocks(request, settings.idle_timeout, "form"):
+        parts.feed(block)
         if parts.size > settings.upload_bytes:
             raise _too_large(settings)
         if parts.held_bytes >= WRITTEN_AT_ONCE:
             await asyncio.to_thread(_write, file, parts.take())
-        if not message.get("more_body", False) and not parts.complete:
-            raise invalid("the form breaks off: its last boundary is missing", None, "invalid_form")
+        if parts.complete:
+            break
+    else:
+        raise invalid("the form breaks off: its last boundary is missing", None, "invalid_form")
     await asyncio.to_thread(_write, file, parts.take())
     return Form(parts.fields, Path(file.name) if parts.has_file else None, parts.size)
 
