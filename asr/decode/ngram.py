@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
-from safetensors.numpy import save as safetensors
 
 from asr import files
 from asr.decode.arpa import END, MAX_ORDER, START, UNKNOWN, Arpa, Listings, Section, read_arpa, repeats_remark
@@ -295,9 +294,9 @@ class NgramModel:
 
     def save_packed(self, path: Path, bits: int = BITS) -> None:
         """Writes the model in the form that is smallest, its numbers quantised to ``bits`` bits."""
-        content = safetensors(self._pack(bits), {"format": PACKED_FORMAT, "order": str(self.order)})
+        tensors = self._pack(bits)
         with files.replacing(path, "wb") as file:
-            file.write(content)
+            _write_tensors(file, tensors, {"format": PACKED_FORMAT, "order": str(self.order)})
 
     def _pack(self, bits: int) -> dict[str, np.ndarray]:
         arrays, packer = self.arrays, Packer()
