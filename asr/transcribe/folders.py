@@ -33,19 +33,25 @@ def find_recordings(names: Sequence[str]) -> list[Path]:
 
 def matching(name: str) -> list[Path]:
     """What is named, or what the pattern ``name`` matches, in order. Raises AudioError for one that matches nothing."""
-    path = Path(name)
-    if not glob.has_magic(name) or path.exists():
-        return [path]
+    if not _is_pattern(name):
+        return [Path(name)]
     matches = sorted(map(Path, glob.iglob(name, recursive=True)))  # noqa: PTH207 - Path.glob takes no absolute one
     if not matches:
         raise AudioError(f"no file matches {name}")
     return matches
 
 
+def _is_pattern(name: str) -> bool:
+    return glob.has_magic(name) and not Path(name).exists()
+
+
 def direct(path: Path) -> Path:
     """The absolute path without ``..``: links before the last of these are followed, and none after it."""
-    parts = path.absolute().parts
-    beyond = len(parts) - parts[::-1].index("..") if ".." in parts else 0
+    path = path.absolute()
+    parts = path.parts
+    if ".." not in parts:
+        return path
+    beyond = len(parts) - parts[::-1].index("..")
     return Path(*parts[:beyond]).resolve().joinpath(*parts[beyond:])
 
 
@@ -54,9 +60,9 @@ def common_folder(names: Iterable[str]) -> Path:
     parents = []
     for name in names:
         path = direct(Path(name))
-        if glob.has_magic(name) and not Path(name).exists():  # after a link, .. leads elsewhere than the pattern says
+        if _is_pattern(name):  # after a link, .. leads elsewhere than the pattern says
             parents += [direct(match) if match.is_dir() else direct(match).parent for match in matching(name)]
-        while glob.has_magic(str(path)) and not path.exists():
+        while _is_pattern(str(path)):
             path = path.parent
         parents.append(path if path.is_dir() else path.parent)
     return Path(os.path.commonpath(parents))
