@@ -71,7 +71,12 @@ def confidence(probabilities: Sequence[float], calibration: recipe.Calibration |
     if calibration is None:
         return product
     evidence = calibration.offset + calibration.slope * log_odds(product) + calibration.length * len(probabilities)
-    return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, evidence))))
+    return sigmoid(evidence)
+
+
+def sigmoid(log_odds: float) -> float:
+    """The probability of such log odds, taken as between -30 and 30."""
+    return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, log_odds))))
 
 
 def log_odds(probability: float) -> float:

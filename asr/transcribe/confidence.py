@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from asr import recipe
-from asr.decode.calibration import log_odds
+from asr.decode.calibration import log_odds, sigmoid
 from asr.records import Transcript
 
 FOREIGN_WORDS = 30
@@ -27,7 +25,7 @@ class Confidence:
         self._sum = 0.0
         self._least = FOREIGN_CONFIDENCE
         if calibration is not None and calibration.mean is not None:
-            self._least = 1 / (1 + math.exp(FOREIGN_LOG_ODDS - log_odds(calibration.mean)))
+            self._least = sigmoid(log_odds(calibration.mean) - FOREIGN_LOG_ODDS)
 
     def add(self, transcript: Transcript) -> None:
         self.words += len(transcript.words)
