@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import click
 import numpy as np
 
 import asr
+from asr import runtime
 from asr.score.edits import word_errors
 from asr.transcribe import live as defaults
 from asr.transcribe.recogniser import Recogniser
@@ -121,4 +121,4 @@ def _stream_long(recogniser: Recogniser, clips: list[Clip], minutes: float) -> d
 
 def _resident() -> float:
     """Megabytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return runtime.resident_memory() / 1e6
