@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numba
@@ -74,3 +76,35 @@ def test_a_change_of_any_file_of_the_room_makes_what_is_kept_stale(monkeypatch):
 
 def arithmetic(x: int) -> int:
     return x + 1
+
+
+KERNEL = """
+import numpy as np
+from numba.core.cpu import CPUContext
+from asr.decode.compiled import compiled
+
+made_ready = []
+CPUContext.load_additional_registries, make_ready = (
+    lambda self: made_ready.append(make_ready(self)), CPUContext.load_additional_registries
+)
+
+@compiled
+def sums(numbers):
+    found = np.empty(len(numbers))
+    total = 0.0
+    for i in range(len(numbers)):
+        total += numbers[i]
+        found[i] = total
+    return found
+
+print(sums(np.array([3.0, 1.0, 2.0])), sum(sums.stats.cache_hits.values()), len(made_ready) > 0)
+"""
+
+
+def test_what_is_compiled_already_runs_without_numba_made_ready_to_compile(tmp_path):
+    """It allocates, for which alone such code needs numba while it runs."""
+    (tmp_path / "kernel.py").write_text(KERNEL)
+    command = [sys.executable, tmp_path / "kernel.py"]
+    first, second = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))
+    assert first == "[3. 4. 6.] 0 True\n"
+    assert second == "[3. 4. 6.] 1 False\n"

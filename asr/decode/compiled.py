@@ -11,6 +11,7 @@ from typing import Any
 
 import numba
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.runtime.nrt import rtsys
 
 from asr import files
 
@@ -67,6 +68,11 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types
             super().save_overload(sig, data)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """As numba's own, without making ready for compiling first, which takes half a second and, where scipy is
+        installed, half a second more: what is compiled already needs memory management and hashing's keys alone."""
+        import numba.cpython.hashing  # noqa: F401  # makes the keys known to LLVM
+
+        rtsys.initialize(target_context)
         with contextlib.suppress(*_UNUSABLE):
-            return super().load_overload(sig, target_context)
+            return self._load_overload(sig, target_context)
         return None
