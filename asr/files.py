@@ -12,10 +12,7 @@ import os
 import platform
 import secrets
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
 
@@ -222,6 +219,10 @@ def strict_json(text: str) -> Any:
 def fetch(url: str, path: Path, sha256: str) -> None:
     """Downloads ``url`` to ``path``, going on from ``path``.part where there is one; the file appears under its name
     only once its checksum is right. Raises DownloadError."""
+    import urllib.error
+    import urllib.request
+    from http.client import HTTPException
+
     if path.is_file():
         return
     part = path.with_name(path.name + ".part")
