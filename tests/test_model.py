@@ -10,14 +10,14 @@ from torch import nn
 
 from asr import recipe
 from asr.model.acoustic import AcousticModel
-from asr.model.criterion import ctc_loss
+from asr.model.criterion import ctc_loss, divergence
 from asr.model.emitted import Emitted
 from asr.model.encoder import Dropout, Encoder, RecurrentStack
 from asr.model.recurrent import RecurrentLayer, flip_within
 from asr.model.spec_augment import augment, warp_frequencies
 from asr.recipe import reading
 from asr.recipe.frames import emission_frames
-from asr.records import BLANK, Batch
+from asr.records import BLANK, Batch, Features
 from asr.train.acoustic import loss_of
 
 CELLS = {
@@ -308,3 +308,46 @@ def test_the_loss_of_a_middle_layer_is_added_with_its_weight():
     both = loss_of(model, batch, intermediate=recipe.Intermediate(layer=2, weight=0.5)).nats
     _, middle = model.emit_tapped(model.featurise(batch), 2)
     torch.testing.assert_close(both, alone + 0.5 * ctc_loss(middle, batch.tokens, batch.token_lengths))
+
+
+@torch.no_grad()
+def test_two_hearings_of_a_batch_cost_their_mean_loss_and_how_far_they_diverge():
+    torch.manual_seed(1)
+    settings = settings_of({"kind": "lstm", "layers": 2, "hidden": 8, "dropout": 0.5})
+    model = AcousticModel(settings, 4).train()
+    batch = dataclasses.replace(
+        batch_of([torch.randn(8000), torch.randn(5000)]),
+        tokens=torch.tensor([[1, 2], [3, 0]]),
+        token_lengths=torch.tensor([2, 1]),
+    )
+    heard = model.featurise(batch)
+    twice = Features(values=torch.cat([heard.values] * 2), lengths=torch.cat([heard.lengths] * 2))
+    torch.manual_seed(2)
+    found = loss_of(model, batch, consistency=recipe.Consistency(weight=0.5)).nats
+    torch.manual_seed(2)
+    emitted = model.emit(twice)
+    losses = ctc_loss(emitted, torch.cat([batch.tokens] * 2), torch.cat([batch.token_lengths] * 2))
+    apart = 0.0
+    for one, other in ((0, 2), (1, 3)):
+        frames = int(emitted.lengths[one])
+        p, q = emitted.log_probs[one, :frames].exp(), emitted.log_probs[other, :frames].exp()
+        apart += float((p * (p / q).log()).sum() + (q * (q / p).log()).sum()) / 2
+    assert apart > 0
+    torch.testing.assert_close(found, losses / 2 + 0.5 * apart)
+
+
+def test_hearings_that_are_the_same_diverge_by_nothing_and_padding_counts_for_nothing():
+    log_probs = torch.randn(2, 5, 3).log_softmax(-1)
+    same = Emitted(log_probs.repeat(2, 1, 1), torch.tensor([5, 3, 5, 3]))
+    assert float(divergence(same)) == 0
+    padded = same.log_probs.clone()
+    padded[3, 3:] = torch.randn(2, 3).log_softmax(-1)
+    assert float(divergence(Emitted(padded, same.lengths))) == 0
+
+
+def test_a_hearing_is_drawn_to_the_other_one_as_that_is():
+    """No gradient flows through what a divergence is from: by itself, the posteriors' own derivative would be."""
+    scores = torch.randn(2, 1, 3, dtype=torch.float64, requires_grad=True)
+    divergence(Emitted(scores.log_softmax(-1), torch.tensor([1, 1]))).backward()
+    one, other = scores.detach().softmax(-1)[:, 0]
+    torch.testing.assert_close(scores.grad[:, 0], torch.stack([(one - other) / 2, (other - one) / 2]))

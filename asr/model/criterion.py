@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from asr import recipe
 from asr.model.emitted import Emitted
+from asr.model.features import frame_mask
 from asr.records import BLANK
 
 
@@ -55,6 +56,21 @@ def ctc_loss(emissions: Emitted, tokens: Tensor, token_lengths: Tensor) -> Tenso
         blank=BLANK,
         reduction="sum",
     )
+
+
+def divergence(emissions: Emitted) -> Tensor:
+    """How far two hearings of the same utterances, the first and the second half of a batch, are apart: the mean of
+    the Kullback-Leibler divergences of each from the other, in nats, summed over frames and utterances. Each is drawn
+    to the other as it is: no gradient flows through what a divergence is from (Yao et al. 2024, equation 4)."""
+    one, other = emissions.log_probs.chunk(2)
+    apart = _divergence(one.detach(), other) + _divergence(other.detach(), one)  # (B / 2, T')
+    real = frame_mask(emissions.lengths[: len(one)], apart.shape[1])
+    return (apart * real).sum() / 2
+
+
+def _divergence(target: Tensor, log_probs: Tensor) -> Tensor:
+    """Of (..., V) log probabilities from ``target``."""
+    return (target.exp() * (target - log_probs)).sum(-1)
 
 
 class CtcCrf:

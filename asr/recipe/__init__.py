@@ -426,6 +426,13 @@ class Intermediate(Section):
     weight: PositiveFloat = 0.3
 
 
+class Consistency(Section):
+    """CR-CTC (Yao et al. 2024): each batch is heard twice, with masks and dropout drawn anew, at twice the cost of a
+    step, and ``weight`` times how far the two emissions diverge is added to the mean of their losses."""
+
+    weight: PositiveFloat = 0.2
+
+
 class Training(TrainerSettings):
     """``keep_audio`` keeps decoded recordings in memory from epoch to epoch; ``auto`` where they fit in a quarter of
     what is free. A Shar is read from beginning to end in each epoch; its utterances are shuffled, and parted into
@@ -437,6 +444,7 @@ class Training(TrainerSettings):
 
     criterion: Annotated[Ctc | CtcCrf, Field(discriminator="kind")] = Ctc()
     intermediate: Intermediate | None = None
+    consistency: Consistency | None = None
     choose_pronunciations: Count | None = 3
     max_batch_seconds: PositiveFloat = 64.0
     utterance_seconds: Annotated[tuple[Annotated[float, Field(ge=0)], PositiveFloat], LowToHigh] = (0.1, 40.0)

@@ -19,12 +19,12 @@ from asr.data.given import Given
 from asr.decode.greedy import decode_greedy
 from asr.errors import TextError, TrainingError
 from asr.model.acoustic import AcousticModel
-from asr.model.criterion import Criterion, build_criterion, ctc_loss
+from asr.model.criterion import Criterion, build_criterion, ctc_loss, divergence
 from asr.model.emitted import Emitted
 from asr.model.encoder import build_encoder
 from asr.model.features import frame_mask
 from asr.recipe.frames import feature_size
-from asr.records import BLANK, Batch, Emissions, ErrorCounts, Rejection
+from asr.records import BLANK, Batch, Emissions, ErrorCounts, Features, Rejection
 from asr.score.edits import character_errors, word_errors
 from asr.text.tokenise import PhoneTokeniser, Tokeniser, frames_needed
 from asr.train import start as beginning
@@ -171,7 +171,8 @@ class AcousticTask:
         return ((id, text, choices[id]) for id, text in self.corpora.texts() if id in choices)
 
     def loss(self, model: AcousticModel, batch: Batch) -> Loss:
-        return loss_of(model, batch, self.criterion, self.corpora.recipe.training.intermediate)
+        training = self.corpora.recipe.training
+        return loss_of(model, batch, self.criterion, training.intermediate, training.consistency)
 
     def frozen(self, step: int) -> Iterator[nn.Parameter]:
         return beginning.frozen(self.model, self.corpora.recipe.start, step)
@@ -220,16 +221,23 @@ def loss_of(
     batch: Batch,
     criterion: Criterion = ctc_loss,
     intermediate: recipe.Intermediate | None = None,
+    consistency: recipe.Consistency | None = None,
 ) -> Loss:
-    """The criterion's loss and, with ``intermediate``, CTC's on a middle layer (Lee & Watanabe 2021)."""
-    features = model.featurise(batch)
+    """The criterion's loss; with ``intermediate``, CTC's on a middle layer too (Lee & Watanabe 2021); with
+    ``consistency``, the mean loss of two hearings, and what keeps them together (Yao et al. 2024)."""
+    features, tokens, token_lengths = model.featurise(batch), batch.tokens, batch.token_lengths
+    if consistency is not None:
+        features = Features(values=features.values.repeat(2, 1, 1), lengths=features.lengths.repeat(2))
+        tokens, token_lengths = tokens.repeat(2, 1), token_lengths.repeat(2)
     if intermediate is None:
         emissions = model.emit(features)
-        nats = criterion(emissions, batch.tokens, batch.token_lengths)
+        nats = criterion(emissions, tokens, token_lengths)
     else:
         emissions, middle = model.emit_tapped(features, intermediate.layer)
-        nats = criterion(emissions, batch.tokens, batch.token_lengths)
-        nats = nats + intermediate.weight * ctc_loss(middle, batch.tokens, batch.token_lengths)
+        nats = criterion(emissions, tokens, token_lengths)
+        nats = nats + intermediate.weight * ctc_loss(middle, tokens, token_lengths)
+    if consistency is not None:
+        nats = nats / 2 + consistency.weight * divergence(emissions)
     return Loss(
         nats=nats,
         blank_rate=blank_rate(emissions),

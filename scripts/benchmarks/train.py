@@ -95,8 +95,11 @@ def build_trainer(corpora: TrainingCorpora, device: torch.device) -> Trainer[Aco
     settings = corpora.recipe
     tokens = len(corpora.tokeniser.tokens)
     criterion = build_criterion(settings.training.criterion, corpora.transcripts(), tokens)
-    loss = functools.partial(loss_of, criterion=criterion, intermediate=settings.training.intermediate)
-    return Trainer(untrained(settings, corpora.tokeniser).to(device).train(), loss, settings.training)
+    training = settings.training
+    loss = functools.partial(
+        loss_of, criterion=criterion, intermediate=training.intermediate, consistency=training.consistency
+    )
+    return Trainer(untrained(settings, corpora.tokeniser).to(device).train(), loss, training)
 
 
 def take_steps(trainer: Trainer[AcousticModel, Batch], batches: Iterable[Batch]) -> None:
