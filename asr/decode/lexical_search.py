@@ -621,15 +621,17 @@ def read_out(tables, state, readings, spelt, end, partial):  # type: ignore[no-u
 @compiled
 def search(log_probs, lengths, tables, context, limits, nbest):  # type: ignore[no-untyped-def]
     """As ``prefix_search.search``."""
-    state = begin(limits, log_probs.shape[2], tables, context, False)
+    # Typed, since numba compiles anew whatever is called with a constant, which live search calls with variables.
+    no, first = np.bool_(False), np.int64(0)
+    state = begin(limits, log_probs.shape[2], tables, context, no)
     readings = np.empty((len(log_probs), nbest), READING)
-    spelt, end = np.empty(lengths.sum() * nbest, SPELT), 0
+    spelt, end = np.empty(lengths.sum() * nbest, SPELT), first
     for i in range(len(log_probs)):
-        utterance, frame = log_probs[i, : lengths[i]], 0
+        utterance, frame = log_probs[i, : lengths[i]], first
         _restart(state, context)
         while frame < len(utterance):
             state = with_room(state, tables)
             frame = advance(utterance, frame, tables, limits, state)
         state = with_room(state, tables)
-        end = read_out(tables, state, readings[i], spelt, end, False)
+        end = read_out(tables, state, readings[i], spelt, end, no)
     return readings, spelt[:end]

@@ -449,14 +449,16 @@ def search(log_probs, lengths, tables, context, limits, nbest):  # type: ignore[
 
     Returns the readings (B, nbest), and the tokens of all, one after another.
     """
-    state = begin(limits, log_probs.shape[2], tables, context, False)
+    # Typed, since numba compiles anew whatever is called with a constant, which live search calls with variables.
+    no, first = np.bool_(False), np.int64(0)
+    state = begin(limits, log_probs.shape[2], tables, context, no)
     readings = np.empty((len(log_probs), nbest), READING)
-    spelt, end = np.empty(lengths.sum() * nbest, SPELT), 0
+    spelt, end = np.empty(lengths.sum() * nbest, SPELT), first
     for i in range(len(log_probs)):
-        utterance, frame = log_probs[i, : lengths[i]], 0
+        utterance, frame = log_probs[i, : lengths[i]], first
         _restart(state, context)
         while frame < len(utterance):
             state = with_room(state, tables)
             frame = advance(utterance, frame, tables, limits, state)
-        end = read_out(tables, state, readings[i], spelt, end, False)
+        end = read_out(tables, state, readings[i], spelt, end, no)
     return readings, spelt[:end]
