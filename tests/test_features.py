@@ -9,6 +9,7 @@ import soxr
 import torch
 
 from asr import recipe
+from asr.audio.levels import TYPICAL_DEVIATION, drawn_to_typical
 from asr.model.features import FeatureExtractor, ReferenceFeatures, frame_loudness
 from asr.recipe.frames import feature_frames, feature_size
 from asr.records import Features
@@ -69,16 +70,30 @@ def test_padding_does_not_change_an_utterances_features(settings, normalise):
 
 
 @pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
-def test_utterance_normalisation_gives_zero_mean_and_unit_variance_over_active_frames(settings):
+def test_utterance_normalisation_gives_zero_mean_and_a_deviation_near_one_over_active_frames(settings):
+    """Exactly one for cepstra; mel bins are divided as if a second of speech at large had been heard besides."""
     extractor = FeatureExtractor(settings)
     samples = words(settings.sample_rate)
     energies = extractor.extract(torch.nn.functional.pad(samples, (0, 8000))[None], torch.tensor([len(samples)]))
     loudness = frame_loudness(energies.values[0, : int(energies.lengths[0])])
     level = loudness.sort(descending=True).values[9]  # a tenth of a second is louder
-    active = extractor.normalise(energies).values[0, : len(loudness)][loudness >= level - math.log(1000)]
-    size = feature_size(settings)
-    torch.testing.assert_close(active.mean(0), torch.zeros(size), atol=1e-2, rtol=0)
-    torch.testing.assert_close(active.std(0, correction=0), torch.ones(size), atol=2e-2, rtol=0)
+    is_active = loudness >= level - math.log(1000)
+    active = extractor.normalise(energies).values[0, : len(loudness)][is_active]
+    torch.testing.assert_close(active.mean(0), torch.zeros(feature_size(settings)), atol=1e-2, rtol=0)
+    expected = torch.ones(feature_size(settings))
+    if isinstance(settings, recipe.LogMel):
+        floor = extractor.measure(energies).floor
+        own = extractor.shape(energies, floor)[0, : len(loudness)][is_active].std(0, correction=0)
+        frames = int(is_active.sum())
+        assert frames >= 100  # a second
+        expected = own / ((frames * own.square() + 100 * TYPICAL_DEVIATION**2) / (frames + 100)).sqrt()
+    torch.testing.assert_close(active.std(0, correction=0), expected, atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize(("seconds", "deviation"), [(0, 2.6), (1, math.sqrt((1 + 2.6**2) / 2)), (1000, 1.0)])
+def test_the_fewer_the_active_frames_the_nearer_the_deviation_is_to_that_of_speech_at_large(seconds, deviation):
+    variance = drawn_to_typical(np.array([1.0]), 100 * seconds, 0.01)
+    np.testing.assert_allclose(np.sqrt(variance), deviation, rtol=3e-3)
 
 
 def test_a_band_that_a_recording_lacks_says_nothing_of_a_click():

@@ -6,8 +6,12 @@ They are part of what a model has learnt from, so every front end, torch's and n
 from __future__ import annotations
 
 import math
+from typing import Any, TypeVar, cast
 
 import numpy as np
+
+A = TypeVar("A", bound=Any)
+"""numpy's or torch's arrays."""
 
 DECIBEL = math.log(10) / 10
 """In natural log of energy."""
@@ -24,11 +28,14 @@ UNHEARD_DECIBELS = 75.0
 """Below the level an energy says nothing: it is a band that the recording lacks, or a hole that a codec left."""
 FLOOR_DECIBELS = 25.0
 """Below a mel bin's mean over active frames lies its floor. In AN4 and LibriSpeech rooms lie 25 to 35 dB below."""
-DEVIATION_FLOOR = 1e-3
-"""Added to an utterance's standard deviations, which digital silence leaves at nothing."""
-LEAST_DEVIATION = 0.25
-"""What a mel bin's energies are divided by at the least: in a band that the recording lacks they hardly deviate at all,
-and a click would be hundreds of deviations. Cepstral coefficients have no such band, since each hears all."""
+TYPICAL_DEVIATION = 2.6
+"""Of a mel bin's log energies over active frames: the mean over the bins is 2.67 in LibriSpeech and AN4."""
+TYPICAL_SECONDS = 1.0
+"""An utterance's own deviation counts for half where it has so much of active frames. Those of one short word hardly
+vary, and divided by their own deviation they would look like no speech that was trained on; nor does a band that the
+recording lacks, in which a click would be hundreds of deviations."""
+CEPSTRAL_FLOOR = 1e-3
+"""Added to the standard deviations of cepstral coefficients, which digital silence leaves at nothing."""
 
 SILENT_DECIBELS = 40.0
 """Below the level a frame is silent."""
@@ -56,6 +63,13 @@ DOUBT_SECONDS = 3.0
 """After which what is not steady is taken for speech, which varies by less in a noise 10 dB below it."""
 FADING_DECIBELS = 1.0
 """A second: how fast the level follows speech that is fainter than what was heard before."""
+
+
+def drawn_to_typical(variance: A, frames: Any, shift: float) -> A:
+    """The ``variance`` of mel bins over so many active ``frames``, ``shift`` seconds apart, as if ``TYPICAL_SECONDS``
+    of typical speech had been heard besides."""
+    typical = TYPICAL_SECONDS / shift
+    return cast(A, (frames * variance + typical * TYPICAL_DEVIATION**2) / (frames + typical))
 
 
 def frame_loudness(energies: np.ndarray) -> np.ndarray:

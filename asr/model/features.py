@@ -5,9 +5,10 @@ as the reference, which runs in the loader. Frames are centred and the signal is
 utterance's features are those of the utterance alone.
 
 Normalising an utterance starts from its level, the energy of its loudest frames. Frames near the level are *active*:
-they alone make its mean and deviation, so that silence before, between and after the words counts for nothing. What
-lies far below the active frames is raised to a floor there, so that digital silence looks as a quiet room does. All of
-it moves with the level, so that a recording at -40 dB looks as it does at 0 dB.
+they alone make its mean and deviation, so that silence before, between and after the words counts for nothing; where
+they are few, the deviation is drawn to that of speech at large. What lies far below the active frames is raised to a
+floor there, so that digital silence looks as a quiet room does. All of it moves with the level, so that a recording at
+-40 dB looks as it does at 0 dB.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from torch import Tensor, nn
 from asr import recipe
 from asr.audio.levels import (
     ACTIVE_DECIBELS,
+    CEPSTRAL_FLOOR,
     DECIBEL,
-    DEVIATION_FLOOR,
     FIXED_FLOOR,
     FLOOR_DECIBELS,
-    LEAST_DEVIATION,
     LEVEL_SECONDS,
     LOG_FLOOR,
     UNHEARD_DECIBELS,
+    drawn_to_typical,
 )
 from asr.recipe.frames import feature_size, window_samples
 from asr.records import Features
@@ -111,8 +112,8 @@ class FeatureExtractor(nn.Module):
     def normalise(self, energies: Features, statistics: Statistics | None = None) -> Features:
         """Features of log-mel energies, normalised as the recipe has it, and zeros past each utterance's end.
 
-        By utterance, active frames have zero mean and unit variance in each bin. ``statistics`` stand in for those of
-        an utterance of which the end is yet to come.
+        By utterance, active frames have zero mean in each bin and, the longer it is, unit variance. ``statistics``
+        stand in for those of an utterance of which the end is yet to come.
         """
         if self.settings.normalise == "utterance":
             by = statistics or self.measure(energies)
@@ -140,16 +141,18 @@ class FeatureExtractor(nn.Module):
         loudness = frame_loudness(energies.values).masked_fill(~real, -torch.inf)
         level = (self.level(energies) if level is None else level)[:, None, None]
         active = real[:, :, None] & (loudness[:, :, None] >= level - ACTIVE_DECIBELS * DECIBEL)
-        count = active.sum(1, keepdim=True).clamp(min=1)
+        frames = active.sum(1, keepdim=True)
+        count = frames.clamp(min=1)
         faintest = level - UNHEARD_DECIBELS * DECIBEL
         audible = torch.logaddexp(energies.values, faintest) * active
         floor = (audible.sum(1, keepdim=True) / count - FLOOR_DECIBELS * DECIBEL).maximum(faintest)
         values = self.shape(energies, floor)
         mean = (values * active).sum(1, keepdim=True) / count
         variance = ((values - mean).square() * active).sum(1, keepdim=True) / count
-        deviation = variance.sqrt() + DEVIATION_FLOOR
         if isinstance(self.settings, recipe.LogMel):
-            deviation = deviation.clamp(min=LEAST_DEVIATION)
+            deviation = drawn_to_typical(variance, frames, self.settings.shift).sqrt()
+        else:
+            deviation = variance.sqrt() + CEPSTRAL_FLOOR
         return Statistics(floor=floor, mean=mean, deviation=deviation)
 
     @torch.no_grad()

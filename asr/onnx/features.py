@@ -14,16 +14,16 @@ from numpy.lib.stride_tricks import sliding_window_view
 from asr import recipe
 from asr.audio.levels import (
     ACTIVE_DECIBELS,
+    CEPSTRAL_FLOOR,
     DECIBEL,
-    DEVIATION_FLOOR,
     FIXED_FLOOR,
     FLOOR_DECIBELS,
-    LEAST_DEVIATION,
     LEVEL_SECONDS,
     LOG_FLOOR,
     MARGIN_SECONDS,
     PAUSE_SECONDS,
     UNHEARD_DECIBELS,
+    drawn_to_typical,
     frame_loudness,
     silent,
 )
@@ -97,9 +97,10 @@ class FrontEnd:
             values = self._coefficients(np.log(power, out=power))[active]
             mean = values.mean(0)
             variance = np.square(values - mean).mean(0)
-        deviation = np.sqrt(variance) + np.float32(DEVIATION_FLOOR)
         if self.dct is None:
-            deviation = np.maximum(deviation, np.float32(LEAST_DEVIATION))
+            deviation = np.sqrt(drawn_to_typical(variance, int(active.sum()), self.settings.shift))
+        else:
+            deviation = np.sqrt(variance) + np.float32(CEPSTRAL_FLOOR)
         return Statistics(floor=np.asarray(floor), mean=mean, deviation=deviation)
 
     def shape(self, energies: np.ndarray, floor: np.ndarray | None = None) -> np.ndarray:
