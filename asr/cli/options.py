@@ -78,7 +78,7 @@ def progress_bar(*columns: Any) -> Any:
     return Progress(*columns, **options) if console.is_interactive else Piped(*columns, **options, disable=True)
 
 
-COMPILING = "compiling the search, once on this machine: half a minute (asr warm-up does it beforehand)"
+COMPILING = "compiling the search, once on this machine: up to a minute (asr warm-up does it beforehand)"
 
 
 @contextlib.contextmanager

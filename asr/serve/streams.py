@@ -145,7 +145,7 @@ def model_of(models: Models, name: str | None) -> Recogniser:
 
 def probe(models: Models) -> None:
     """A stream of each model hears a second of silence, so that none of a client's waits for what is compiled when it
-    is first needed: the search, for half a minute on a busy machine. A model that reads no live speech is passed over.
+    is first needed: the search, for a minute on a busy machine. A model that reads no live speech is passed over.
     Raises whatever a network or a search raises."""
     for name in models.names:
         try:
