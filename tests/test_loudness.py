@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import toy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from asr.records import Emissions
 from asr.text.tokenise import CharacterTokeniser
 from asr.transcribe.alignment import align_text, spell
 from asr.transcribe.pieces import pieces
+from asr.transcribe.recogniser import Recogniser
 from asr.transcribe.recordings import uttered
 
 TOKENISER = CharacterTokeniser(" ab")
@@ -106,6 +108,64 @@ def test_a_word_ends_with_its_sound_in_transcripts_and_alignments():
     spelling = spell("ab a", TOKENISER, "words")
     aligned = align_text(said, spelling, TOKENISER, duration=2.05, loudness=heard)
     assert [word.end for word in aligned.words] == pytest.approx([0.6, 1.35])
+
+
+@pytest.fixture(scope="module")
+def babbler(tmp_path_factory):
+    return Recogniser.load(toy.save_babbler(tmp_path_factory.mktemp("loudness") / "model"), device="cpu")
+
+
+def told(transcript, channel):
+    return [(w.text, w.start, w.end) for s in transcript.segments if s.channel == channel for w in s.words]
+
+
+def call(folder, channels, rate):
+    """A recording of several channels, and each of them in a file of its own."""
+    soundfile.write(folder / "call.wav", np.stack(channels, axis=1), rate)
+    for number, samples in enumerate(channels, start=1):
+        soundfile.write(folder / f"{number}.wav", samples, rate)
+
+
+def bursts(samples):
+    """Loud noise of 0.4 s every 0.8 s: its sounds end within another channel's."""
+    loud = 0.3 * np.random.default_rng(0).standard_normal(samples)
+    loud[np.arange(samples) // 3200 % 2 == 1] *= 1e-3
+    return loud.clip(-1, 1)
+
+
+@pytest.mark.parametrize("other", [lambda n: 0.5 * toy.speak("cab" * n)[:n], bursts], ids=["speech", "bursts"])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_channel_s_words_begin_and_end_as_in_a_file_of_its_own_however_loud_the_other_is(
+    babbler, tmp_path, other, order
+):
+    quiet = 0.05 * np.concatenate([toy.speak("ab c abc"), 1e-3 * bursts(toy.RATE)])
+    pair = quiet, other(len(quiet))
+    call(tmp_path, [pair[which] for which in order], toy.RATE)
+    split = babbler.transcribe(tmp_path / "call.wav", channels="split")
+    for number in (1, 2):
+        assert told(split, number) == told(babbler.transcribe(tmp_path / f"{number}.wav"), None)
+    [(_, _, end)] = told(split, order.index(0) + 1)
+    assert end < len(quiet) / toy.RATE - 0.5  # the end of its sound was heard, not the recording's
+
+
+def test_digits_in_two_channels_of_a_long_recording_begin_and_end_as_in_each(shared_data, tmp_path):
+    """One speaker on each side, the second louder by 20 dB and speaking in the first's pauses."""
+    english, rate = asr.load("english"), 8000
+    clips = [json.loads(line) for line in (shared_data / "fsdd" / "test.jsonl").read_text().splitlines()]
+    sides = []
+    for speaker, level, first in (("jackson", 0.1, 0.0), ("nicolas", 1.0, 0.6)):
+        side = np.zeros(50 * rate, np.float32)
+        for i, clip in enumerate([clip for clip in clips if clip["speaker"] == speaker][:12]):
+            sound, _ = soundfile.read(shared_data / "fsdd" / clip["audio_filepath"], dtype="float32")
+            at = round((first + 1.2 * i + (30 if i >= 8 else 0)) * rate)
+            side[at : at + len(sound)] += level * sound
+        sides.append(side)
+    call(tmp_path, sides, rate)
+    split = english.transcribe(tmp_path / "call.wav", channels="split")
+    for number in (1, 2):
+        alone = told(english.transcribe(tmp_path / f"{number}.wav"), None)
+        assert len(alone) > 6
+        assert told(split, number) == alone
 
 
 def test_joined_digits_end_where_their_clips_do(shared_data):
