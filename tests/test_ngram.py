@@ -438,6 +438,21 @@ def test_a_saved_file_cut_or_overwritten_anywhere_loads_or_is_a_sentence(tmp_pat
         NgramModel.load(folder / "damaged.safetensors").score(["the", "cat"])
 
 
+@pytest.mark.parametrize("entry", [{"data_offsets": []}, {"data_offsets": [-8, 0]}, {"shape": [2**70]}, {"dtype": []}])
+def test_a_header_that_is_not_safetensors_own_is_a_sentence(tmp_path, entry):
+    (tmp_path / "lm.arpa").write_text(ARPA)
+    NgramModel.load(tmp_path / "lm.arpa").save(tmp_path / "lm.safetensors")
+    content = (tmp_path / "lm.safetensors").read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["words"] |= entry
+    changed = json.dumps(header).encode()
+    changed += b" " * (-len(changed) % 8)
+    (tmp_path / "lm.safetensors").write_bytes(len(changed).to_bytes(8, "little") + changed + content[start:])
+    with pytest.raises(LanguageModelError, match="is not a whole language model"):
+        NgramModel.load(tmp_path / "lm.safetensors")
+
+
 @pytest.fixture
 def books() -> NgramModel:
     draw = random.Random(4)

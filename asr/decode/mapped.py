@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 _TYPES = {"I32": np.int32, "F32": np.float32, "F64": np.float64, "U8": np.uint8, "BOOL": np.bool_}
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 """What reading a file raises that is not such a file, or a damaged one."""
 
 
