@@ -321,6 +321,22 @@ def test_samples_that_are_not_numbers_are_refused(tmp_path, tone, value):
     assert sentence_of(path, str(path)).endswith("holds samples that are not numbers (NaN or infinity)")
 
 
+@pytest.mark.parametrize("value", [1e11, -1e20, 3e38])
+def test_samples_whose_resampling_or_spectrum_would_overflow_are_refused(tmp_path, tone, value):
+    samples = tone()
+    samples[100] = value
+    path = tmp_path / "damaged.wav"
+    soundfile.write(path, samples, 16000, subtype="FLOAT")
+    for rate in (8000, 16000):
+        with pytest.raises(AudioError, match=r"is damaged: it holds samples up to .e.*, where 1 is full scale"):
+            list(audio.stream(path, sample_rate=rate))
+
+
+def test_integers_of_32_bits_written_as_floats_are_heard(tmp_path, tone):
+    soundfile.write(tmp_path / "a.wav", tone() * 2.0**31, 16000, subtype="FLOAT")
+    assert np.isfinite(audio.read(tmp_path / "a.wav", sample_rate=8000).samples).all()
+
+
 def test_a_video_without_sound_says_so(tmp_path):
     path = tmp_path / "mute.webm"
     with av.open(str(path), "w") as container:

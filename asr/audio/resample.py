@@ -11,6 +11,10 @@ from asr.audio.recording import check_rate, door
 from asr.errors import AudioError
 from asr.records import Waveform
 
+LARGEST = 1e10
+"""Of a sample, which is 1 at full scale. Some writers take integers of 32 bits for floats, which are up to 2.1e9; the
+resampler and the spectrum of much larger ones overflow."""
+
 
 def prepare(waveform: Waveform, sample_rate: int, name: str = "the audio") -> Waveform:
     """``waveform`` checked to be finite and resampled to ``sample_rate`` Hz. Raises AudioError for NaN or infinity."""
@@ -37,9 +41,11 @@ def as_floats(samples: np.ndarray) -> np.ndarray:
 
 
 def finite(samples: np.ndarray, name: str) -> np.ndarray:
-    """``samples`` themselves. Raises AudioError for NaN or infinity."""
+    """``samples`` themselves. Raises AudioError for NaN or infinity, and for what would become one."""
     if not np.isfinite(samples).all():
         raise AudioError(f"{name} holds samples that are not numbers (NaN or infinity)")
+    if samples.size and (largest := max(float(samples.max()), -float(samples.min()))) > LARGEST:
+        raise AudioError(f"{name} is damaged: it holds samples up to {largest:.0e}, where 1 is full scale")
     return samples
 
 
