@@ -98,6 +98,11 @@ def test_a_fault_names_its_place_what_was_found_and_what_was_expected(load, text
     assert fault_of(load, text).splitlines()[1:] == [f"  - {fault}"]
 
 
+@pytest.mark.parametrize("text", ["encoder: {kind: X}", "text: {normalise: X}", "seed: X", "encoder: {X: 1}"])
+def test_what_was_found_is_quoted_in_short(load, text):
+    assert len(fault_of(load, text.replace("X", "x" * 70_000))) < 700
+
+
 def test_a_slice_of_speakers_runs_from_low_to_high(load):
     message = fault_of(load, "", "corpora.train.0.speakers=[0.9, 0.1]")
     assert "corpora.train.0: speakers is a slice of [0, 1], low to high; found [0.9, 0.1]" in message

@@ -191,23 +191,23 @@ def _override(raw: Any, override: str) -> None:
 def _sentence(fault: Any, raw: Any, schema: type[Section]) -> str:
     """One pydantic error as: path: what was found, what was expected, what was probably meant."""
     path, sections = _resolve(fault["loc"], raw, schema)
-    where = ".".join(str(part) for part in path)
+    where = ".".join(_short(str(part)) for part in path)
     match fault["type"]:
         case "extra_forbidden":
             known = sorted({name for section in sections for name in section.model_fields})
-            return f"{where}: unknown key{_did_you_mean(str(path[-1]), known)}"
+            return f"{where}: unknown key{_did_you_mean(_short(str(path[-1])), known)}"
         case "missing":
             return f"{where}: missing"
         case "union_tag_invalid":
             unadvised = {_kind(section) for section in sections if not section.is_advised}
             tags = [t for t in re.findall(r"'([^']+)'", fault["ctx"]["expected_tags"]) if t not in unadvised]
-            found = str(fault["ctx"]["tag"])
+            found = _short(str(fault["ctx"]["tag"]))
             return f'{where}.kind: found "{found}", expected one of {", ".join(tags)}{_did_you_mean(found, tags)}'
         case "union_tag_not_found":
             return f"{where}.kind: missing"
         case "literal_error":
             choices = re.findall(r"'([^']+)'", fault["ctx"]["expected"]) or [fault["ctx"]["expected"]]
-            found = str(fault["input"])
+            found = _short(str(fault["input"]))
             return f'{where}: found "{found}", expected {" or ".join(choices)}{_did_you_mean(found, choices)}'
         case "value_error":
             return f"{where}: {fault['ctx']['error']}"
@@ -217,8 +217,11 @@ def _sentence(fault: Any, raw: Any, schema: type[Section]) -> str:
         .replace("valid tuple", "list")
         .replace("valid array", "list")
     )
-    found = repr(fault["input"])
-    return f"{where}: {message}; found {found if len(found) < 60 else found[:57] + '...'}"
+    return f"{where}: {message}; found {_short(repr(fault['input']))}"
+
+
+def _short(found: str) -> str:
+    return found if len(found) < 60 else f"{found[:57]}..."
 
 
 def _within(fault: Any, outer: Any) -> bool:
