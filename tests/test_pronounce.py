@@ -54,6 +54,10 @@ def test_the_form_of_cmudict_is_read_with_its_variants_comments_and_stress(tmp_p
     }
 
 
+def test_a_number_in_brackets_alone_is_a_word_and_no_variant_of_nothing(tmp_path):
+    assert lexicon_of("(2) T UW\n", tmp_path / "lexicon.txt") == {"(2)": [("T UW", 1)]}
+
+
 def test_words_of_kaldi_for_silence_and_noise_are_skipped(tmp_path):
     assert lexicon_of("!SIL SIL\n<UNK> SPN\ntea T IY\n", tmp_path / "lexicon.txt").keys() == {"tea"}
 

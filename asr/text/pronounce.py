@@ -21,7 +21,7 @@ _BLANK = "<blank>"
 _COMMENT = re.compile(r"\s#\s.*")  # cmudict.dict's, as in: aalborg AA1 L B AO0 R G # place, danish
 _NOISE = re.compile(r"<.*>|!SIL.*")
 _NUMBER = re.compile(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
-_VARIANT = re.compile(r"\([0-9]+\)$")  # read(2), the second pronunciation of read
+_VARIANT = re.compile(r"(?<=.)\([0-9]+\)$")  # read(2), the second pronunciation of read
 
 
 @dataclass(frozen=True, slots=True)
