@@ -21,7 +21,14 @@ prints it after ``asr: `` and exits with code 1.
 
 
 class AsrError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose.
+
+    Its message can be written anywhere: halves of characters, which JSON can spell and a file's name can hold, have no
+    UTF-8 and are escaped in it.
+    """
+
+    def __str__(self) -> str:
+        return super().__str__().encode(errors="backslashreplace").decode()
 
 
 class RecipeError(AsrError):

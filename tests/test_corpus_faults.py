@@ -418,3 +418,53 @@ def test_the_folder_of_many_formats_is_read_whole():
         pytest.skip(f"{SHARED / 'folder-skips-formats'} is not there")
     texts, left_out = read(SHARED / "folder-skips-formats", kind="folder", path="x")
     assert (len(texts), left_out) == (6, {})
+
+
+# --------------------------------------------------------------------------------------- what mutations have found
+
+
+@pytest.mark.parametrize("seconds", [1e308, 10**400, "1e300", 1e10])
+@pytest.mark.parametrize("column", ["duration", "offset"])
+def test_a_time_that_no_recording_has_is_named_by_its_line(tmp_path, column, seconds):
+    recording(tmp_path / "a.wav")
+    rows(tmp_path, {"audio_filepath": "a.wav", column: seconds})
+    assert "m.jsonl, line 1: offset and duration are seconds, 0 or more; found 1" in refusal(
+        tmp_path, kind="manifest", path="m.jsonl"
+    )
+
+
+def test_half_a_character_in_what_an_error_quotes_is_escaped(tmp_path):
+    rows(tmp_path, {"\ud800": "a.wav"})
+    message = refusal(tmp_path, kind="manifest", path="m.jsonl")
+    assert message.endswith("found text, \\ud800")
+    message.encode()
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_a_name_that_no_file_can_have_is_a_file_that_is_not_there(tmp_path, name):
+    for source in ({"kind": "manifest", "path": f"{name}.jsonl"}, {"kind": "folder", "path": name}):
+        with pytest.raises(CorpusError, match="is not there"):
+            mixture(tmp_path, **source)
+    (tmp_path / "k").mkdir()
+    (tmp_path / "k" / "wav.scp").write_text(f"u1 {name}.wav\n")
+    (tmp_path / "k" / "text").write_text("u1 one\n")
+    assert list(read(tmp_path, kind="kaldi", path="k")[1]) == ["u1"]
+
+
+def test_a_speaker_may_be_a_number_in_a_lhotse_cut(tmp_path):
+    recording(tmp_path / "a.wav")
+    (tmp_path / "c.jsonl").write_text(json.dumps(lhotse_cut(id="c0", speaker=1089)) + "\n")
+    [batch] = load_batches(
+        mixture(tmp_path, kind="lhotse", path="c.jsonl").whole(),
+        Utterances(sample_rate=RATE, normalisation="words"),
+        max_batch_seconds=60,
+    )
+    assert list(batch.speakers) == ["1089"]
+
+
+@pytest.mark.parametrize("rate", [2**31, 10**9, 1])
+def test_a_sampling_rate_that_no_recording_has_is_refused_before_lhotse_resamples_to_it(tmp_path, rate):
+    inner = lhotse_cut(id="c1", recording={"sampling_rate": rate})
+    tracks = [{"cut": cut, "type": "MonoCut", "offset": 0.0} for cut in (lhotse_cut(id="c0"), inner)]
+    (tmp_path / "c.jsonl").write_text(json.dumps({"id": "m", "type": "MixedCut", "tracks": tracks}) + "\n")
+    assert f"expected a sampling rate in Hz, found {rate}" in refusal(tmp_path, kind="lhotse", path="c.jsonl")

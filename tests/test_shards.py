@@ -19,6 +19,8 @@ from asr.data.batches import load_channels, reading_as_training_does
 from asr.data.corpora import open_corpora
 from asr.data.listing import Listing
 from asr.data.order import Epoch
+from asr.data.shar import Tape
+from asr.errors import CorpusError
 from asr.recipe.reading import validate_recipe
 from asr.train.acoustic import train_acoustic_model as train
 
@@ -162,3 +164,15 @@ def test_a_run_from_tar_files_that_was_killed_ends_as_if_it_had_not_been(corpus,
     train(tar, tmp_path / "cut", root=corpus, resume=True)
     one, other = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "cut"))
     assert all((one[key] == other[key]).all() for key in one)
+
+
+@pytest.mark.parametrize("keep", [100, 600, 1500, 3000])
+def test_a_tar_file_that_breaks_off_anywhere_is_a_corpus_error_in_training_too(corpus, written, tmp_path, keep):  # noqa: ARG001
+    for path in (corpus / "tar" / "train").iterdir():
+        content = path.read_bytes()
+        (tmp_path / path.name).write_bytes(content[:keep] if path.name == "recording.000000.tar" else content)
+    table = listed(path=str(tmp_path))
+    [part] = table.parts
+    tape = Tape(part.shards, part.places, [range(len(part.shards))], np.ones((1, len(table)), np.bool_))
+    with pytest.raises(CorpusError, match=r"recording\.000000\.tar (cannot be read|lacks recordings)"):
+        tape.read_to(len(tape))

@@ -154,7 +154,7 @@ class Utterances(torch.utils.data.Dataset[Batch]):
         if tokens and self.emission_frames is not None:
             check_length(self.emission_frames(len(samples)), tokens)
         features = self.featurise(samples) if self.featurise else None
-        speaker = next((s.speaker for s in cut.supervisions if s.speaker), "")
+        speaker = str(next((s.speaker for s in cut.supervisions if s.speaker), ""))  # some number theirs
         return LoadedUtterance(
             samples=samples, features=features, id=cut.id, text=text, speaker=speaker, tokens=tuple(tokens)
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from asr import audio
+from asr.audio.recording import HIGHEST_RATE, LOWEST_RATE
 from asr.data.layouts import Utterance
 from asr.errors import AudioError, CorpusError
 
@@ -78,8 +79,11 @@ def cut_of(utterance: Utterance, header: audio.AudioInfo | None) -> Any:
 
 
 def check_sources(cut: Any) -> None:
-    """Raises CorpusError where ``cut``, as a dictionary, has an audio source that is not read: lhotse would run one of
-    type "command" in a shell."""
+    """Raises CorpusError where ``cut``, as a dictionary, has an audio source that is not read, since lhotse would run
+    one of type "command" in a shell, or a sampling rate that none has, at which lhotse would resample."""
+    for rate in _found(cut, "sampling_rate"):
+        if not (isinstance(rate, int | float) and LOWEST_RATE <= rate <= HIGHEST_RATE):
+            raise CorpusError(f"expected a sampling rate in Hz, found {rate}")
     for kind in _source_types(cut):
         if kind not in {"file", "memory", "shar"}:
             raise CorpusError(f"an audio source of type {kind}, which is never run; use files")
@@ -96,6 +100,17 @@ def _source_types(node: Any) -> Iterator[str]:
     if isinstance(node, list | tuple):
         for item in node:
             yield from _source_types(item)
+
+
+def _found(node: Any, key: str) -> Iterator[Any]:
+    """What stands under ``key`` anywhere in a cut's dictionary."""
+    if isinstance(node, dict):
+        if node.get(key) is not None:
+            yield node[key]
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for item in node:
+            yield from _found(item, key)
 
 
 def again(cut: Any, turn: int) -> Any:

@@ -5,7 +5,7 @@ Nothing in a corpus is run, and nothing is skipped in silence: a malformed line 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,18 +49,26 @@ class Utterance:
         return Path(self.file)  # not kept: making a path takes as long as reading its line
 
 
+def _holds(asked: Callable[[], bool]) -> bool:
+    """What ``asked`` of a path says; false for a name that no file can have, being too long."""
+    try:
+        return asked()
+    except OSError:
+        return False
+
+
 def existing(path: Path) -> Path:
-    return path if path.is_dir() else existing_file(path)
+    return path if _holds(path.is_dir) else existing_file(path)
 
 
 def existing_file(path: Path) -> Path:
-    if not path.is_file():
+    if not _holds(path.is_file):
         raise CorpusError(f"{path} is not there: give the folder that holds the corpora with --data or ASR_DATA")
     return path
 
 
 def existing_folder(path: Path) -> Path:
-    if not path.is_dir():
+    if not _holds(path.is_dir):
         raise CorpusError(
             f"the folder {path} is not there: give the one that holds the corpora with --data or ASR_DATA"
         )
@@ -252,7 +260,7 @@ def _recordings(folder: Path) -> dict[str, Path]:
         if key in found:
             raise CorpusError(f'{where}: the recording "{key}" is named twice')
         here = folder / value
-        found[key] = Path(value) if not here.exists() and Path(value).exists() else here
+        found[key] = Path(value) if not _holds(here.exists) and _holds(Path(value).exists) else here
     return found
 
 

@@ -6,6 +6,7 @@ what a process does not need is skipped, and nothing is looked for.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gzip
@@ -46,23 +47,30 @@ class Shard:
     def passing(self) -> Iterator[_Passing]:
         """Each recording of the tar file, until the next one is asked for. Raises CorpusError."""
         assert self.recordings is not None
-        try:
-            with tarfile.open(self.recordings, "r:*", bufsize=_BLOCK) as tar:
-                while (member := tar.next()) is not None:
-                    recording = _Passing(tar, member)
-                    yield recording
-                    recording.go_past()
-                    tar.members.clear()  # type: ignore[attr-defined]  # or it would hold the headers of all
-        except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-            raise CorpusError(f"{self.recordings} cannot be read: {error}") from error
+        with _reading(self.recordings), tarfile.open(self.recordings, "r:*", bufsize=_BLOCK) as tar:
+            while (member := tar.next()) is not None:
+                recording = _Passing(tar, member, self.recordings)
+                yield recording
+                recording.go_past()
+                tar.members.clear()  # type: ignore[attr-defined]  # or it would hold the headers of all
+
+
+@contextlib.contextmanager
+def _reading(tar: Path) -> Iterator[None]:
+    """Raises CorpusError for whatever reading a tar file raises."""
+    try:
+        yield
+    except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
+        raise CorpusError(f"{tar} cannot be read: {error}") from error
 
 
 @dataclass(slots=True)
 class _Passing:
-    """A recording in a tar file, behind which stands what describes it."""
+    """A recording in a tar ``file``, behind which stands what describes it."""
 
     tar: tarfile.TarFile
     member: tarfile.TarInfo
+    file: Path
     is_past: bool = False
 
     @property
@@ -71,9 +79,10 @@ class _Passing:
         return str(path.parent / path.stem)
 
     def read(self) -> tuple[bytes | None, bytes | None]:
-        """The recording and its description, None for a cut without one."""
-        recording = self._content(self.member)
-        return recording, self._content(self.go_past())
+        """The recording and its description, None for a cut without one. Raises CorpusError."""
+        with _reading(self.file):
+            recording = self._content(self.member)
+            return recording, self._content(self.go_past())
 
     def go_past(self) -> tarfile.TarInfo | None:
         """What describes the recording, if it was not passed before."""

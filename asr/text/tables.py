@@ -22,6 +22,9 @@ RATE_COLUMNS = ("sampling_rate", "sample_rate")
 """What manifests of this and of other tools call a recording, what is said in it, who says it, and its samples a
 second."""
 
+MOST_SECONDS = 1e9
+"""Of a recording or a place in one: thirty years. More is no time, and its samples are beyond any counting."""
+
 _QUOTED = "a quotation mark opens a cell and none closes it on the same line"
 
 
@@ -85,8 +88,11 @@ def table_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]
 
 
 def seconds_of(value: Any) -> float:
-    """A finite number of seconds, 0 or more; raises ValueError."""
-    seconds = float(value)
-    if not 0 <= seconds < math.inf:
-        raise ValueError(f"offset and duration are seconds, 0 or more; found {value}")
+    """A number of seconds, 0 or more, that a recording can have; raises ValueError."""
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
+    if not 0 <= seconds <= MOST_SECONDS:
+        raise ValueError(f"offset and duration are seconds, 0 or more; found {str(value)[:60]}")
     return seconds
