@@ -666,6 +666,22 @@ def test_answers_are_what_the_openapi_document_says(running, form):
     check(running.post(data=data).json(), described)
 
 
+def test_each_event_of_a_stream_is_one_that_the_openapi_document_says(running):
+    post = document(["toy"])["paths"]["/v1/audio/transcriptions"]["post"]
+    event = post["responses"]["200"]["content"]["text/event-stream"]["itemSchema"]
+    kinds = event["properties"]["data"]["contentSchema"]["anyOf"]
+    described = {kind["properties"]["type"]["const"]: kind for kind in kinds}
+    whole = running.post(data={"stream": "true", "include[]": "logprobs"}).text
+    broken = running.post({"file": ("a.wav", b"no audio")}, {"stream": "true"}).text
+    told = []
+    for sent in (whole + broken).removesuffix("\n\n").split("\n\n"):
+        field, data = sent.split(": ", 1)
+        check({field: data}, event)
+        told.append(json.loads(data)["type"])
+        check(json.loads(data), described[told[-1]])
+    assert told == ["transcript.text.delta", "transcript.text.delta", "transcript.text.done", "error"]
+
+
 def check(value, schema):
     """That a value is what a schema says, and has nothing that the schema does not name."""
     if schema.get("type") == "object":
@@ -678,7 +694,9 @@ def check(value, schema):
     elif "const" in schema:
         assert value == schema["const"]
     else:
-        assert isinstance(value, {"string": str, "integer": int, "number": int | float}[schema["type"]])
+        known = {"string": str, "integer": int, "number": int | float, "null": type(None)}
+        kinds = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
+        assert isinstance(value, tuple(known[kind] for kind in kinds))
 
 
 # The server and its other rooms

@@ -15,7 +15,7 @@ LANGUAGE = "^([A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*)?$"
 def document(models: Sequence[str]) -> Schema:
     """Of a server with these ``models``."""
     return {
-        "openapi": "3.1.0",
+        "openapi": "3.2.0",  # the first that can say what each event of a stream is
         "info": {"title": "asr serve", "version": __version__},
         "paths": {
             "/v1/audio/transcriptions": {"post": _transcribe(models)},
@@ -79,6 +79,11 @@ _TIMED = {"word": _TEXT, "confidence": _NUMBER}
 _WORD = _object(**_TIMED, start=_NUMBER, end=_NUMBER)
 _PLAIN = {"text": _TEXT, "usage": _USAGE, "logprobs": _LOGPROBS, "warnings": _TEXTS}
 _JSON = _object("logprobs", "warnings", **_PLAIN)
+_EVENTS = [
+    _object("logprobs", type={"const": "transcript.text.delta"}, delta=_TEXT, logprobs=_LOGPROBS),
+    _object("logprobs", "warnings", type={"const": "transcript.text.done"}, **_PLAIN),
+    _object(type={"const": "error"}, error=_ERROR),
+]
 _VERBOSE = _object(
     *("logprobs", "warnings", "segments", "words"),
     **_PLAIN,
@@ -117,9 +122,15 @@ def _transcribe(models: Sequence[str]) -> Schema:
     )
     detailed = {"required": ["response_format"], "properties": {"response_format": {"const": "verbose_json"}}}
     form["dependentSchemas"] = {"timestamp_granularities[]": detailed}
-    kinds = {"application/json": {"anyOf": [_VERBOSE, _JSON]}}
-    kinds |= {kind: _TEXT for kind in ("text/plain", "text/vtt", "text/event-stream")}
-    return _post("What is said in a recording.", form, kinds)
+    kinds = {"application/json": {"anyOf": [_VERBOSE, _JSON]}, "text/plain": _TEXT, "text/vtt": _TEXT}
+    described = _post("What is said in a recording.", form, kinds)
+    described["responses"]["200"]["content"]["text/event-stream"] = {"itemSchema": _event()}
+    return described
+
+
+def _event() -> Schema:
+    """A server-sent event, which to OpenAPI is an object of its fields: of them ``data`` alone is sent."""
+    return _object(data={"type": "string", "contentMediaType": "application/json", "contentSchema": {"anyOf": _EVENTS}})
 
 
 def _align(models: Sequence[str]) -> Schema:
