@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 import time
 from dataclasses import dataclass
 from importlib.resources import files
@@ -324,6 +325,34 @@ def test_a_flood_is_taken_no_faster_than_it_is_read(size):
 
     converse(reading, receive, send)
     assert max(ahead) < 45
+
+
+def test_messages_that_wait_are_read_in_one_turn(monkeypatch):
+    """What waits while a thread is busy with the first message is read together, up to ``STEP_SECONDS`` of it."""
+    turns, told = [], []
+    take_turn = streams._take_turn
+    monkeypatch.setattr(streams, "_take_turn", lambda steps: turns.append(0) or take_turn(steps))
+    sent = threading.Event()
+    reading = Echo()
+    reading.hear = lambda message: (sent.wait(10), (yield [str(len(message))]))
+
+    async def receive():
+        if len(taken) == 7:
+            sent.set()
+            while len(told) < 6:
+                await anyio.sleep(0.001)
+            return {"type": "websocket.disconnect", "code": 1000}
+        taken.append(0)
+        return CONNECT if len(taken) == 1 else {"type": "websocket.receive", "bytes": bytes(len(taken))}
+
+    async def send(message):
+        told.extend(message["text"] for _ in [0] if message["type"] == "websocket.send")
+
+    taken = []
+    reading.rate = 10_000.0
+    converse(reading, receive, send)
+    assert told == ["2", "3", "4", "5", "6", "7"]
+    assert len(turns) <= 2
 
 
 def test_a_stream_that_cannot_be_read_in_real_time_is_told_so(monkeypatch):

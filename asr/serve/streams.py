@@ -14,7 +14,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -40,7 +40,9 @@ BEHIND_SECONDS = 20.0
 SEND_SECONDS = 10.0
 """After which a stream is closed whose client does not read what it is told."""
 STEP_SECONDS = 1.0
-"""Of audio read in one go, after which it is another stream's turn."""
+"""Of audio read in one go, after which it may be another stream's turn."""
+TURN_SECONDS = 0.05
+"""That a thread goes on with what one stream sent: its turn costs more than the step of a short message."""
 
 FINISHED = 1000
 INVALID = 1007
@@ -249,26 +251,24 @@ class _Conversation:
         if not await self._tell(self.reading.begin()):
             return _DEAF
         while True:
-            message = await self.backlog.get()
-            if isinstance(message, Close):
-                return message
+            messages = await self.backlog.get(self.reading.rate)
             if self.backlog.behind(self.reading.rate):
                 return Close(OVERLOADED, "the server cannot read this stream in real time; try again later")
-            steps = self.reading.hear(message)
-            while (step := await self._next(steps)) is not None:
-                if isinstance(step, Close):
-                    return step
-                if not await self._tell(step):
+            steps = self._steps(messages)
+            turn = _Turn([], more=True)
+            while turn.more:
+                turn = await asyncio.get_running_loop().run_in_executor(self.threads, _take_turn, steps)
+                if turn.events and not await self._tell(turn.events):
                     return _DEAF
+            if turn.end is not None:
+                return turn.end
 
-    async def _next(self, steps: Iterator[list[str] | Close]) -> list[str] | Close | None:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self.threads, next, steps, None)
-        except AsrError as error:
-            return Close(INVALID, str(error))
-        except Exception:
-            logger.exception("a live stream ended in an error that should not be")
-            return Close(BROKEN, "an error of the server's, which its log has")
+    def _steps(self, messages: Iterable[str | bytes | Close]) -> Iterator[list[str] | Close]:
+        for message in messages:
+            if isinstance(message, Close):
+                yield message
+            else:
+                yield from self.reading.hear(message)
 
     async def _tell(self, events: list[str]) -> bool:
         """Whether the client took them in time."""
@@ -276,6 +276,34 @@ class _Conversation:
             for event in events:
                 await self.websocket.send_text(event)
         return not waiting.cancelled_caught
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What a thread heard in one go, how the stream ends where it does, and whether there is ``more`` to be heard."""
+
+    events: list[str]
+    end: Close | None = None
+    more: bool = False
+
+
+def _take_turn(steps: Iterator[list[str] | Close]) -> _Turn:
+    """As many steps as begin within ``TURN_SECONDS``."""
+    events: list[str] = []
+    over = time.monotonic() + TURN_SECONDS
+    try:
+        for step in steps:
+            if isinstance(step, Close):
+                return _Turn(events, step)
+            events += step
+            if time.monotonic() > over:
+                return _Turn(events, more=True)
+    except AsrError as error:
+        return _Turn(events, Close(INVALID, str(error)))
+    except Exception:
+        logger.exception("a live stream ended in an error that should not be")
+        return _Turn(events, Close(BROKEN, "an error of the server's, which its log has"))
+    return _Turn(events)
 
 
 _DEAF = Close(NOT_READING, f"what was told was not read for {SEND_SECONDS:g} s")
@@ -302,17 +330,23 @@ class _Backlog:
             self.cost += cost
             self.changed.notify_all()
 
-    async def get(self) -> str | bytes | Close:
+    async def get(self, rate: float) -> list[str | bytes | Close]:
+        """At least one message, and of those that wait as many as hold ``STEP_SECONDS``. A turn of a thread's for each
+        would cost more than short ones do, and a stream that has fallen behind would stay there."""
         async with self.changed:
             if not self.held:
                 self.filled = None
             while not self.held:
                 await self.changed.wait()
-            message, size = self.held.popleft()
-            self.cost -= size + MESSAGE_COST
-            self.read += size
+            taken, cost = [], 0
+            while self.held and (not taken or cost + self.held[0][1] + MESSAGE_COST <= STEP_SECONDS * rate):
+                message, size = self.held.popleft()
+                taken.append(message)
+                cost += size + MESSAGE_COST
+                self.read += size
+            self.cost -= cost
             self.changed.notify_all()
-            return message
+            return taken
 
     def behind(self, rate: float) -> bool:
         """Whether what was read since it filled up took longer than it lasts, and too long."""
