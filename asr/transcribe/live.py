@@ -41,7 +41,7 @@ class LiveDecoder:
         self.frame_shift = frame_shift
         self.endpoint = max(1, round(endpoint / frame_shift))
         self.longest = max(2, round(longest / frame_shift))
-        self._quiet = [i for i, token in enumerate(tokeniser.tokens) if i == BLANK or token == tokeniser.space]
+        self._quiet = np.array([i == BLANK or token == tokeniser.space for i, token in enumerate(tokeniser.tokens)])
         self.begins = self.silence = self.settled = 0
         self.partial: tuple[Word, ...] = ()
         self._begin(np.zeros((0, len(tokeniser.tokens)), np.float32))
@@ -63,7 +63,7 @@ class LiveDecoder:
                 segments.append(Segment(text="", start=start, end=end, words=(), remark=remark))
 
         begin = 0
-        for frame, quiet in enumerate(np.isin(log_probs.argmax(axis=1), self._quiet).tolist(), start=1):
+        for frame, quiet in enumerate(self._quiet[log_probs.argmax(axis=1)].tolist(), start=1):
             self.silence = self.silence + 1 if quiet else 0
             ended = self.silence >= self.endpoint
             if ended or len(self.emissions) + frame - begin >= self.longest:
@@ -118,7 +118,7 @@ class LiveDecoder:
 
     def _extent(self) -> tuple[int, int]:
         """The utterance's frames of the stream, from the first to the last that is not silent."""
-        loud = np.flatnonzero(~np.isin(self.emissions.argmax(axis=1), self._quiet))
+        loud = np.flatnonzero(~self._quiet[self.emissions.argmax(axis=1)])
         first, last = (int(loud[0]), int(loud[-1]) + 1) if len(loud) else (0, len(self.emissions))
         return self.begins + first, self.begins + last
 
