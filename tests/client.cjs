@@ -44,7 +44,7 @@ function realtime() {
   got.verbose_json = await ask({ response_format: "verbose_json", timestamp_granularities: ["word", "segment"] });
   got.events = [];
   for await (const event of await ask({ stream: true })) got.events.push(event);
-  got.favoured = (await ask({ keywords: ["abcb:60"] })).text;
+  got.favoured = (await ask({ keywords: ["bcb:60"] })).text;
   got.models = (await client.models.list()).data.map((model) => model.id);
   got.unknown = await refusal(ask({ model: "whisper-1" }));
   got.wrong = await refusal(ask({ temperature: 7 }));

@@ -112,7 +112,7 @@ def save_babbler(folder: Path, alphabet: str = " abc", **decoder: object) -> Pat
     )
     torch.manual_seed(5)
     model = AcousticModel(settings, len(tokeniser.tokens))
-    torch.nn.init.normal_(model.head.weight, std=4)
+    torch.nn.init.normal_(model.head.weight, std=3)
     checkpoint.save_description(folder, settings, tokeniser)
     checkpoint.save_weights(folder / checkpoint.WEIGHTS, model.state_dict())
     checkpoint.save_meta(folder, {"results": {}})

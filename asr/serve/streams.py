@@ -338,7 +338,8 @@ class _Backlog:
                 self.filled = None
             while not self.held:
                 await self.changed.wait()
-            taken, cost = [], 0
+            taken: list[str | bytes | Close] = []
+            cost = 0
             while self.held and (not taken or cost + self.held[0][1] + MESSAGE_COST <= STEP_SECONDS * rate):
                 message, size = self.held.popleft()
                 taken.append(message)
