@@ -388,7 +388,7 @@ def test_a_recording_in_two_splits_is_remarked_on(tmp_path):
         ("fuzz-lhotse-duration-null", ["c.jsonl, line 1: expected a duration in seconds, found None"]),
         ("fuzz-lhotse-json-deep", ["c.jsonl, line 1: not a lhotse cut"]),
         ("fuzz-lhotse-mixed-empty", ["c.jsonl, line 1: not a lhotse cut"]),
-        ("fuzz-lhotse-rate-0", ["c.jsonl, line 1: expected a sampling rate in Hz, found 0"]),
+        ("fuzz-lhotse-rate-0", ["c.jsonl, line 1: expected a sampling rate of 1000 to 768000 Hz, found 0"]),
         ("fuzz-lhotse-shar-unfilled", ["c.jsonl, line 1: an audio source that the Shar holds, without it"]),
         ("fuzz-lhotse-source-null", ["c.jsonl, line 1: not a lhotse cut"]),
         ("fuzz-lhotse-surrogate-speaker", ["c.jsonl, line 1: not a lhotse cut"]),
@@ -467,4 +467,18 @@ def test_a_sampling_rate_that_no_recording_has_is_refused_before_lhotse_resample
     inner = lhotse_cut(id="c1", recording={"sampling_rate": rate})
     tracks = [{"cut": cut, "type": "MonoCut", "offset": 0.0} for cut in (lhotse_cut(id="c0"), inner)]
     (tmp_path / "c.jsonl").write_text(json.dumps({"id": "m", "type": "MixedCut", "tracks": tracks}) + "\n")
-    assert f"expected a sampling rate in Hz, found {rate}" in refusal(tmp_path, kind="lhotse", path="c.jsonl")
+    said = refusal(tmp_path, kind="lhotse", path="c.jsonl")
+    assert f"expected a sampling rate of 1000 to 768000 Hz, found {rate}" in said
+
+
+def test_nor_does_a_transform_resample_to_such_a_rate(tmp_path):
+    resample = {"name": "Resample", "kwargs": {"source_sampling_rate": RATE, "target_sampling_rate": 10**9}}
+    (tmp_path / "c.jsonl").write_text(json.dumps(lhotse_cut(recording={"transforms": [resample]})) + "\n")
+    assert "found 1000000000" in refusal(tmp_path, kind="lhotse", path="c.jsonl")
+
+
+def test_what_a_cut_keeps_of_its_own_is_no_sampling_rate(tmp_path):
+    recording(tmp_path / "a.wav")
+    kept = {"sampling_rate": "48 kHz", "device": {"sampling_rate": 2_000_000}}
+    (tmp_path / "c.jsonl").write_text(json.dumps(lhotse_cut(custom=kept)) + "\n")
+    assert len(list(mixture(tmp_path, kind="lhotse", path="c.jsonl").whole())) == 1

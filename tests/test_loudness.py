@@ -53,6 +53,25 @@ def test_a_sound_ends_where_it_is_35_decibels_down_or_the_room_is_heard(parts, e
     assert found == (None if end is None else pytest.approx(end))
 
 
+@pytest.mark.parametrize(
+    ("parts", "begin"),
+    [
+        ([(0.5, ROOM), (0.5, -20)], 0.5),
+        ([(0.3, ROOM), (0.05, -40), (0.08, ROOM), (0.57, -20)], 0.3),  # a plosive's burst and what follows its closure
+        ([(0.2, -20), (0.3, ROOM), (0.5, -20)], 0.5),  # what comes before a pause is another sound
+        ([(0.5, -35), (0.5, -20)], None),  # the room is too loud to hear a beginning
+        ([(1.0, -20)], None),  # it begins out of reach
+    ],
+)
+def test_a_sound_begins_where_it_would_end_if_it_were_played_backwards(parts, begin):
+    found = loudness(*parts).begin_of_sound(0.65, 0.9, 0.1)
+    assert found == (None if begin is None else pytest.approx(begin))
+
+
+def test_a_sound_does_not_begin_before_what_was_said_before_it():
+    assert loudness((0.5, ROOM), (0.5, -20)).begin_of_sound(0.65, 0.9, 0.55) is None
+
+
 def test_nothing_before_a_limit_is_nothing_to_tell_by():
     assert loudness((0.5, -20), (0.5, ROOM)).end_of_sound(0.1, 0.25, 0.26) is None
     assert loudness((0.5, -20)).end_of_sound(0.6, 0.7, 2.0) is None
@@ -96,18 +115,21 @@ def test_an_utterance_that_is_read_in_pieces_is_measured_once():
     np.testing.assert_array_equal(cut[0][1].meter.loudness().levels, whole.loudness().levels)
 
 
-def test_a_word_ends_with_its_sound_in_transcripts_and_alignments():
+def test_a_word_begins_and_ends_with_its_sound_in_transcripts_and_alignments():
     path = "-ab -------a---------"
     log_probs = np.full((len(path), 4), np.log(0.1 / 3), np.float32)
     log_probs[np.arange(len(path)), ["- ab".index(letter) for letter in path]] = np.log(0.9)
     said = Emissions(log_probs=log_probs[None], lengths=np.array([len(path)]), frame_shift=0.1)
     heard = loudness((0.1, ROOM), (0.5, -20), (0.45, ROOM), (0.3, -30), (0.7, ROOM))
     [[best]] = build_decoder(recipe.Greedy(), TOKENISER, root=Path())(said)
-    assert [word.end for word in words_of(best, TOKENISER, 0.1, loudness=heard)] == pytest.approx([0.6, 1.35])
-    assert [word.end for word in words_of(best, TOKENISER, 0.1)] == pytest.approx([0.3 + TAIL, 1.2 + TAIL])
+    times = [(word.start, word.end) for word in words_of(best, TOKENISER, 0.1, loudness=heard)]
+    assert times == [pytest.approx((0.1, 0.6)), pytest.approx((1.05, 1.35))]
+    times = [(word.start, word.end) for word in words_of(best, TOKENISER, 0.1)]
+    assert times == [pytest.approx((0.1, 0.3 + TAIL)), pytest.approx((1.1, 1.2 + TAIL))]
     spelling = spell("ab a", TOKENISER, "words")
     aligned = align_text(said, spelling, TOKENISER, duration=2.05, loudness=heard)
-    assert [word.end for word in aligned.words] == pytest.approx([0.6, 1.35])
+    times = [(word.start, word.end) for word in aligned.words]
+    assert times == [pytest.approx((0.07, 0.6), abs=0.03), pytest.approx((1.05, 1.35))]
 
 
 @pytest.fixture(scope="module")
@@ -168,21 +190,25 @@ def test_digits_in_two_channels_of_a_long_recording_begin_and_end_as_in_each(sha
         assert told(split, number) == alone
 
 
-def test_joined_digits_end_where_their_clips_do(shared_data):
+def test_joined_digits_begin_and_end_where_their_clips_do(shared_data):
     """Eight clips of one speaker with silence between; no word times were ever learnt from them."""
     english, draw, rate = asr.load("english"), random.Random(1), 8000
     clips = [json.loads(line) for line in (shared_data / "fsdd" / "test.jsonl").read_text().splitlines()]
+    early: list[float] = []
     errors: list[float] = []
     for speaker in ("jackson", "nicolas", "theo"):
         chosen = draw.sample([clip for clip in clips if clip["speaker"] == speaker], 8)
-        parts, ends, at = [], [], 0
+        parts, begins, ends, at = [], [], [], 0
         for clip in chosen:
             sound, _ = soundfile.read(shared_data / "fsdd" / clip["audio_filepath"], dtype="float32")
             parts += [np.zeros(int(draw.uniform(0.2, 0.5) * rate), np.float32), sound]
             at += sum(map(len, parts[-2:]))
+            begins.append((at - len(sound)) / rate)
             ends.append(at / rate)
         joined = np.concatenate([*parts, np.zeros(rate // 2, np.float32)])
         words = english.align(joined, " ".join(clip["text"] for clip in chosen), sample_rate=rate).words
         errors += [abs(word.end - end) for word, end in zip(words, ends, strict=True) if word.end is not None]
+        early += [abs(word.start - b) for word, b in zip(words, begins, strict=True) if word.start is not None]
     assert len(errors) >= 22
     assert statistics.median(errors) < 0.03
+    assert statistics.median(early) < 0.03

@@ -332,6 +332,7 @@ def test_messages_that_wait_are_read_in_one_turn(monkeypatch):
     turns, told = [], []
     take_turn = streams._take_turn
     monkeypatch.setattr(streams, "_take_turn", lambda steps: turns.append(0) or take_turn(steps))
+    monkeypatch.setattr(streams, "TURN_SECONDS", 60.0)
     sent = threading.Event()
     reading = Echo()
     reading.hear = lambda message: (sent.wait(10), (yield [str(len(message))]))

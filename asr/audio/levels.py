@@ -31,9 +31,9 @@ FLOOR_DECIBELS = 25.0
 TYPICAL_DEVIATION = 2.6
 """Of a mel bin's log energies over active frames: the mean over the bins is 2.67 in LibriSpeech and AN4."""
 TYPICAL_SECONDS = 1.0
-"""An utterance's own deviation counts for half where it has so much of active frames. Those of one short word hardly
-vary, and divided by their own deviation they would look like no speech that was trained on; nor does a band that the
-recording lacks, in which a click would be hundreds of deviations."""
+"""An utterance's own variance counts for half where so much of it is active. The few frames of a short word hardly
+vary: divided by their own deviation they would look like nothing that was trained on. Nor does a band vary that the
+recording lacks: by its own deviation a click in it would be hundreds of them."""
 CEPSTRAL_FLOOR = 1e-3
 """Added to the standard deviations of cepstral coefficients, which digital silence leaves at nothing."""
 
@@ -66,8 +66,8 @@ FADING_DECIBELS = 1.0
 
 
 def drawn_to_typical(variance: A, frames: Any, shift: float) -> A:
-    """The ``variance`` of mel bins over so many active ``frames``, ``shift`` seconds apart, as if ``TYPICAL_SECONDS``
-    of typical speech had been heard besides."""
+    """The ``variance`` (..., F) of mel bins over so many active ``frames`` (..., 1), ``shift`` seconds apart, as if
+    ``TYPICAL_SECONDS`` of typical speech had been heard besides."""
     typical = TYPICAL_SECONDS / shift
     return cast(A, (frames * variance + typical * TYPICAL_DEVIATION**2) / (frames + typical))
 

@@ -47,6 +47,14 @@ class Loudness:
             return None
         return (first + int(loud[found[0] - 1] + 1 if found[0] else 0)) * self.seconds
 
+    def begin_of_sound(self, heard: float, over: float, limit: float) -> float | None:
+        """When the sound begins that goes on at ``heard`` and is over at ``over``, if it begins after ``limit``; in
+        seconds. None as for its end: it is the end of the recording played backwards."""
+        whole = len(self.levels) * self.seconds
+        backwards = Loudness(levels=self.levels[::-1], seconds=self.seconds)
+        end = backwards.end_of_sound(*(max(whole - seconds, 0.0) for seconds in (over, heard, limit)))
+        return None if end is None else whole - end
+
 
 class Meter:
     """Measures samples, block by block, at ``rate`` Hz: two levels an emission frame of ``frame`` samples, one where

@@ -125,9 +125,9 @@ def _libraries_silent() -> Iterator[None]:
 
 @functools.cache
 def _hurry() -> None:
-    """Python looks for cycles of dead objects once in so many new ones: a quarter of a short command's time goes to
-    looking through modules that are being imported, and through all there is at the end."""
-    gc.set_threshold(50_000)  # 700 by default
+    """Has Python look for cycles of dead objects seldom, and not at exit: a quarter of a short command's time would go
+    to looking through modules that are being imported, and through all there is at the end."""
+    gc.set_threshold(50_000)  # new objects from one look to the next; some hundreds by default
     atexit.register(gc.freeze)
 
 

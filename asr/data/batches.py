@@ -21,7 +21,7 @@ from lhotse.audio.backend import AudioBackend, audio_backend
 
 from asr import audio
 from asr.data.augment import Augmenter, in_memory
-from asr.data.cuts import FAULT
+from asr.data.cuts import FAULT, speaker_of
 from asr.data.decoded import Recordings
 from asr.data.join import Joined
 from asr.data.listing import Waiting
@@ -154,7 +154,7 @@ class Utterances(torch.utils.data.Dataset[Batch]):
         if tokens and self.emission_frames is not None:
             check_length(self.emission_frames(len(samples)), tokens)
         features = self.featurise(samples) if self.featurise else None
-        speaker = str(next((s.speaker for s in cut.supervisions if s.speaker), ""))  # some number theirs
+        speaker = speaker_of(cut)
         return LoadedUtterance(
             samples=samples, features=features, id=cut.id, text=text, speaker=speaker, tokens=tuple(tokens)
         )

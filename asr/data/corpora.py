@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 from asr import audio, recipe
 from asr.data import download, espeak
-from asr.data.cuts import check_sources, cut_of, header_of
+from asr.data.cuts import check_sources, cut_of, header_of, speaker_of
 from asr.data.given import Given, GivenRows
 from asr.data.layouts import (
     Utterance,
@@ -408,9 +408,7 @@ class LhotseCuts:
         check_sources(cut.to_dict())
         if not (isinstance(cut.duration, int | float) and 0 < cut.duration < audio.MAX_SECONDS):
             raise CorpusError(f"expected a duration in seconds, found {cut.duration}")
-        if cut.has_recording and not cut.sampling_rate > 0:
-            raise CorpusError(f"expected a sampling rate in Hz, found {cut.sampling_rate}")
-        speaker = str(next((s.speaker for s in cut.supervisions if s.speaker), ""))
+        speaker = speaker_of(cut)
         # JSON can spell half a surrogate pair, which has no UTF-8.
         "".join([cut.id, speaker, *(s.text or "" for s in cut.supervisions)]).encode()
         return speaker

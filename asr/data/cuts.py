@@ -78,12 +78,17 @@ def cut_of(utterance: Utterance, header: audio.AudioInfo | None) -> Any:
     return cut
 
 
+def speaker_of(cut: Any) -> str:
+    """The first that a supervision names, as text: some number theirs; empty where none does."""
+    return str(next((s.speaker for s in cut.supervisions if s.speaker not in (None, "")), ""))
+
+
 def check_sources(cut: Any) -> None:
     """Raises CorpusError where ``cut``, as a dictionary, has an audio source that is not read, since lhotse would run
     one of type "command" in a shell, or a sampling rate that none has, at which lhotse would resample."""
-    for rate in _found(cut, "sampling_rate"):
+    for rate in _rates(cut):
         if not (isinstance(rate, int | float) and LOWEST_RATE <= rate <= HIGHEST_RATE):
-            raise CorpusError(f"expected a sampling rate in Hz, found {rate}")
+            raise CorpusError(f"expected a sampling rate of {LOWEST_RATE} to {HIGHEST_RATE} Hz, found {str(rate)[:60]}")
     for kind in _source_types(cut):
         if kind not in {"file", "memory", "shar"}:
             raise CorpusError(f"an audio source of type {kind}, which is never run; use files")
@@ -102,15 +107,18 @@ def _source_types(node: Any) -> Iterator[str]:
             yield from _source_types(item)
 
 
-def _found(node: Any, key: str) -> Iterator[Any]:
-    """What stands under ``key`` anywhere in a cut's dictionary."""
+def _rates(node: Any) -> Iterator[Any]:
+    """The sampling rates in a cut's dictionary, those of its recordings and transforms included, and not what its
+    writer keeps in it besides."""
     if isinstance(node, dict):
-        if node.get(key) is not None:
-            yield node[key]
-        node = list(node.values())
+        yield from (value for key, value in node.items() if key in _RATES and value is not None)
+        node = [value for key, value in node.items() if key != "custom"]
     if isinstance(node, list | tuple):
         for item in node:
-            yield from _found(item, key)
+            yield from _rates(item)
+
+
+_RATES = {"sampling_rate", "source_sampling_rate", "target_sampling_rate"}
 
 
 def again(cut: Any, turn: int) -> Any:

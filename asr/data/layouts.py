@@ -5,6 +5,7 @@ Nothing in a corpus is run, and nothing is skipped in silence: a malformed line 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,9 @@ def _holds(asked: Callable[[], bool]) -> bool:
     """What ``asked`` of a path says; false for a name that no file can have, being too long."""
     try:
         return asked()
-    except OSError:
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
         return False
 
 

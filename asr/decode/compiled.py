@@ -69,7 +69,7 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """As numba's own, without making ready for compiling first, which takes half a second and, where scipy is
-        installed, half a second more: what is compiled already needs memory management and hashing's keys alone."""
+        installed, half a second more: what is compiled already needs memory management alone, or hashing's keys."""
         import numba.cpython.hashing  # noqa: F401  # makes the keys known to LLVM
 
         rtsys.initialize(target_context)

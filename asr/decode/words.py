@@ -26,32 +26,44 @@ def words_of(
     calibration: recipe.Calibration | None = None,
     loudness: Loudness | None = None,
 ) -> tuple[Word, ...]:
-    """The hypothesis's words. A word begins with its first token's frame and goes on after its last's until its sound
-    ends, where the utterance's ``loudness`` tells that, or for ``TAIL`` seconds; up to the next word and to the
-    utterance's end. Its confidence is the product of its tokens' probabilities: that all are right, as far as the
-    network can tell; or what ``calibration`` makes of that. Frame shift and offset are seconds."""
+    """The hypothesis's words. A word begins with its sound, where the utterance's ``loudness`` tells that, or with its
+    first token's frame, and goes on after its last's until its sound ends, or for ``TAIL`` seconds; up to the next word
+    and to the utterance's end. Its confidence is the product of its tokens' probabilities: that all are right, as far
+    as the network can tell; or what ``calibration`` makes of that. Frame shift and offset are seconds."""
     spelled = spellings(hypothesis, tokeniser)
     texts = ["".join(text for text, _, _ in word) for word in spelled]
     if hypothesis.spans is not None:
         texts = hypothesis.text.split()
+    starts = [
+        start_of(word[0][1] * frame_shift, last_sound(word, frame_shift), after, loudness)
+        for word, after in zip(spelled, [0.0, *(last_sound(word, frame_shift) for word in spelled)], strict=False)
+    ]
+    limits = [*starts[1:], _limit(spelled, hypothesis.length) * frame_shift]
     ends = [
-        end_of(word[0][1] * frame_shift, last_sound(word, frame_shift), limit * frame_shift, loudness)
-        for word, limit in zip(spelled, _limits(spelled, hypothesis.length), strict=True)
+        end_of(start, last_sound(word, frame_shift), limit, loudness)
+        for start, word, limit in zip(starts, spelled, limits, strict=False)
     ]
     return tuple(
         Word(
             text=text,
-            start=round(offset + word[0][1] * frame_shift, 3),
+            start=round(offset + start, 3),
             end=round(offset + end, 3),
             confidence=round(confidence([probability for _, _, probability in word], calibration), 4),
         )
-        for text, word, end in zip(texts, spelled, ends, strict=True)
+        for text, word, start, end in zip(texts, spelled, starts, ends, strict=True)
     )
 
 
 def last_sound(word: Spelling, frame_shift: float) -> float:
     """When the frame of a word's last token is over, in seconds of the utterance."""
     return (word[-1][1] + 1) * frame_shift
+
+
+def start_of(heard: float, over: float, after: float, loudness: Loudness | None = None) -> float:
+    """When a word begins whose first token is at ``heard`` and whose last is over at ``over``; not before ``after``,
+    when the last token before it is over. In seconds."""
+    begin = loudness.begin_of_sound(heard, over, after) if loudness else None
+    return heard if begin is None else max(begin, after)
 
 
 def end_of(begin: float, heard: float, limit: float, loudness: Loudness | None = None) -> float:
@@ -61,13 +73,10 @@ def end_of(begin: float, heard: float, limit: float, loudness: Loudness | None =
     return min(heard + TAIL, limit) if end is None else min(end, limit)
 
 
-def _limits(spelled: Sequence[Spelling], length: int | None) -> list[float]:
-    """The frame up to which each word may go on: the next one's first or, for the last, that with which what was heard
-    ends (S samples are S // (frame) + 1 frames)."""
-    if not spelled:
-        return []
-    last = math.inf if length is None else max(spelled[-1][-1][1] + 1, length - 1)
-    return [*(word[0][1] for word in spelled[1:]), last]
+def _limit(spelled: Sequence[Spelling], length: int | None) -> float:
+    """The frame up to which the last word may go on: that with which what was heard ends (S samples are S // (frame) +
+    1 frames)."""
+    return math.inf if length is None or not spelled else max(spelled[-1][-1][1] + 1, length - 1)
 
 
 def spellings(hypothesis: Hypothesis, tokeniser: Tokeniser) -> list[Spelling]:

@@ -112,8 +112,8 @@ class FeatureExtractor(nn.Module):
     def normalise(self, energies: Features, statistics: Statistics | None = None) -> Features:
         """Features of log-mel energies, normalised as the recipe has it, and zeros past each utterance's end.
 
-        By utterance, active frames have zero mean in each bin and, the longer it is, unit variance. ``statistics``
-        stand in for those of an utterance of which the end is yet to come.
+        By utterance, active frames have zero mean and unit variance; mel bins have it the more nearly the longer the
+        utterance is. ``statistics`` stand in for those of one of which the end is yet to come.
         """
         if self.settings.normalise == "utterance":
             by = statistics or self.measure(energies)

@@ -94,5 +94,6 @@ def seconds_of(value: Any) -> float:
     except OverflowError:
         seconds = math.inf
     if not 0 <= seconds <= MOST_SECONDS:
-        raise ValueError(f"offset and duration are seconds, 0 or more; found {str(value)[:60]}")
+        excess = ", more than thirty years" if seconds > MOST_SECONDS else ""
+        raise ValueError(f"offset and duration are seconds, 0 or more; found {str(value)[:60]}{excess}")
     return seconds

@@ -224,7 +224,7 @@ def loss_of(
     consistency: recipe.Consistency | None = None,
 ) -> Loss:
     """The criterion's loss; with ``intermediate``, CTC's on a middle layer too (Lee & Watanabe 2021); with
-    ``consistency``, the mean loss of two hearings, and what keeps them together (Yao et al. 2024)."""
+    ``consistency``, the mean loss of two hearings, and the divergence of their emissions (Yao et al. 2024)."""
     features, tokens, token_lengths = model.featurise(batch), batch.tokens, batch.token_lengths
     if consistency is not None:
         features = Features(values=features.values.repeat(2, 1, 1), lengths=features.lengths.repeat(2))

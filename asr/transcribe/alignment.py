@@ -12,6 +12,8 @@ import itertools
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from asr.audio.loudness import Loudness
 from asr.decode.align import Alignment, Slack, align
 from asr.decode.words import end_of
@@ -99,6 +101,7 @@ def align_text(
     starts = [0, *(end for _, end in spelled[:-1])] if spelled else []  # a separator goes with the word after it
     found = align(log_probs, spelling.tokens, words=starts, separator=spelling.separator, slack=slack or Slack())
     written = [word for line in spelling.lines for word in line]
+    spoken = np.maximum.accumulate([0, *(found.last + 1)]).tolist()  # frames up to the end of the token before each
     words: list[AlignedWord] = []
     limit = duration  # where the word after begins
     for text, span in reversed(list(zip(written, spelling.spans, strict=True))):
@@ -107,7 +110,11 @@ def align_text(
             continue
         begins = [_onset(frame, shift) for frame in found.first[slice(*span)]]
         begins[0] = _word_onset(found, span, spelling, shift)
-        end = end_of(begins[0], float(found.last[span[1] - 1] + 1) * shift, limit, loudness)
+        over = float(found.last[span[1] - 1] + 1) * shift
+        if loudness is not None:
+            heard = loudness.begin_of_sound(float(found.first[span[0]]) * shift, over, spoken[span[0]] * shift)
+            begins[0] = begins[0] if heard is None else min([heard, *begins[1:2]])
+        end = end_of(begins[0], over, limit, loudness)
         words.append(_timed(text, span, begins, end, spelling, tokeniser, found))
         limit = begins[0]
     aligned = iter(reversed(words))
