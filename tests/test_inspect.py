@@ -265,6 +265,16 @@ def test_of_a_long_clip_the_first_30_seconds_are_looked_at(models, tmp_path):
     assert (tmp_path / "out.html").stat().st_size < 10_000_000
 
 
+def test_of_a_model_with_an_export_beside_it_the_trained_weights_are_looked_into(clip, tmp_path):
+    model = save_model(tmp_path / "model", settings_of("lstm"))
+    (tmp_path / "before").mkdir()
+    assert inspect(model, clip, "-o", tmp_path / "before" / "out.html").exit_code == 0
+    (model / "model.onnx").write_bytes(b"what ONNX Runtime would read")
+    done = inspect(model, clip, "-o", tmp_path / "out.html")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out.html").read_text() == (tmp_path / "before" / "out.html").read_text()
+
+
 def test_hostile_names_and_alphabets_stay_text(clip, tmp_path):
     model = save_model(tmp_path / "$a_<b>&", settings_of("lstm_no_conv"), alphabet=" <$&\"'語")
     done = inspect(model, clip, "-o", tmp_path / "out.html")

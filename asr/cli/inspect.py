@@ -32,7 +32,8 @@ def inspect(model: Path, clip: Path, output: Path | None) -> None:
     output = output or Path(f"{clip.stem}-inspect.html")
     if output.resolve() == clip.resolve():
         raise AsrError(f"the page would take the place of {clip}: give another --output")
-    recogniser = Recogniser.load(model, device="cpu")  # frame by frame, a GPU is slower
+    # The trained weights, also where an export lies beside them; frame by frame, a GPU is slower.
+    recogniser = Recogniser.load(model, engine="torch", device="cpu")
     seen = inspection.inspect(recogniser, clip)
     if seen.cut:
         say(f"{clip} is longer: its first {seen.waveform.duration:g} s are looked at", err=True)
