@@ -22,6 +22,7 @@ from asr.records import Waveform, Word
 from asr.report import FOLDED, OPEN, confused_characters, confused_words, write_report
 from asr.report.clips import Clip, as_sound, worth_hearing
 from asr.report.figures import as_svg
+from asr.report.pages import public_name
 from asr.report.pictures import DRAWN_RIGHT, DRAWN_WORST, worth_drawing
 from asr.report.timeline import speech_figure
 from asr.score.compare import compare
@@ -107,6 +108,19 @@ def test_several_systems_begin_with_a_table_and_with_what_only_one_of_them_has_r
     assert text.index("system WER 95 % interval") < text.index("A right, B wrong") < text.index("word error rate")
     assert "A right, B wrong 1 utterance. utterance A, as it was said B u1 say 1 say z" in text
     assert "B right, A wrong 1 utterance. utterance B, as it was said A u2 say 2 say x" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("an4/test", "an4/test"),
+        ("/home/anna/secret/test", "test"),
+        ("../anna/test", "test"),
+        ("Anna's set, .5", "Anna's set, .5"),
+    ],
+)
+def test_of_a_path_outside_the_data_a_page_has_the_last_part_alone(name, shown):
+    assert public_name(name) == shown
 
 
 def test_a_page_names_no_private_folder_and_says_its_date(tmp_path):

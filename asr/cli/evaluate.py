@@ -132,12 +132,13 @@ def _write_report(
     from asr.recipe.summary import describe
     from asr.report import write_report
     from asr.report.clips import SOUND_SECONDS
+    from asr.report.pages import public_name
     from asr.report.pictures import clips_of
 
     meta = checkpoint.read_meta(model)
     facts = [
         f"{describe(recogniser.recipe.encoder)}; {meta.get('parameters', 0) / 1e6:.2f} M parameters; trained on "
-        f"{', '.join(Path(name_of(source)).name for source in recogniser.recipe.corpora.train)}.",
+        f"{', '.join(public_name(name_of(source)) for source in recogniser.recipe.corpora.train)}.",
         f"Decoder: {described(recogniser.recipe.decoder)}; real-time factor {scoring.real_time_factor(scores):.4f}.",
     ]
     facts += [f"{s.name}: {len(s.unreadable)} utterances could not be read." for s in scores if s.unreadable]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from asr import files
 from asr.decode.calibration import Reliability
 from asr.report import figures
-from asr.report.pages import render
+from asr.report.pages import public_name, render
 from asr.report.reliability import reliability_figure
 from asr.score.compare import Comparison
 from asr.score.edits import Edit, Unit, align_characters
@@ -152,8 +152,7 @@ def _section(system: System, number: int, clips: Mapping[str, Clip]) -> dict[str
     return {
         "number": number,
         "system": system,
-        # A page is passed on: where its writer keeps files is nobody's business.
-        "name": Path(system.name).name if Path(system.name).is_absolute() else system.name,
+        "name": public_name(system.name),
         "interval": system.interval(system.unit),
         "interval_by_speaker": system.interval_by_speaker(system.unit),
         "plots": {

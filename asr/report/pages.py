@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 from typing import Any
 
 from asr import __version__
@@ -23,3 +24,10 @@ def render(template: str, *, package: str = "asr.report", **values: Any) -> str:
     return environment.get_template(template).render(
         version=__version__, date=datetime.date.today().isoformat(), **values
     )
+
+
+def public_name(name: str) -> str:
+    """A set's or a corpus's name for a page, which is passed on: where its writer keeps files is nobody's business, so
+    that only the folders of a path within the recipe's data stay."""
+    path = Path(name)
+    return path.name if path.is_absolute() or ".." in path.parts else name
