@@ -87,7 +87,7 @@ def test_the_page_holds_everything_and_loads_nothing(tmp_path):
     assert page.open == []
     assert len(page.tags("svg")) == 5  # by speaker and by duration of both, and the calibration
     assert len(page.tags("article")) == 120
-    assert {"script", "link", "img", "iframe", "a"}.isdisjoint(tag for tag, _ in page.found)
+    assert {"script", "link", "img", "iframe"}.isdisjoint(tag for tag, _ in page.found)
     for tag, attributes in page.found:
         assert "src" not in attributes
         for key in ("href", "xlink:href"):
@@ -108,6 +108,25 @@ def test_several_systems_begin_with_a_table_and_with_what_only_one_of_them_has_r
     assert text.index("system WER 95 % interval") < text.index("A right, B wrong") < text.index("word error rate")
     assert "A right, B wrong 1 utterance. utterance A, as it was said B u1 say 1 say z" in text
     assert "B right, A wrong 1 utterance. utterance B, as it was said A u2 say 2 say x" in text
+
+
+def test_the_table_of_systems_has_their_sizes_and_leads_to_their_parts(tmp_path):
+    a, b = (aligned(name, [Line(id="u", text="one two three")], ["one two"]) for name in "AB")
+    page = page_of(tmp_path / "out.html", a, b, comparisons=compare([a, b]))
+    table = page.text[page.text.index("The systems") : page.text.index("B against A")]
+    head, *rows = (line for line in table.splitlines() if line.startswith(("system", "A", "B")))
+    assert head.endswith("put inwordsutterances")
+    assert [row[-4:] for row in rows] == ["1031", "1031"]  # left out, put in, words, utterances
+    parts = [heading["id"] for heading in page.tags("h2") if "id" in heading]
+    assert [link["href"] for link in page.tags("a")] == [f"#{part}" for part in parts]
+    assert len(parts) == 2
+
+
+def test_the_confidence_is_judged_by_words_that_are_counted_and_of_all_sets(tmp_path):
+    measured = reliability(np.array([0.0, 0.5, 1.0]), np.array([False, True, True]))
+    both = page_of(tmp_path / "out.html", system("A", 5), system("BB", 5), reliability=measured)
+    assert "3 words of all sets together." in both.text
+    assert "3 words. Expected" in page_of(tmp_path / "out.html", system("A", 5), reliability=measured).text
 
 
 @pytest.mark.parametrize(

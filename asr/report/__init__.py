@@ -108,6 +108,7 @@ def write_report(
         ],
         calibration=figures.as_svg(reliability_figure(reliability), "calibration") if reliability else "",
         calibration_error=reliability.error if reliability else 0.0,
+        calibration_words=int(reliability.counts.sum()) if reliability else 0,
     )
     with files.replacing(path) as file:
         file.write(page)

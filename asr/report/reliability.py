@@ -29,14 +29,15 @@ def reliability_figure(measured: Reliability, title: str = "") -> Figure:
     figure = Figure(figsize=(5, 6), layout="constrained")
     FigureCanvasAgg(figure)
     diagram, histogram = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
-    left = np.arange(BINS) / BINS
+    middles = (np.arange(BINS) + 0.5) / BINS
+    width = 0.94 / BINS
     diagram.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1, label="as said")
-    diagram.bar(left, measured.accuracy, 1 / BINS, align="edge", color="tab:blue", alpha=0.5, edgecolor="white")
-    diagram.plot(measured.confidence, measured.accuracy, "o", color="tab:blue", label="words of a bin")
+    diagram.bar(middles, measured.accuracy, width, color="tab:blue", alpha=0.5)
+    diagram.plot(measured.confidence, measured.accuracy, "o", color="tab:blue", clip_on=False, label="words of a bin")
     diagram.set_title(title, parse_math=False)  # sets are called what people call them, "$" and all
     diagram.set(ylabel="words that are right", xlim=(0, 1), ylim=(0, 1))
     diagram.legend(frameon=False, loc="upper left")
-    histogram.bar(left, measured.counts, 1 / BINS, align="edge", color="tab:gray", edgecolor="white")
+    histogram.bar(middles, measured.counts, width, color="tab:gray")
     histogram.set(xlabel="confidence", ylabel="words")
     for axes in (diagram, histogram):
         axes.spines[["top", "right"]].set_visible(False)

@@ -72,7 +72,7 @@ def time_constants_figure(trace: Trace) -> Figure:
     slowest = min(SLOWEST_SECONDS, max(float(c.max()) for t in trace.layers if (c := t.time_constants) is not None))
     last = 10.0 ** np.ceil(np.log10(max(slowest, 1.0)))
     bins = np.geomspace(shift / 4, last, 50)
-    figure = empty_figure(6.4, 0.5 + 1.05 * len(numbers))
+    figure = empty_figure(4.6, 0.5 + 1.05 * len(numbers))
     rows = figure.subplots(len(numbers), 1, sharex=True, squeeze=False)[:, 0]
     for axes, number in zip(rows, numbers, strict=True):
         for layer, colour in zip((t for t in trace.layers if t.layer == number), COLOURS, strict=False):
@@ -83,7 +83,7 @@ def time_constants_figure(trace: Trace) -> Figure:
                 axes.axvline(float(np.median(seconds)), color=colour, linewidth=1.2)
         axes.set(xscale="log", ylabel=f"layer {number}")
         axes.spines[["top", "right"]].set_visible(False)
-    rows[0].legend(frameon=False, fontsize=8, loc="upper right")
+    rows[0].legend(frameon=False, fontsize=9, loc="upper right")
     ticks = {0.01: "10 ms", 0.1: "100 ms", 1.0: "1 s", 10.0: "10 s", 100.0: "100 s"}
     shown = {seconds: name for seconds, name in ticks.items() if bins[0] <= seconds <= last}
     rows[-1].set_xticks(list(shown), list(shown.values()))
