@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -203,6 +204,10 @@ def test_a_study_leaves_a_page_its_numbers_and_models_and_goes_on_where_it_stopp
     page = (tmp_path / "study.html").read_text()
     assert "From the best word error rate to the worst" in page
     assert page.count("<svg") >= 3
+    said = [json.loads(line)["text"].split() for line in (corpus.parent / "dev.jsonl").read_text().splitlines()]
+    assert f", {sum(map(len, said))} words in 8 utterances." in page
+    [seeds] = re.findall(r"<td>lstm</td>.*</tr>", page, re.DOTALL)
+    assert "<td>1 of 1\n1 of 1</td>" in seeds  # a line a seed
     assert "<script" not in page
 
 

@@ -48,6 +48,7 @@ def study(
     from asr.data.corpora import name_of, sources_of
     from asr.files import data_root
     from asr.recipe.reading import load_recipe
+    from asr.report.pages import public_name
     from asr.study import page, runs
     from asr.study.cells import parse_cells
 
@@ -76,13 +77,16 @@ def study(
             advance=lambda plan: progress.update(task, advance=1, description=f"{plan.cell}, seed {plan.seed}"),
         )
     page.write_numbers(directory / "study.json", contestants)
-    names = ", ".join(name_of(source) for source in sources)
+    names = ", ".join(public_name(name_of(source)) for source in sources)
     page.write_page(
         directory / "study.html",
         f"{recipe.stem}: what recurrence buys",
         contestants,
         utterances[-1],
-        facts=[f"Each cell with {seeds} {'seeds' if seeds > 1 else 'seed'}, greedy decoding, scored on {names}."],
+        facts=[
+            f"Each cell with {seeds} {'seeds' if seeds > 1 else 'seed'}, greedy decoding, "
+            f"scored on {names}{page.size(contestants)}."
+        ],
     )
     shown = Table(*page.COLUMNS[: page.FOR_TERMINALS], box=None, pad_edge=False)
     for row in page.table(contestants):

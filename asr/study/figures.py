@@ -21,7 +21,7 @@ LEAST_SHOWN = 1e-12
 
 def training_curves(contestants: Sequence[Contestant]) -> Figure:
     """Dev WER after each epoch, a line a seed; a cross where it diverged."""
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     figure, axes = _figure()
     for run, outcome, style in _outcomes(contestants):
@@ -30,6 +30,7 @@ def training_curves(contestants: Sequence[Contestant]) -> Figure:
         if run.diverged:
             axes.plot(epochs[-1], outcome.dev_wer[-1], "X", color=style["color"])
     axes.set(xlabel="epoch", ylabel="dev WER", ylim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     return _with_legend(figure, axes)
 
@@ -92,12 +93,12 @@ def _colour(cell: str) -> str:
 
 
 def _figure() -> tuple[Figure, Any]:
-    figure, axes = new_figure(5.2, 3.4)
+    figure, axes = new_figure(4.6, 3.2)
     axes.grid(alpha=0.2)
     return figure, axes
 
 
 def _with_legend(figure: Figure, axes: Any) -> Figure:
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=9)
     return figure

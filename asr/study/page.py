@@ -39,7 +39,7 @@ COLUMNS: Row = (
     "best epoch",
     "s an epoch",
     f"gradient left after {LEFT_AFTER} s",
-    "memory",
+    "memory, back and ahead",
 )
 
 FOR_TERMINALS = 6
@@ -69,6 +69,14 @@ def write_page(
     )
     with files.replacing(path) as file:
         file.write(page)
+
+
+def size(contestants: Sequence[Contestant]) -> str:
+    """What was scored, to go on after its name: ", 4,097 words in 137 utterances"; nothing where all diverged."""
+    for outcome in (outcome for contestant in contestants for outcome in contestant.outcomes):
+        utterances = sum(len(system.utterances) for system in outcome.systems)
+        return f", {outcome.words.reference_length:,} words in {utterances:,} utterances"
+    return ""
 
 
 def _plots(contestants: Sequence[Contestant]) -> dict[str, list[str]]:
@@ -209,7 +217,7 @@ def _row(contestant: Contestant) -> Row:
         ", ".join(f"{o.meta['results']['best_epoch']} of {o.meta['training']['epochs']}" for o in outcomes),
         ", ".join(f"{outcome.seconds_per_epoch:.1f}" for outcome in outcomes),
         _gradients(contestant) if _recurs(contestant) else "nothing recurs",
-        _memories(contestant),
+        ", ".join(" and ".join(_reach(outcome.memory)) for outcome in outcomes),
     )
 
 
@@ -239,8 +247,16 @@ def _memories(contestant: Contestant) -> str:
 
 def _memory(memory: Memory) -> str:
     """ "0.45 s back and 0.64 s ahead"."""
+    back, *ahead = _reach(memory)
+    return f"{back} back and {ahead[0]} ahead" if ahead else back
+
+
+def _reach(memory: Memory) -> list[str]:
+    """How far back and how far ahead; "unknown" once where neither is known."""
     back, ahead = memory.past_seconds, memory.future_seconds
-    return f"{_seconds(back, memory.lags, memory.past)} back and {_seconds(ahead, memory.lags, memory.future)} ahead"
+    if math.isnan(back) and math.isnan(ahead):
+        return ["unknown"]
+    return [_seconds(back, memory.lags, memory.past), _seconds(ahead, memory.lags, memory.future)]
 
 
 def _seconds(seconds: float, lags: Tensor, changes: Tensor) -> str:
