@@ -13,6 +13,7 @@ from rich.progress import MofNCompleteColumn, TextColumn
 from asr.cli import options
 from asr.recipe.reading import validate_recipe
 from asr.train.monitor import Monitor, shown
+from asr.train.picture import draw_training
 from asr.train.state import Progress
 
 FIGURES = {"loss": 1.234, "dev_wer": 0.4567, "blank_rate": 0.8, "gradient_norm": 12.3, "audio_hours_per_hour": 61.2}
@@ -63,3 +64,13 @@ def test_what_is_slow_is_announced_and_what_is_quick_is_not(capsys):
     with options.said_if_slow("compiling", seconds=0.0):
         time.sleep(0.05)
     assert capsys.readouterr().err == "compiling\n"
+
+
+def test_the_curves_say_whose_they_are(tmp_path):
+    history = [{"kind": "step", "step": 10, "loss": 1.0, "blank_rate": 0.5, "gradient_norm": 1.0}]
+    pictures = []
+    for name in ("digits", "an4"):
+        (tmp_path / name).mkdir()
+        draw_training(history, tmp_path / name / "training.png")
+        pictures.append((tmp_path / name / "training.png").read_bytes())
+    assert pictures[0] != pictures[1]

@@ -18,6 +18,7 @@ def draw_training(history: list[dict[str, Any]], path: Path) -> None:
     epochs = [line for line in history if line["kind"] == "epoch"]
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
+    figure.suptitle(path.resolve().parent.name, fontsize="x-large", parse_math=False)
     (loss, dev), (extra, gradient) = figure.subplots(2, 2)
 
     def curve(axes: Any, lines: list[dict[str, Any]], key: str, label: str, **style: Any) -> None:
