@@ -103,7 +103,8 @@ def test_any_text_is_a_lexicon_or_a_sentence(tmp_path_factory, text):
 words = st.text(st.sampled_from("abcö'"), min_size=1, max_size=5)
 ways = st.lists(
     st.tuples(
-        st.lists(st.sampled_from(["T", "IY", "øː"]), min_size=1, max_size=4).map(tuple), st.sampled_from([1, 0.5])
+        st.lists(st.sampled_from(["T", "IY", "øː", "0.7"]), min_size=1, max_size=4).map(tuple),
+        st.sampled_from([1, 0.5]),
     ),
     min_size=1,
     max_size=3,

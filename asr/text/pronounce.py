@@ -257,7 +257,8 @@ def parse_entry(line: str) -> tuple[str, Pronunciation]:
 
 def write_lexicon(lexicon: Mapping[str, Pronunciations], path: Path) -> None:
     """Writes ``word phone phone ...``, a line a pronunciation, in the lexicon's order. Where one is less likely than 1,
-    each line has its probability after the word, as in Kaldi's lexiconp.txt."""
+    or begins with a phone that is a number, each line has its probability after the word, as in Kaldi's
+    lexiconp.txt."""
     with files.replacing(path) as file:
         write_entries(lexicon.items(), file)
 
@@ -265,7 +266,7 @@ def write_lexicon(lexicon: Mapping[str, Pronunciations], path: Path) -> None:
 def write_entries(entries: Iterable[Entry], file: IO[str]) -> None:
     """The lines of words and their pronunciations."""
     for word, ways in entries:
-        weighted = any(way.probability < 1 for way in ways)
+        weighted = any(way.probability < 1 or _NUMBER.fullmatch(way.phones[0]) for way in ways)
         for way in ways:
             weight = f"{way.probability:.6g} " if weighted else ""
             file.write(f"{word} {weight}{' '.join(way.phones)}\n")
