@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -42,9 +43,10 @@ def as_floats(samples: np.ndarray) -> np.ndarray:
 
 def finite(samples: np.ndarray, name: str) -> np.ndarray:
     """``samples`` themselves. Raises AudioError for NaN or infinity, and for what would become one."""
-    if not np.isfinite(samples).all():
+    largest = max(float(samples.max()), -float(samples.min())) if samples.size else 0.0  # NaN where any sample is
+    if not math.isfinite(largest):
         raise AudioError(f"{name} holds samples that are not numbers (NaN or infinity)")
-    if samples.size and (largest := max(float(samples.max()), -float(samples.min()))) > LARGEST:
+    if largest > LARGEST:
         raise AudioError(f"{name} is damaged: it holds samples up to {largest:.0e}, where 1 is full scale")
     return samples
 

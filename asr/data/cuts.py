@@ -98,27 +98,27 @@ def check_sources(cut: Any) -> None:
 
 def _source_types(node: Any) -> Iterator[str]:
     """The types of all audio sources in a cut's dictionary, those of mixed-in cuts and of transforms included."""
-    if isinstance(node, dict):
-        if "source" in node and "type" in node:
-            yield str(node["type"])
-        node = list(node.values())
-    if isinstance(node, list | tuple):
-        for item in node:
-            yield from _source_types(item)
+    return (str(mapping["type"]) for mapping in _mappings(node) if "source" in mapping and "type" in mapping)
 
 
 def _rates(node: Any) -> Iterator[Any]:
     """The sampling rates in a cut's dictionary, those of its recordings and transforms included, and not what its
     writer keeps in it besides."""
-    if isinstance(node, dict):
-        yield from (value for key, value in node.items() if key in _RATES and value is not None)
-        node = [value for key, value in node.items() if key != "custom"]
-    if isinstance(node, list | tuple):
-        for item in node:
-            yield from _rates(item)
+    for mapping in _mappings(node, without="custom"):
+        yield from (value for key, value in mapping.items() if key in _RATES and value is not None)
 
 
 _RATES = {"sampling_rate", "source_sampling_rate", "target_sampling_rate"}
+
+
+def _mappings(node: Any, *, without: str | None = None) -> Iterator[dict[str, Any]]:
+    """A cut's dictionary and all those in it, but for what stands under the key ``without``."""
+    if isinstance(node, dict):
+        yield node
+        node = [value for key, value in node.items() if key != without]
+    if isinstance(node, list | tuple):
+        for item in node:
+            yield from _mappings(item, without=without)
 
 
 def again(cut: Any, turn: int) -> Any:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 _TYPES = {"I32": np.int32, "F32": np.float32, "F64": np.float64, "U8": np.uint8, "BOOL": np.bool_}
+NAMES = {np.dtype(kind): name for name, kind in _TYPES.items()}
+"""What safetensors calls numpy's types."""
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 """What reading a file raises that is not such a file, or a damaged one."""
 

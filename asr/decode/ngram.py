@@ -23,7 +23,7 @@ import numpy as np
 from asr import files
 from asr.decode.arpa import END, MAX_ORDER, START, UNKNOWN, Arpa, Listings, Section, read_arpa, repeats_remark
 from asr.decode.compiled import compiled
-from asr.decode.mapped import UNREADABLE, map_tensors
+from asr.decode.mapped import NAMES, UNREADABLE, map_tensors
 from asr.decode.packed import (
     BITS,
     PACKED_FORMAT,
@@ -402,16 +402,13 @@ def _build(arpa: Arpa, name: str) -> tuple[NgramArrays, list[str]]:
     return arrays, remarks
 
 
-_DTYPES = {"int32": "I32", "float32": "F32", "uint8": "U8"}
-
-
 def _write_tensors(file: IO[bytes], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """A safetensors file, tensor by tensor: the package's own ``save`` holds all of it in memory twice over."""
     header: dict[str, object] = {"__metadata__": metadata}
     end = 0
     for name, tensor in tensors.items():
         start, end = end, end + tensor.nbytes
-        header[name] = {"dtype": _DTYPES[tensor.dtype.name], "shape": tensor.shape, "data_offsets": (start, end)}
+        header[name] = {"dtype": NAMES[tensor.dtype], "shape": tensor.shape, "data_offsets": (start, end)}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # what follows is aligned
     file.write(len(text).to_bytes(8, "little") + text)

@@ -59,11 +59,16 @@ def last_sound(word: Spelling, frame_shift: float) -> float:
     return (word[-1][1] + 1) * frame_shift
 
 
-def start_of(heard: float, over: float, after: float, loudness: Loudness | None = None) -> float:
+def start_of(
+    heard: float, over: float, after: float, loudness: Loudness | None = None, *, otherwise: float | None = None
+) -> float:
     """When a word begins whose first token is at ``heard`` and whose last is over at ``over``; not before ``after``,
-    when the last token before it is over. In seconds."""
+    when the last token before it is over. Where its sound is not heard to begin, ``otherwise``, by default with that
+    token. In seconds."""
     begin = loudness.begin_of_sound(heard, over, after) if loudness else None
-    return heard if begin is None else max(begin, after)
+    if begin is None:
+        return heard if otherwise is None else otherwise
+    return max(begin, after)
 
 
 def end_of(begin: float, heard: float, limit: float, loudness: Loudness | None = None) -> float:

@@ -63,14 +63,10 @@ def divergence(emissions: Emitted) -> Tensor:
     the Kullback-Leibler divergences of each from the other, in nats, summed over frames and utterances. Each is drawn
     to the other as it is: no gradient flows through what a divergence is from (Yao et al. 2024, equation 4)."""
     one, other = emissions.log_probs.chunk(2)
-    apart = _divergence(one.detach(), other) + _divergence(other.detach(), one)  # (B / 2, T')
+    apart = functional.kl_div(other, one.detach(), reduction="none", log_target=True)
+    apart = apart + functional.kl_div(one, other.detach(), reduction="none", log_target=True)  # (B / 2, T', V)
     real = frame_mask(emissions.lengths[: len(one)], apart.shape[1])
-    return (apart * real).sum() / 2
-
-
-def _divergence(target: Tensor, log_probs: Tensor) -> Tensor:
-    """Of (..., V) log probabilities from ``target``."""
-    return (target.exp() * (target - log_probs)).sum(-1)
+    return (apart.sum(-1) * real).sum() / 2
 
 
 class CtcCrf:

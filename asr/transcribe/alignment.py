@@ -16,7 +16,7 @@ import numpy as np
 
 from asr.audio.loudness import Loudness
 from asr.decode.align import Alignment, Slack, align
-from asr.decode.words import end_of
+from asr.decode.words import end_of, start_of
 from asr.errors import TextError
 from asr.records import AlignedText, AlignedWord, Emissions, Word
 from asr.text.normalise import normalise
@@ -109,11 +109,10 @@ def align_text(
             words.append(AlignedWord(text=text, start=None, end=None, confidence=0.0))
             continue
         begins = [_onset(frame, shift) for frame in found.first[slice(*span)]]
-        begins[0] = _word_onset(found, span, spelling, shift)
-        over = float(found.last[span[1] - 1] + 1) * shift
-        if loudness is not None:
-            heard = loudness.begin_of_sound(float(found.first[span[0]]) * shift, over, spoken[span[0]] * shift)
-            begins[0] = begins[0] if heard is None else min([heard, *begins[1:2]])
+        first, over = float(found.first[span[0]]) * shift, float(found.last[span[1] - 1] + 1) * shift
+        after = spoken[span[0]] * shift
+        begin = start_of(first, over, after, loudness, otherwise=_word_onset(found, span, spelling, shift))
+        begins[0] = min([begin, *begins[1:2]])
         end = end_of(begins[0], over, limit, loudness)
         words.append(_timed(text, span, begins, end, spelling, tokeniser, found))
         limit = begins[0]
