@@ -85,7 +85,7 @@ class LexicalTables(NamedTuple):
     phrases: Phrases
 
 
-@compiled
+@compiled(inline="always")
 def _next_state(phrases, state, word):  # type: ignore[no-untyped-def]
     """The automaton's state after ``word``."""
     while True:
@@ -98,7 +98,7 @@ def _next_state(phrases, state, word):  # type: ignore[no-untyped-def]
         state = phrases.fallback[state]
 
 
-@compiled
+@compiled(inline="always")
 def earn(tables, word, context, hotword, language):  # type: ignore[no-untyped-def]
     """What ``word`` makes of (context, hotword, language) when it ends."""
     if tables.model == OVER_WORDS:
@@ -116,7 +116,7 @@ def earn(tables, word, context, hotword, language):  # type: ignore[no-untyped-d
     return context, hotword, language
 
 
-@compiled
+@compiled(inline="always")
 def hope(tables, place, hotword):  # type: ignore[no-untyped-def]
     """The potential at ``place`` that hotwords give."""
     phrases = tables.phrases
@@ -125,7 +125,7 @@ def hope(tables, place, hotword):  # type: ignore[no-untyped-def]
     return max(phrases.hope[hotword], phrases.share[place])
 
 
-@compiled
+@compiled(inline="always")
 def outlook(tables, place):  # type: ignore[no-untyped-def]
     """The potential at ``place`` that the language model gives."""
     if place == START:

@@ -183,7 +183,7 @@ def with_room(state, tables):  # type: ignore[no-untyped-def]
     return State(progress, known, prefixes, histories, beams, candidates, masses, tokens, probabilities, dense, futures)
 
 
-@compiled
+@compiled(inline="always")
 def _end_words(tables, state, index):  # type: ignore[no-untyped-def]
     """The first of the histories that the prefix's end makes, one for each word that ends at its place."""
     prefix, histories = state.prefixes[index], state.histories
@@ -216,7 +216,7 @@ def _end_words(tables, state, index):  # type: ignore[no-untyped-def]
     return prefix.ended
 
 
-@compiled
+@compiled(inline="always")
 def _place_of(state, history, token, beam_count, candidate_count):  # type: ignore[no-untyped-def]
     """(prefix, candidate): of ``token`` after ``history``, each NONE where there is none yet."""
     prefixes, candidates = state.prefixes, state.candidates
@@ -344,7 +344,9 @@ def advance(log_probs, frame, tables, limits, state):  # type: ignore[no-untyped
                 if ends == 0 or place == NONE:
                     continue
                 mass *= tables.opening[token]
-                first = _end_words(tables, state, index)
+                first = prefix.ended
+                if first == NONE:
+                    first = _end_words(tables, state, index)
                 for ended in range(first, first + ends):
                     grown = mass * histories[ended].factor
                     same, sober = histories[ended].same, 1.0
@@ -452,7 +454,7 @@ def _room_for(count):  # type: ignore[no-untyped-def]
     return size
 
 
-@compiled
+@compiled(inline="always")
 def _future_of(state, candidate):  # type: ignore[no-untyped-def]
     """All that what follows depends on: (context, hotword, place, token)."""
     if candidate.prefix != NONE:
@@ -487,7 +489,7 @@ def _compare(state, count, spare):  # type: ignore[no-untyped-def]
         futures[at] = i
 
 
-@compiled
+@compiled(inline="always")
 def _take_in(tables, state, candidate):  # type: ignore[no-untyped-def]
     """Makes the candidate a prefix; its number."""
     prefixes, now = state.prefixes, state.progress[0]

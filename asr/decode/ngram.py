@@ -80,7 +80,7 @@ class NgramArrays(NamedTuple):
     """(I + 1,) int32."""
 
 
-@compiled
+@compiled(inline="always")
 def find_child(arrays: NgramArrays, state: int, word: int) -> int:
     """The node of ``state``'s words and then ``word``, or -1 where the model lists no such n-gram."""
     if state == ROOT:
@@ -96,7 +96,7 @@ def find_child(arrays: NgramArrays, state: int, word: int) -> int:
     return low if low < end and arrays.words[low] == word else -1
 
 
-@compiled
+@compiled(inline="always")
 def matters(arrays: NgramArrays, node: int) -> bool:
     """Whether another history than its suffix's is one for ``node``."""
     return node < len(arrays.backoffs) and (
@@ -104,7 +104,7 @@ def matters(arrays: NgramArrays, node: int) -> bool:
     )
 
 
-@compiled
+@compiled(inline="always")
 def advance(arrays: NgramArrays, state: int, word: int) -> tuple[float, int]:
     """log p(word | state), and the state after it.
 

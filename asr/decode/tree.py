@@ -69,7 +69,7 @@ def _lift(first_child, best):  # type: ignore[no-untyped-def]
             best[place] = max(best[place], best[child])
 
 
-@compiled
+@compiled(inline="always")
 def descend(tree, place, symbol):  # type: ignore[no-untyped-def]
     """The child of ``place`` under ``symbol``, or OFF."""
     low, high = tree.first_child[place], tree.first_child[place + 1]
