@@ -147,8 +147,7 @@ def test_a_stream_hears_as_far_ahead_as_torchs(networks):
 def test_onnx_runtime_leaves_nothing_behind_and_sends_nothing(model, tmp_path):
     """Unless told not to, it keeps an identifier and what it is to send under the home directory."""
     code = (
-        "import numpy\nfrom pathlib import Path\nfrom asr.audio.voice import VoiceNetwork\n"
-        "from asr.onnx.network import OnnxNetwork\nVoiceNetwork()\n"
+        "import numpy\nfrom pathlib import Path\nfrom asr.onnx.network import OnnxNetwork\n"
         f"OnnxNetwork(Path({str(model)!r})).emit([numpy.zeros(8000, 'float32')])"
     )
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")}

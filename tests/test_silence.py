@@ -6,6 +6,7 @@ import torch
 import toy
 
 from asr.audio import voice
+from asr.audio.silero import FRAME
 from asr.decode.greedy import GreedyDecoder
 from asr.model.acoustic import AcousticModel
 from asr.model.collation import LoadedUtterance, collate
@@ -164,7 +165,7 @@ def voice_at(start: float, stop: float):
     in seconds."""
 
     def activity(blocks, **_):
-        frames = -(-sum(map(len, blocks)) // voice.FRAME)
+        frames = -(-sum(map(len, blocks)) // FRAME)
         place = np.arange(frames) * voice.FRAME_SECONDS
         probabilities = ((place >= start) & (place < stop)).astype(np.float32)
         yield voice.Activity(probabilities=probabilities, levels=np.zeros(frames, np.float32))

@@ -290,5 +290,5 @@ def test_what_is_finished_is_what_is_there_and_not_older(tmp_path):
 
 
 def test_the_network_for_voice_is_not_loaded_for_a_short_recording(recogniser, monkeypatch):
-    monkeypatch.setattr(voice, "_session", lambda: pytest.fail("not needed"))
+    monkeypatch.setattr(voice, "VoiceNetwork", lambda: pytest.fail("not needed"))
     recogniser.transcribe(noise(2), sample_rate=RATE)

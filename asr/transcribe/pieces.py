@@ -17,6 +17,7 @@ import numpy as np
 
 from asr import audio
 from asr.audio import voice
+from asr.audio.silero import FRAME, RATE
 
 WINDOW_SECONDS = 40.0
 CONTEXT_SECONDS = 4.0
@@ -79,7 +80,7 @@ def _spans(
         after = context if span.goes_on else 0
         first, before = before, after
         # The recording's end need not be on the grid.
-        end = span.stop * voice.FRAME * rate // voice.RATE if final else stop * frame
+        end = span.stop * FRAME * rate // RATE if final else stop * frame
         samples = kept.part((start - first) * frame, end + after * frame)
         last = first + stop - start if span.goes_on else None
         return Piece(
@@ -91,7 +92,7 @@ def _spans(
             goes_on=span.goes_on,
         )
 
-    for frames in voice.activity(audio.resampled(kept.heard(), rate, voice.RATE), detect=detect):
+    for frames in voice.activity(audio.resampled(kept.heard(), rate, RATE), detect=detect):
         yield from map(piece, cutter.feed(frames))
         kept.forget((_on_grid(cutter.heard - cutter.horizon, rate, frame) - context) * frame)
     yield from (piece(span, final=True) for span in cutter.finish())
@@ -99,7 +100,7 @@ def _spans(
 
 def _on_grid(voice_frame: int, rate: int, frame: int) -> int:
     """The emission frame in which a frame of voice activity begins."""
-    return voice_frame * voice.FRAME * rate // (voice.RATE * frame)
+    return voice_frame * FRAME * rate // (RATE * frame)
 
 
 class _Kept:
