@@ -125,8 +125,7 @@ def use_threads(number: int | None = None, *, watch: bool = True) -> None:
 
 
 def threads() -> int:
-    """How many threads are to compute one operation together, as the environment says it to torch; 0: as many as there
-    are cores."""
+    """How many threads are to compute, as the environment says it to torch; 0: as many as there are cores."""
     most, _, _ = os.environ.get("OMP_NUM_THREADS", "").partition(",")
     return int(most) if most.strip().isdecimal() else 0
 

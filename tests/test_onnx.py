@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -114,7 +115,7 @@ def test_nobody_and_nothing_are_read_too(networks):
 
 @pytest.mark.parametrize("padding", [0.0, -23.0, np.nan, np.inf])
 def test_padding_changes_nothing_in_the_graph(model, padding):
-    graph = Graph(model / "model.onnx", threads=1)
+    graph = Graph(model / "model.onnx")
     draw = np.random.default_rng(0)
     features = draw.standard_normal((1, 50, 24)).astype(np.float32)
     [alone, _] = graph(features=features, lengths=np.array([50]))
@@ -241,7 +242,18 @@ def test_the_meta_file_of_an_export_is_the_models(model):
     assert json.loads((model / "meta.json").read_text())["format"] == checkpoint.FORMAT
 
 
-def test_a_session_has_as_many_threads_as_a_command_was_given(model, monkeypatch):
+def test_as_many_utterances_are_read_at_once_as_a_command_was_given_threads(model, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")  # as --threads 3 does
     network = checkpoint.load_network(model, engine="onnx").network
-    assert network._graph._session.get_session_options().intra_op_num_threads == 3
+    reading, together = network._read, threading.Barrier(3, timeout=10)
+
+    def read(samples):
+        together.wait()
+        return reading(samples)
+
+    monkeypatch.setattr(network, "_read", read)
+    utterances = [np.full(4000 + 100 * i, 0.1, np.float32) for i in range(3)]
+    together_read = network.emit(utterances)
+    monkeypatch.undo()
+    for row, length, samples in zip(together_read.log_probs, together_read.lengths, utterances, strict=True):
+        np.testing.assert_array_equal(row[:length], network.emit([samples]).log_probs[0])

@@ -5,8 +5,7 @@ import pytest
 import torch
 import toy
 
-from asr.audio import voice
-from asr.audio.silero import FRAME
+from asr.audio import silero, voice
 from asr.decode.greedy import GreedyDecoder
 from asr.model.acoustic import AcousticModel
 from asr.model.collation import LoadedUtterance, collate
@@ -165,7 +164,7 @@ def voice_at(start: float, stop: float):
     in seconds."""
 
     def activity(blocks, **_):
-        frames = -(-sum(map(len, blocks)) // FRAME)
+        frames = -(-sum(map(len, blocks)) // silero.FRAME)
         place = np.arange(frames) * voice.FRAME_SECONDS
         probabilities = ((place >= start) & (place < stop)).astype(np.float32)
         yield voice.Activity(probabilities=probabilities, levels=np.zeros(frames, np.float32))

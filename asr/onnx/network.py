@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -55,19 +56,18 @@ def fingerprint(weights: Path) -> str:
 class Graph:
     """An ONNX file in memory, ready to run on the CPU."""
 
-    def __init__(self, path: Path, *, threads: int) -> None:
-        """``threads`` compute one operation together; 0: as many as there are cores. Raises CheckpointError."""
+    def __init__(self, path: Path) -> None:
+        """Raises CheckpointError."""
         runtime.keep_to_this_machine()
         import onnxruntime
 
         if not path.is_file():  # nor a pipe, which would be waited for
             raise CheckpointError(f"{path} does not load: it is not there, or is not a regular file")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        # An LSTM's step is so little that two threads take longer for it than one.
+        options.intra_op_num_threads = 1
         options.log_severity_level = 3  # what it cannot do comes as an exception too
         options.enable_cpu_mem_arena = False  # which keeps the memory of the longest batch for good
-        # Threads that wait for work would keep their cores busy, and others' work waiting.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(path.read_bytes(), options, ["CPUExecutionProvider"])
             self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
@@ -89,13 +89,13 @@ class Graph:
 class OnnxNetwork:
     """``asr.records.Network`` and ``Streaming``, of an exported model directory. Threads may share it.
 
-    ``vocabulary`` is how many tokens it emits. Each utterance is read by itself: a batch is no quicker on a CPU, where
-    padding costs as much as speech, and in int8 its largest value would set the scale of all, so that neighbours would
-    be heard.
+    ``vocabulary`` is how many tokens it emits. Each utterance is read by itself, one in each of ``threads``: a batch is
+    no quicker on a CPU, where padding costs as much as speech, and in int8 its largest value would set the scale of
+    all, so that neighbours would be heard.
     """
 
     def __init__(self, directory: Path, *, threads: int = 0, precision: Precision | None = None) -> None:
-        """``precision`` None: int8 where there is that, else float32. ``threads`` as ``Graph`` takes them.
+        """``precision`` None: int8 where there is that, else float32. ``threads`` 0: as many as there are cores.
 
         Raises CheckpointError where the directory holds no such network, or one that does not fit its recipe.
         """
@@ -106,9 +106,9 @@ class OnnxNetwork:
             self.recipe = load_recipe(directory / "recipe.yaml", schema=recipe.Recipe)
         except RecipeError as error:
             raise CheckpointError(f"{directory} is not a whole model directory: {error}") from error
-        self.directory, self.precision, self.threads = directory, found, threads
+        self.directory, self.precision, self.threads = directory, found, threads or runtime.cores()
         path = directory / file_name("model", found)
-        self._graph = Graph(path, threads=threads)
+        self._graph = Graph(path)
         weights = directory / "model.safetensors"
         if weights.is_file() and fingerprint(weights) != self._graph.metadata.get("weights"):
             raise CheckpointError(f"{path} was made of other weights than {weights} holds: run asr export again")
@@ -122,13 +122,20 @@ class OnnxNetwork:
 
     def emit(self, waveforms: Sequence[np.ndarray]) -> Emissions:
         """As ``Network`` says."""
-        heard = [self._heard(samples) for samples in waveforms]
-        lengths = np.array([len(kept) for _, kept in heard], np.int64)
-        log_probs = np.zeros((len(heard), int(lengths.max(initial=0)), self.vocabulary), np.float32)
-        for row, (features, kept) in zip(log_probs, heard, strict=True):
-            row[: len(kept)] = blanks(1, self.vocabulary)
-            row[: len(kept)][kept] = self._graph(features=features[None], lengths=np.array([len(features)]))[0][0]
+        with ThreadPoolExecutor(max_workers=min(self.threads, max(1, len(waveforms)))) as pool:
+            read = list(pool.map(self._read, waveforms))
+        lengths = np.array([len(frames) for frames in read], np.int64)
+        log_probs = np.zeros((len(read), int(lengths.max(initial=0)), self.vocabulary), np.float32)
+        for row, frames in zip(log_probs, read, strict=True):
+            row[: len(frames)] = frames
         return Emissions(log_probs=log_probs, lengths=lengths, frame_shift=self.frame_shift)
+
+    def _read(self, samples: np.ndarray) -> np.ndarray:
+        """An utterance's log probabilities (T', V)."""
+        features, kept = self._heard(samples)
+        frames = blanks(len(kept), self.vocabulary)
+        frames[kept] = self._graph(features=features[None], lengths=np.array([len(features)]))[0][0]
+        return frames
 
     def stream(self, *, chunk: float, context: float) -> Stream[Statistics, States]:
         """As ``Streaming`` says. Raises CheckpointError where the directory has no graphs for it."""
@@ -174,9 +181,8 @@ class OnnxNetwork:
 
     def _streaming(self) -> OnnxChunks:
         if self._chunks is None:
-            # A chunk is so little that two threads take longer together than one, in processor time 14 ms against 11.
-            front = Graph(self.directory / file_name("stream.front", self.precision), threads=1)
-            stack = Graph(self.directory / file_name("stream.stack", self.precision), threads=1)
+            front = Graph(self.directory / file_name("stream.front", self.precision))
+            stack = Graph(self.directory / file_name("stream.stack", self.precision))
             try:
                 self._chunks = OnnxChunks(self, front, stack)
             except (KeyError, ValueError) as error:

@@ -9,6 +9,8 @@ import importlib
 
 import click
 
+from asr import runtime
+
 SUBJECTS = {
     "align": "word starts against pocketsphinx's aligner; wrong words; a recording of an hour",
     "decode": "our CTC decoder against others (extra `peers`) on the same emissions",
@@ -35,6 +37,7 @@ class _Subjects(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (named by click)
         if cmd_name not in SUBJECTS:
             return None
+        runtime.use_threads(watch=False)  # as asr's own commands do
         command: click.Command = importlib.import_module(cmd_name).main
         return command
 

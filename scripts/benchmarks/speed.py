@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from asr import audio, recipe
+from asr import audio, recipe, runtime
 from asr.score.edits import character_errors, word_errors
 from asr.text.normalise import normalise
 from asr.transcribe.recogniser import Recogniser
@@ -70,9 +70,7 @@ def main(
 
 def _our_sides(model: Path, threads: int) -> dict[str, tuple[Side, float]]:
     """Our model's sides, and the seconds that loading each took."""
-    import torch
-
-    torch.set_num_threads(threads)
+    runtime.use_threads(threads, watch=False)  # of torch, which is imported where a model needs it, too
 
     def load(decoding: list[str]) -> Side:
         recogniser = Recogniser.load(model, decoding=decoding)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asr import files
+from asr import checkpoint, files
 
 if TYPE_CHECKING:
     import torch
@@ -116,7 +116,7 @@ def run_asr(*arguments: str | Path) -> Spent:
 
 
 # Options that several subjects have.
-model_argument = click.argument("model", type=click.Path(path_type=Path))
+model_argument = click.argument("model", callback=lambda _context, _option, name: checkpoint.resolve(name))
 manifest_argument = click.argument("manifest", type=click.Path(path_type=Path))
 device_option = click.option("--device", default="auto", show_default=True)
 json_option = click.option("--json", "path", type=click.Path(path_type=Path), help="Also writes all figures here.")
