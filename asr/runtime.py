@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime
 import itertools
 import os
@@ -100,6 +101,18 @@ def keep_few_kernels() -> None:
     For commands only: it holds for the whole process, where a network of more than 8 layers would prepare each anew.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
+
+
+def share_memory() -> None:
+    """All threads take their memory from one arena, where the C library is GNU's: of its own it gives each thread one,
+    which keeps what the thread gave back, so that a server grows by its threads. What the environment says is kept.
+
+    For commands only: it holds for the whole process.
+    """
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        arena_max = -8  # M_ARENA_MAX of malloc.h
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).mallopt(arena_max, 1)
 
 
 def use_threads(number: int | None = None, *, watch: bool = True) -> None:

@@ -75,6 +75,7 @@ def serve(
     from asr import runtime
 
     runtime.keep_few_kernels()
+    runtime.share_memory()
     try:
         from asr.serve import server
         from asr.serve.app import build_app

@@ -207,7 +207,8 @@ def flood(model: str, clip: np.ndarray, rate: int) -> str:
 
         async def one() -> None:
             async with connect(url) as socket:
-                await socket.send(seconds[0])
+                for second in seconds:
+                    await socket.send(second)
                 await socket.send('{"type": "finish"}')
                 async for _ in socket:
                     pass
