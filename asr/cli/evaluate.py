@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from asr.cli.options import (
+    COMPILING,
     FOLDER,
     MODEL,
     chosen_sources,
@@ -18,6 +19,7 @@ from asr.cli.options import (
     device_option,
     engine_option,
     progress_bar,
+    said_if_slow,
     threads_option,
 )
 from asr.cli.terminal import say
@@ -80,6 +82,8 @@ def evaluate(
     chosen = {"best": checkpoint.WEIGHTS, "last": checkpoint.LAST_WEIGHTS}[weights]
     recogniser = Recogniser.load(model, engine=engine, device=device, weights=chosen, decoding=decoding)
     wanted = chosen_sources(sets, recogniser.recipe, split, data)
+    with said_if_slow(COMPILING):
+        recogniser.warm_up()  # which the real-time factor leaves out
     columns = (TextColumn("evaluating, {task.completed:.0f} s of audio"), TimeElapsedColumn())
     scores = []
     with progress_bar(*columns) as progress:
