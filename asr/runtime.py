@@ -104,8 +104,8 @@ def keep_few_kernels() -> None:
 
 
 def share_memory() -> None:
-    """All threads take their memory from one arena, where the C library is GNU's: of its own it gives each thread one,
-    which keeps what the thread gave back, so that a server grows by its threads. What the environment says is kept.
+    """glibc gives each thread an arena of its own, which keeps what the thread freed, so that a server's memory grows
+    with its threads. This makes all share one. ``MALLOC_ARENA_MAX``, where it is set, is left as it is.
 
     For commands only: it holds for the whole process.
     """

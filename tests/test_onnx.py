@@ -245,15 +245,33 @@ def test_the_meta_file_of_an_export_is_the_models(model):
 def test_as_many_utterances_are_read_at_once_as_a_command_was_given_threads(model, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")  # as --threads 3 does
     network = checkpoint.load_network(model, engine="onnx").network
-    reading, together = network._read, threading.Barrier(3, timeout=10)
+    reading, three, at_once, lock = network._read, threading.Barrier(3, timeout=10), [0], threading.Lock()
 
     def read(samples):
-        together.wait()
-        return reading(samples)
+        with lock:
+            at_once.append(at_once[-1] + 1)
+        three.wait()  # for two others to have begun
+        found = reading(samples)
+        three.wait()
+        with lock:
+            at_once.append(at_once[-1] - 1)
+        return found
 
     monkeypatch.setattr(network, "_read", read)
-    utterances = [np.full(4000 + 100 * i, 0.1, np.float32) for i in range(3)]
+    utterances = [np.full(4000 + 100 * i, 0.1, np.float32) for i in range(6)]
     together_read = network.emit(utterances)
     monkeypatch.undo()
+    assert max(at_once) == 3
     for row, length, samples in zip(together_read.log_probs, together_read.lengths, utterances, strict=True):
         np.testing.assert_array_equal(row[:length], network.emit([samples]).log_probs[0])
+
+
+def test_an_utterance_that_cannot_be_read_is_an_error_and_the_next_are_read(model, monkeypatch):
+    network = OnnxNetwork(model, threads=2)
+    reading = network._read
+    monkeypatch.setattr(network, "_read", lambda samples: 1 // 0 if len(samples) == 5000 else reading(samples))
+    with pytest.raises(ZeroDivisionError):
+        network.emit([np.zeros(n, np.float32) for n in (4000, 5000, 6000)])
+    assert network.emit([np.zeros(n, np.float32) for n in (4000, 6000)]).lengths.tolist() == [
+        len(network.emit([np.zeros(n, np.float32)]).log_probs[0]) for n in (4000, 6000)
+    ]

@@ -103,3 +103,32 @@ def test_training_sets_its_threads_before_torch_is_loaded():
     command = [sys.executable, "-c", COMMAND, "train", "nowhere.yaml", "--threads", "1"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.splitlines()[-1] == "True 1"
+
+
+class GnuLibrary:
+    """A C library that notes how it is asked to allocate."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+
+    def mallopt(self, parameter: int, value: int) -> int:
+        self.asked.append((parameter, value))
+        return 1
+
+
+@pytest.mark.parametrize(("said", "asked"), [(None, [(-8, 1)]), ("4", [])], ids=["unsaid", "said"])
+def test_threads_share_one_arena_of_memory_unless_the_environment_says_how_many(monkeypatch, said, asked):
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "to be restored")
+    monkeypatch.delenv("MALLOC_ARENA_MAX")
+    if said:
+        monkeypatch.setenv("MALLOC_ARENA_MAX", said)
+    library = GnuLibrary()
+    monkeypatch.setattr(runtime.ctypes, "CDLL", lambda _name: library)
+    runtime.share_memory()
+    assert library.asked == asked
+
+
+def test_a_c_library_without_arenas_is_left_alone(monkeypatch):
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    monkeypatch.setattr(runtime.ctypes, "CDLL", lambda _name: object())
+    runtime.share_memory()

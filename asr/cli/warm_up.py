@@ -13,7 +13,7 @@ from asr.cli.terminal import say
 @click.command("warm-up")
 @model_option
 def warm_up(model: Path | None) -> None:
-    """Compile, once on this machine, what transcribe, listen and align need for a model; they need not wait then."""
+    """Compile, once on this machine, what transcribe, listen, align and evaluate would wait for with a model."""
     import contextlib
     import time
 

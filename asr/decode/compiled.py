@@ -21,7 +21,11 @@ _UNUSABLE = (OSError, EOFError, pickle.UnpicklingError)
 def compiled(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """``numba.njit`` with ``options``, as a decorator. What it compiles is kept beside the source or in the user's
     cache, as numba does, else in ours (``$ASR_CACHE``); where nothing can be written, each process compiles anew, in
-    memory."""
+    memory.
+
+    ``inline="always"`` is for what loops call with records of arrays: a call that LLVM does not inline is handed each
+    array in seven words, and counts its references.
+    """
     if function is None:
         return lambda function: compiled(function, **options)
     dispatcher = numba.njit(nogil=True, **options)(function)

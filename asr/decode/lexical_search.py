@@ -185,10 +185,8 @@ def with_room(state, tables):  # type: ignore[no-untyped-def]
 
 @compiled(inline="always")
 def _end_words(tables, state, index):  # type: ignore[no-untyped-def]
-    """The first of the histories that the prefix's end makes, one for each word that ends at its place."""
+    """Makes the histories that the prefix's end makes, one for each word that ends at its place; the first of them."""
     prefix, histories = state.prefixes[index], state.histories
-    if prefix.ended != NONE:
-        return prefix.ended
     prefix.ended = state.known[0]
     before = histories[prefix.history]
     for end in range(tables.tree.first_end[prefix.place], tables.tree.first_end[prefix.place + 1]):
@@ -559,7 +557,9 @@ def _end_all(tables, state, partial):  # type: ignore[no-untyped-def]
             continue
         ends = first_end[prefix.place + 1] - first_end[prefix.place]
         if ends:
-            first = _end_words(tables, state, index)
+            first = prefix.ended
+            if first == NONE:
+                first = _end_words(tables, state, index)
             for k in range(ends):
                 same = histories[first + k].same
                 language = conclude(tables, histories[same].context, histories[same].language)
