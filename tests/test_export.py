@@ -1,5 +1,6 @@
 """asr export: what other runtimes get is the model, and what they cannot carry is refused by name."""
 
+import itertools
 import json
 import sys
 
@@ -11,9 +12,12 @@ from click.testing import CliRunner
 
 from asr import checkpoint, recipe, runtime
 from asr.cli import main
+from asr.decode.greedy import GreedyDecoder
 from asr.errors import CheckpointError, ExportError
 from asr.export.directory import compare, export_onnx, noise, write_graphs
+from asr.export.live_graph import CHUNK, LiveSamples, live_graph
 from asr.export.sherpa import SherpaFrontEnd, export_sherpa, pre_emphasis_gain
+from asr.export.sherpa_live import LiveNetwork, in_16_bits, seconds_of_a_second
 from asr.model.acoustic import AcousticModel
 from asr.model.network import TorchNetwork
 from asr.onnx.features import FrontEnd
@@ -220,6 +224,188 @@ def test_what_sherpa_onnx_cannot_carry_is_refused_by_name(tmp_path, sections, na
     save(tmp_path / "model", **{"encoder": {**SMALL, "kind": "lstm"}, **sections})
     with pytest.raises(ExportError, match=f"sherpa-onnx cannot carry .*{named}"):
         export_sherpa(tmp_path / "model", tmp_path / "out")
+
+
+STREAMS = {
+    "8 kHz": {"features": {"kind": "log_mel", "sample_rate": 8000, "mels": 24}},
+    "8 kHz, global": {"features": {"kind": "log_mel", "sample_rate": 8000, "mels": 24, "normalise": "global"}},
+    "16 kHz, gru": {"features": {"kind": "log_mel", "sample_rate": 16000, "mels": 24}, "encoder": {"kind": "gru"}},
+    "40 ms": {"encoder": {"conv": {"channels": [2, 2], "subsampling": 4}}},
+    "10 ms, rnn, raw": {
+        "features": {"kind": "log_mel", "sample_rate": 16000, "mels": 24, "normalise": "none"},
+        "encoder": {"kind": "rnn", "conv": None},
+    },
+}
+
+
+def save_stream(folder, sections):
+    """An untrained one-directional model that says much."""
+    encoder = {
+        "layers": 2,
+        "hidden": 24,
+        "conv": {"channels": [2, 2], "subsampling": 2},
+        "kind": "lstm",
+        "bidirectional": False,
+    }
+    features = {"kind": "log_mel", "sample_rate": toy.RATE, "mels": 24}
+    model = save(folder, **{"features": features, **sections, "encoder": {**encoder, **sections.get("encoder", {})}})
+    said = []
+    model.head.register_forward_hook(lambda _head, inputs, _outputs: said.append(inputs[0]))
+    TorchNetwork(model).emit([spoken(model.features.settings.sample_rate)])
+    deviation, mean = torch.std_mean(said[0].flatten(0, 1), dim=0)
+    with torch.no_grad():  # of no token more than of another
+        model.head.weight.normal_().mul_(3 / deviation)
+        model.head.bias.copy_(-model.head.weight @ mean)
+    checkpoint.save_weights(folder / checkpoint.WEIGHTS, model.state_dict())
+    return model
+
+
+def spoken(rate):
+    """Words, some of them faint, among noise, long silence and more words, as a recorder writes them."""
+    words = np.concatenate(
+        [toy.speak("abc ab"), 0.3 * toy.speak("cab"), 0.002 * toy.speak("   " * 5), toy.speak("ca b")]
+    )
+    return in_16_bits(words.repeat(rate // toy.RATE)) / 32768
+
+
+@pytest.mark.parametrize("sections", STREAMS.values(), ids=STREAMS)
+def test_the_live_graph_for_sherpa_onnx_is_our_own_stream(tmp_path, sections):
+    model = save_stream(tmp_path, sections)
+    rate = model.features.settings.sample_rate
+    network = LiveNetwork(model, live_graph(LiveSamples(model)).SerializeToString())
+    of_words = compare(LiveNetwork(model, exact=True), network, TOKENISER, [spoken(rate)], "words")
+    assert of_words.largest < 2e-3  # of log probabilities as far apart as this head makes them
+    assert of_words.other == 0
+    assert of_words.texts[0] == of_words.texts[1]
+    assert len(of_words.texts[0]) > 3
+    assert of_words.frames == pytest.approx(len(spoken(rate)) / rate / model.frame_shift, abs=2)
+
+
+def test_the_live_graph_for_sherpa_onnx_hears_no_neighbours(tmp_path):
+    import onnxruntime
+
+    model = save_stream(tmp_path, STREAMS["8 kHz"])
+    live = LiveSamples(model, space=TOKENISER.tokens.index(" "))
+    graph = onnxruntime.InferenceSession(live_graph(live).SerializeToString(), providers=["CPUExecutionProvider"])
+    chunks = (32767 * spoken(8000)).astype(np.int32)
+    chunks = chunks[: len(chunks) // CHUNK * CHUNK].reshape(-1, 1, CHUNK, 1)
+    late = np.concatenate([np.zeros_like(chunks[:7]), chunks])[: len(chunks)]
+
+    def read(signals):
+        state, said = np.zeros((signals.shape[1], live.size), np.float16), []
+        for signal in signals:
+            log_probs, state = graph.run(None, {"signal": signal, "state": state})
+            said.append(log_probs)
+        best = np.concatenate(said, axis=1).argmax(-1)
+        most.append(max(log_probs.shape[1] for log_probs in said))
+        silences.extend(map(longest_silence, best))
+        said = [[int(token) for token, _ in itertools.groupby(row) if token] for row in best]
+        return ["".join(TOKENISER.tokens[token] for token in row).split() for row in said]
+
+    def longest_silence(row):
+        return max(len(list(run)) for token, run in itertools.groupby(row) if token == 0)
+
+    most, silences = [], []
+    alone = read(chunks) + read(late)
+    assert read(np.concatenate([chunks, late], axis=1)) == alone
+    assert len(alone[1]) > 1
+    assert most[0] > 60  # frames of a warm-up, read at once
+    assert most[-1] < 30  # since those beside it would repeat a blank as often, and sherpa-onnx takes it for silence
+    assert silences[2] < silences[0] + 10
+    assert silences[3] < silences[1] + 10
+
+
+@pytest.mark.parametrize(("kind", "int8"), [("8 kHz", False), ("16 kHz, gru", False), ("40 ms", True)])
+def test_sherpa_onnx_says_live_what_our_own_stream_says(tmp_path, kind, int8):
+    sherpa_onnx = pytest.importorskip("sherpa_onnx", reason="needs sherpa-onnx: pip install sherpa-onnx")
+    model = save_stream(tmp_path / "model", STREAMS[kind])
+    export_sherpa(tmp_path / "model", tmp_path / "out", int8=int8)
+    graph = tmp_path / "out" / f"streaming{'.int8' if int8 else ''}.onnx"
+    samples = spoken(model.features.settings.sample_rate)
+    recogniser = sherpa_onnx.OnlineRecognizer.from_t_one_ctc(
+        tokens=str(tmp_path / "out" / "tokens.txt"), model=str(graph), num_threads=1
+    )
+    stream = recogniser.create_stream()
+    for piece in np.array_split(np.append(samples, np.zeros(6400, np.float32)), 50):
+        stream.accept_waveform(8000, piece)  # whatever the model's rate: so none are resampled
+        while recogniser.is_ready(stream):
+            recogniser.decode_stream(stream)
+    own = LiveNetwork(model, graph.read_bytes() if int8 else None, exact=True).emit([samples])
+    [[hypothesis]] = GreedyDecoder(TOKENISER)(own)
+    said = [token.replace("▁", " ") for token in recogniser.get_result_all(stream).tokens]
+    ours = [TOKENISER.tokens[token] for token in hypothesis.tokens]
+    assert len(ours) > 5
+    assert said[: len(ours)] == ours  # and what the silence after it makes an untrained model say
+
+
+def onsets(log_probs):
+    """Of each token but the blank, where its run begins: what sherpa-onnx says the time of."""
+    best = log_probs.argmax(1)
+    return [frame for frame in range(len(best)) if best[frame] and (not frame or best[frame] != best[frame - 1])]
+
+
+def test_times_that_sherpa_onnx_says_live_are_those_of_the_recording(tmp_path):
+    model, samples = save_stream(tmp_path, STREAMS["40 ms"]), spoken(8000)
+    ours = onsets(LiveNetwork(model, exact=True).emit([samples]).log_probs[0])
+    theirs = onsets(LiveNetwork(model, live_graph(LiveSamples(model)).SerializeToString()).slots(samples))
+    assert len(ours) > 10
+    np.testing.assert_allclose(0.03 * np.array(theirs[: len(ours)]), 0.04 * np.array(ours), atol=0.031)
+
+
+@pytest.mark.parametrize(
+    ("sections", "named"),
+    [
+        ({"encoder": {**SMALL, "kind": "lstm"}}, "bidirectional"),
+        ({"encoder": {**SMALL, "kind": "feedforward", "context": 2, "conv": None}}, "of kind feedforward"),
+        (
+            {
+                "features": {"kind": "log_mel", "sample_rate": 22050},
+                "encoder": {**SMALL, "kind": "lstm", "bidirectional": False},
+            },
+            "features.shift is 220 samples",
+        ),
+    ],
+)
+def test_what_sherpa_onnx_cannot_read_live_is_named_and_written_offline(tmp_path, sections, named):
+    save(tmp_path / "model", **sections)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "streaming.onnx").write_bytes(b"of other weights")
+    done = CliRunner().invoke(
+        main, ["export", str(tmp_path / "model"), "-o", str(tmp_path / "out"), "--format", "sherpa-onnx"]
+    )
+    assert done.exit_code == 0, done.output
+    assert "live, sherpa-onnx cannot read it: " in done.output
+    assert named in done.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model.onnx", "tokens.txt"]
+
+
+def test_the_command_says_how_sherpa_onnx_reads_a_model_live(tmp_path):
+    save_stream(tmp_path / "model", STREAMS["16 kHz, gru"])
+    done = CliRunner().invoke(
+        main, ["export", str(tmp_path / "model"), "-o", str(tmp_path / "out"), "--format", "sherpa-onnx"]
+    )
+    assert done.exit_code == 0, done.output
+    sizes, _, live, _, of_stream = done.output.splitlines()
+    assert ", streaming.onnx " in sizes
+    assert live == (
+        "live, sherpa-onnx reads it as T-one CTC (from_t_one_ctc), from samples at 16000 Hz, given to it as of 8000 Hz;"
+        " a second of its times and its rules for endpoints lasts 0.5 s"
+    )
+    assert of_stream.startswith("live noise: log probabilities within ")
+
+
+@pytest.mark.parametrize(
+    ("rate", "subsampling", "seconds"), [(8000, 4, 1), (8000, 2, 1.5), (16000, 2, 2), (16000, 4, 2)]
+)
+def test_seconds_that_sherpa_onnx_takes_a_second_to_last(rate, subsampling, seconds):
+    features = {"kind": "log_mel", "sample_rate": rate}
+    encoder = {
+        **SMALL,
+        "kind": "lstm",
+        "bidirectional": False,
+        "conv": {"channels": [2, 2], "subsampling": subsampling},
+    }
+    assert seconds_of_a_second(validate_recipe(toy.recipe(features=features, encoder=encoder), "toy")) == seconds
 
 
 def test_the_graph_for_sherpa_onnx_undoes_its_pre_emphasis():

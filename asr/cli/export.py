@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 def export(model: Path, out: Path, form: str, int8: bool, clip: Path | None) -> None:
     """Write MODEL for recognition without torch, or for sherpa-onnx (phones, browsers, C++ and more).
 
-    What was written is compared with torch, on noise and on the clip, and the difference is said.
+    For sherpa-onnx a one-directional model is written for live speech too (streaming.onnx). What was written is
+    compared with torch, on noise and on the clip, and the difference is said.
     """
     from asr.audio import read
     from asr.checkpoint import load_description
@@ -41,7 +42,9 @@ def export(model: Path, out: Path, form: str, int8: bool, clip: Path | None) -> 
     sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in exported.sizes.items())
     say(f"{out}: {sizes}")
     if form == "sherpa-onnx":
-        say(_read_as(load_description(model)[0]))
+        settings = load_description(model)[0]
+        say(_read_as(settings))
+        say(_read_live_as(settings))
     for comparison in exported.comparisons:
         say(_said(comparison))
 
@@ -55,10 +58,21 @@ def _read_as(settings: recipe.Recipe) -> str:
     return f"sherpa-onnx reads it as NeMo CTC, sample_rate {features.sample_rate}, feature_dim {features.mels}"
 
 
+def _read_live_as(settings: recipe.Recipe) -> str:
+    from asr.export.sherpa_live import RATE, seconds_of_a_second, why_not_live
+
+    if reason := why_not_live(settings):
+        return f"live, sherpa-onnx cannot read it: {reason}"
+    rate, counted = settings.features.sample_rate, seconds_of_a_second(settings)
+    given = "from samples at 8000 Hz" if rate == RATE else f"from samples at {rate} Hz, given to it as of {RATE} Hz"
+    times = "" if counted == 1 else f"; a second of its times and its rules for endpoints lasts {1 / counted:.3g} s"
+    return f"live, sherpa-onnx reads it as T-one CTC (from_t_one_ctc), {given}{times}"
+
+
 def _said(comparison: Comparison) -> str:
     before, after = comparison.texts
     text = f'the same text, "{before}"' if before == after else f'the text "{after}" in place of "{before}"'
     return (
         f"{comparison.of}: log probabilities within {comparison.largest:.1e} of torch's, another best token in "
-        f"{comparison.other} of {comparison.frames} frames" + ("" if comparison.of == "noise" else f", {text}")
+        f"{comparison.other} of {comparison.frames} frames" + ("" if comparison.of.endswith("noise") else f", {text}")
     )

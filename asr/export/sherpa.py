@@ -9,6 +9,8 @@ but pre-emphasised, and its frames are centred half a frame later than ours. Pre
 and each two frames are averaged to the one between them. So its texts are near the model's own, and not the same to the
 letter.
 
+A one-directional model is written for live speech too: ``sherpa_live`` says how.
+
 In either, features are normalised and long silence is not read, as in ``asr.model.features`` and ``silence``. What
 sherpa-onnx offers for searching (no beam with our language models) and for units (no lexicon) it cannot carry.
 """
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,19 +27,21 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor, nn
 from torch.nn import functional
 
-from asr import checkpoint, files, recipe, runtime
+from asr import checkpoint, files, recipe
 from asr.audio.levels import (
     DECIBEL,
     INAUDIBLE,
     LEVEL_SECONDS,
-    LOG_FLOOR,
     MARGIN_SECONDS,
     PAUSE_SECONDS,
     SILENT_DECIBELS,
 )
 from asr.errors import ExportError
-from asr.export.directory import Exported, check_furthest, check_quantises, compare, noise
+from asr.export.directory import Comparison, Exported, check_furthest, check_quantises, compare, noise
 from asr.export.graphs import Interface, Normalised, describe, in_8_bits, to_onnx
+from asr.export.live_graph import LiveSamples, live_graph
+from asr.export.sherpa_live import RATE, LiveNetwork, session, why_not_live
+from asr.export.spectra import LogMelEnergies
 from asr.model.acoustic import AcousticModel
 from asr.model.emitted import Emitted
 from asr.model.features import frame_loudness, frame_mask
@@ -45,8 +49,11 @@ from asr.model.network import TorchNetwork
 from asr.model.silence import Audible
 from asr.onnx.features import FrontEnd, mel_filters
 from asr.recipe.frames import window_samples
-from asr.records import Emissions, Features
+from asr.records import BLANK, Emissions, Features
 from asr.text.tokenise import PhoneTokeniser, Tokeniser, lm_symbols
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 WINDOW_SECONDS, SHIFT_SECONDS = 0.025, 0.010
 PRE_EMPHASIS = 0.97
@@ -58,7 +65,8 @@ SAMPLES_RATE, SAMPLES_SHIFT = 16000, 0.02
 
 
 def export_sherpa(directory: Path, out: Path, *, int8: bool = False, clip: np.ndarray | None = None) -> Exported:
-    """Writes model.onnx (or model.int8.onnx) and tokens.txt to ``out``, as ``export_onnx`` does.
+    """Writes model.onnx (or model.int8.onnx) and tokens.txt to ``out``, as ``export_onnx`` does, and streaming.onnx (or
+    streaming.int8.onnx) of a model that reads live speech as it comes (``why_not_live``).
 
     Raises CheckpointError, MissingExtraError, and ExportError where sherpa-onnx cannot do as the model does.
     """
@@ -67,25 +75,66 @@ def export_sherpa(directory: Path, out: Path, *, int8: bool = False, clip: np.nd
     check_quantises(directory, loaded.recipe, int8=int8)
     if checkpoint.is_described(out):
         raise ExportError(f"{out} is a model directory: name a folder of its own with -o")
+    write = [_offline] if why_not_live(loaded.recipe) else [_offline, _live]
+    written = [each(directory, loaded, int8, clip) for each in write]
+    with files.replacing(out / "tokens.txt") as file:
+        file.write(tokens_text(loaded.tokeniser))
+    graphs = {name: graph for name, graph, _ in written}
+    for name, graph in graphs.items():
+        with files.replacing(out / name, "wb") as file:
+            file.write(graph)
+    for kind in ("model", "streaming"):
+        for name in {f"{kind}.onnx", f"{kind}.int8.onnx"} - set(graphs):
+            (out / name).unlink(missing_ok=True)  # of another export, perhaps of other weights
+    return Exported(
+        sizes={path: (out / path).stat().st_size for path in (*graphs, "tokens.txt")},
+        comparisons=[comparison for *_, comparisons in written for comparison in comparisons],
+    )
+
+
+Written = tuple[str, bytes, list[Comparison]]
+"""A graph's name and file, and how it compares."""
+
+
+def _offline(directory: Path, loaded: checkpoint.Checkpoint, int8: bool, clip: np.ndarray | None) -> Written:
     by_samples = reads_samples(loaded.recipe)
     module = FromSamples(loaded.model) if by_samples else FromEnergies(loaded.model)
-    graph = to_onnx(module, module.example(), module.interface)
-    graph = in_8_bits(graph) if int8 else graph
-    describe(graph, metadata(loaded.recipe, loaded.tokeniser, loaded.model))
+    traced = to_onnx(module, module.example(), module.interface)
+    graph = _finished(traced, int8, metadata(loaded.recipe, loaded.tokeniser, loaded.model))
     emulated = _EmulatedSamples if by_samples else _EmulatedEnergies
-    network = emulated(graph.SerializeToString(), loaded.model)
+    network = emulated(graph, loaded.model)
     heard = {"noise": noise(network.sample_rate)} | ({} if clip is None else {"the clip": [clip]})
     reference = TorchNetwork(loaded.model)
     comparisons = [compare(reference, network, loaded.tokeniser, waveforms, of) for of, waveforms in heard.items()]
     if not int8:
         check_furthest(directory, _furthest(module, network))
-    name, other = ("model.int8.onnx", "model.onnx") if int8 else ("model.onnx", "model.int8.onnx")
-    with files.replacing(out / "tokens.txt") as file:
-        file.write(tokens_text(loaded.tokeniser))
-    with files.replacing(out / name, "wb") as file:
-        file.write(graph.SerializeToString())
-    (out / other).unlink(missing_ok=True)
-    return Exported(sizes={path: (out / path).stat().st_size for path in (name, "tokens.txt")}, comparisons=comparisons)
+    return f"model{'.int8' if int8 else ''}.onnx", graph, comparisons
+
+
+def _live(directory: Path, loaded: checkpoint.Checkpoint, int8: bool, clip: np.ndarray | None) -> Written:
+    """Of a stream, compared with the model's own."""
+    tokens = loaded.tokeniser.tokens
+    space = tokens.index(loaded.tokeniser.space) if loaded.tokeniser.space in tokens else BLANK
+    module = LiveSamples(loaded.model, space=space)
+    graph = _finished(
+        live_graph(module), int8, {"frame_length_ms": "300", "state_dim": str(module.size), "sample_rate": str(RATE)}
+    )
+    network = LiveNetwork(loaded.model, graph)
+    joined = [np.concatenate(noise(network.sample_rate))]
+    heard = {"live noise": joined} | ({} if clip is None else {"the live clip": [clip]})
+    reference = LiveNetwork(loaded.model)
+    comparisons = [compare(reference, network, loaded.tokeniser, waveforms, of) for of, waveforms in heard.items()]
+    if not int8:
+        exact = LiveNetwork(loaded.model, exact=True)
+        check_furthest(directory, compare(exact, network, loaded.tokeniser, joined, "live noise").largest)
+    return f"streaming{'.int8' if int8 else ''}.onnx", graph, comparisons
+
+
+def _finished(graph: ModelProto, int8: bool, described: dict[str, str]) -> bytes:
+    graph = in_8_bits(graph) if int8 else graph
+    describe(graph, described)
+    file: bytes = graph.SerializeToString()
+    return file
 
 
 def check_carried(directory: Path, settings: recipe.Recipe, tokeniser: Tokeniser) -> None:
@@ -155,23 +204,15 @@ class FromSamples(nn.Module):
         axes={"samples": {0: "batch", 1: "samples"}, "logprobs": {0: "batch", 1: "emission_frames"}},
     )
 
-    basis: Tensor
-
     def __init__(self, model: AcousticModel) -> None:
         super().__init__()
-        self.reader, self.filters = EnergyReader(model), model.features.filters
-        self.fft, self.window, self.hop = window_samples(model.features.settings)
+        self.reader, self.energies = EnergyReader(model), LogMelEnergies(model.features)
+        _, self.window, _ = window_samples(model.features.settings)
         self.repeats = round(model.frame_shift / SAMPLES_SHIFT)
-        angles = 2 * np.pi / self.fft * np.outer(np.arange(self.fft // 2 + 1), np.arange(self.window))
-        waves = np.concatenate([np.cos(angles), np.sin(angles)]) * model.features.window.numpy()
-        self.register_buffer("basis", torch.from_numpy(waves[:, None].astype(np.float32)))
 
     def forward(self, samples: Tensor) -> Tensor:
         around = self.window // 2
-        padded = functional.pad(samples[:, None], (around, self.window - around))
-        waves = functional.conv1d(padded, self.basis, stride=self.hop).square()
-        bins = self.fft // 2 + 1
-        values = torch.log((waves[:, :bins] + waves[:, bins:]).transpose(1, 2) @ self.filters + LOG_FLOOR)
+        values = self.energies(functional.pad(samples, (around, self.window - around)))
         lengths = torch.ones_like(values[:, :, 0], dtype=torch.int64).sum(1)  # traced, as a constant would not be
         log_probs: Tensor = self.reader(Features(values=values, lengths=lengths))
         return log_probs.repeat_interleave(self.repeats, dim=1)
@@ -316,7 +357,7 @@ class _EmulatedSamples:
 
     def __init__(self, graph: bytes, model: AcousticModel) -> None:
         self.sample_rate, self.frame_shift = SAMPLES_RATE, model.frame_shift
-        self._session = _session(graph)
+        self._session = session(graph)
         self._repeats = round(model.frame_shift / SAMPLES_SHIFT)
 
     def run(self, samples: np.ndarray) -> np.ndarray:
@@ -342,7 +383,7 @@ class _EmulatedEnergies:
     def __init__(self, graph: bytes, model: AcousticModel) -> None:
         settings = model.features.settings
         self.sample_rate, self.frame_shift = settings.sample_rate, model.frame_shift
-        self._session = _session(graph)
+        self._session = session(graph)
         self._front_end, self._step = SherpaFrontEnd(settings), model.encoder.subsampling
 
     def run(self, signal: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -362,13 +403,6 @@ class _EmulatedEnergies:
         [(signal, lengths)] = self.batches(waveforms)
         log_probs = self.run(signal, lengths)
         return Emissions(log_probs=log_probs, lengths=lengths // self._step, frame_shift=self.frame_shift)
-
-
-def _session(graph: bytes) -> Any:
-    runtime.keep_to_this_machine()
-    import onnxruntime
-
-    return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
 
 
 def _furthest(module: nn.Module, network: _EmulatedSamples | _EmulatedEnergies) -> float:
