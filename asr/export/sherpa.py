@@ -9,7 +9,7 @@ but pre-emphasised, and its frames are centred half a frame later than ours. Pre
 and each two frames are averaged to the one between them. So its texts are near the model's own, and not the same to the
 letter.
 
-A one-directional model is written for live speech too: ``sherpa_live`` says how.
+A one-directional model is written for live speech too: ``live_graph`` says how.
 
 In either, features are normalised and long silence is not read, as in ``asr.model.features`` and ``silence``. What
 sherpa-onnx offers for searching (no beam with our language models) and for units (no lexicon) it cannot carry.
