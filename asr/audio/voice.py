@@ -51,8 +51,9 @@ def activity(blocks: Iterable[np.ndarray], *, detect: bool = True) -> Iterator[A
     for samples in _chunks(blocks, CHUNK * FRAME):
         padded = np.pad(samples, (0, -len(samples) % FRAME))
         levels = 10 * np.log10(np.square(padded.reshape(-1, FRAME)).mean(axis=1) + 1e-10)
-        probabilities = np.ones(len(levels), np.float32)
-        if network is not None:
+        if network is None:
+            probabilities = np.ones(len(levels), np.float32)
+        else:
             heard = np.concatenate([before, padded])
             probabilities = network.hear(sliding_window_view(heard, CONTEXT + FRAME)[::FRAME])
             before = padded[-CONTEXT:]

@@ -65,8 +65,7 @@ def export_onnx(directory: Path, out: Path, *, int8: bool = False, clip: np.ndar
         )
         checkpoint.save_description(Path(folder), loaded.recipe, loaded.tokeniser)
         pair = TorchNetwork(loaded.model), OnnxNetwork(Path(folder), threads=1, precision=precision)
-        heard = {"noise": noise(pair[0].sample_rate)} | ({} if clip is None else {"the clip": [clip]})
-        comparisons = [compare(*pair, loaded.tokeniser, waveforms, of) for of, waveforms in heard.items()]
+        comparisons = compare_all(*pair, loaded.tokeniser, noise(pair[0].sample_rate), clip)
         if precision == "float32":
             check_furthest(directory, max(comparison.largest for comparison in comparisons))
         if not _same(directory, out):
@@ -115,6 +114,20 @@ def write_graphs(model: AcousticModel, folder: Path, precision: Precision, *, we
         written.append(file_name(kind, precision))
         (folder / written[-1]).write_bytes(graph.SerializeToString())
     return written
+
+
+def compare_all(
+    reference: Network,
+    other: Network,
+    tokeniser: Tokeniser,
+    noisy: Sequence[np.ndarray],
+    clip: np.ndarray | None,
+    *,
+    kind: str = "",
+) -> list[Comparison]:
+    """On ``noise``, and on the clip where there is one; ``kind`` comes before their names."""
+    heard = {f"{kind}noise": noisy} | ({} if clip is None else {f"the {kind}clip": [clip]})
+    return [compare(reference, other, tokeniser, waveforms, of) for of, waveforms in heard.items()]
 
 
 def noise(sample_rate: int) -> list[np.ndarray]:

@@ -37,7 +37,7 @@ from asr.audio.levels import (
     SILENT_DECIBELS,
 )
 from asr.errors import ExportError
-from asr.export.directory import Comparison, Exported, check_furthest, check_quantises, compare, noise
+from asr.export.directory import Comparison, Exported, check_furthest, check_quantises, compare, compare_all, noise
 from asr.export.graphs import Interface, Normalised, describe, in_8_bits, to_onnx
 from asr.export.live_graph import LiveSamples, live_graph
 from asr.export.sherpa_live import RATE, LiveNetwork, session, why_not_live
@@ -79,7 +79,7 @@ def export_sherpa(directory: Path, out: Path, *, int8: bool = False, clip: np.nd
     written = [each(directory, loaded, int8, clip) for each in write]
     with files.replacing(out / "tokens.txt") as file:
         file.write(tokens_text(loaded.tokeniser))
-    graphs = {name: graph for name, graph, _ in written}
+    graphs = {f"{kind}{'.int8' if int8 else ''}.onnx": graph for kind, graph, _ in written}
     for name, graph in graphs.items():
         with files.replacing(out / name, "wb") as file:
             file.write(graph)
@@ -93,7 +93,7 @@ def export_sherpa(directory: Path, out: Path, *, int8: bool = False, clip: np.nd
 
 
 Written = tuple[str, bytes, list[Comparison]]
-"""A graph's name and file, and how it compares."""
+"""What kind of graph, its file, and how it compares."""
 
 
 def _offline(directory: Path, loaded: checkpoint.Checkpoint, int8: bool, clip: np.ndarray | None) -> Written:
@@ -103,12 +103,11 @@ def _offline(directory: Path, loaded: checkpoint.Checkpoint, int8: bool, clip: n
     graph = _finished(traced, int8, metadata(loaded.recipe, loaded.tokeniser, loaded.model))
     emulated = _EmulatedSamples if by_samples else _EmulatedEnergies
     network = emulated(graph, loaded.model)
-    heard = {"noise": noise(network.sample_rate)} | ({} if clip is None else {"the clip": [clip]})
-    reference = TorchNetwork(loaded.model)
-    comparisons = [compare(reference, network, loaded.tokeniser, waveforms, of) for of, waveforms in heard.items()]
+    heard = noise(network.sample_rate)
+    comparisons = compare_all(TorchNetwork(loaded.model), network, loaded.tokeniser, heard, clip)
     if not int8:
         check_furthest(directory, _furthest(module, network))
-    return f"model{'.int8' if int8 else ''}.onnx", graph, comparisons
+    return "model", graph, comparisons
 
 
 def _live(directory: Path, loaded: checkpoint.Checkpoint, int8: bool, clip: np.ndarray | None) -> Written:
@@ -121,13 +120,11 @@ def _live(directory: Path, loaded: checkpoint.Checkpoint, int8: bool, clip: np.n
     )
     network = LiveNetwork(loaded.model, graph)
     joined = [np.concatenate(noise(network.sample_rate))]
-    heard = {"live noise": joined} | ({} if clip is None else {"the live clip": [clip]})
-    reference = LiveNetwork(loaded.model)
-    comparisons = [compare(reference, network, loaded.tokeniser, waveforms, of) for of, waveforms in heard.items()]
+    comparisons = compare_all(LiveNetwork(loaded.model), network, loaded.tokeniser, joined, clip, kind="live ")
     if not int8:
         exact = LiveNetwork(loaded.model, exact=True)
         check_furthest(directory, compare(exact, network, loaded.tokeniser, joined, "live noise").largest)
-    return f"streaming{'.int8' if int8 else ''}.onnx", graph, comparisons
+    return "streaming", graph, comparisons
 
 
 def _finished(graph: ModelProto, int8: bool, described: dict[str, str]) -> bytes:

@@ -37,7 +37,7 @@ class _Subjects(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (named by click)
         if cmd_name not in SUBJECTS:
             return None
-        runtime.use_threads(watch=False)  # as asr's own commands do
+        runtime.use_threads(watch=False)  # as asr's short commands do
         command: click.Command = importlib.import_module(cmd_name).main
         return command
 
